@@ -1,0 +1,152 @@
+//! What the user wants, as a graph of groups and nodes. Built from the resource by `api`, checked by [`super::check`].
+
+use std::collections::BTreeMap;
+
+use super::{GroupName, NodeName};
+
+/// How much waltree may do by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Automation {
+    /// Look and report. Writes nothing to any server.
+    Observe,
+    /// Routes and slots. Never promotes, never re-clones.
+    Heal,
+}
+
+/// What may be written on the servers of one group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Management {
+    /// Only the slots of our own nodes; no setting is touched.
+    Observe,
+    /// The route too: `primary_conninfo` and `primary_slot_name` by SQL.
+    Routes,
+}
+
+/// What no node may exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Children of one node in normal times.
+    pub fan_out: usize,
+    /// Hops from the primary to the lowest node.
+    pub depth: usize,
+    /// WAL streams into one region from others.
+    pub cross_region_streams: usize,
+}
+
+/// When a node counts as failed, and as well again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Healing {
+    /// How long a node may be silent or stand still before anything is done about it, in milliseconds.
+    pub suspect_after_milliseconds: u64,
+    /// How far a node may lag before it is called lagging, in seconds.
+    pub lag_seconds: u64,
+    /// How long a node that failed must have been well before it gets its children back, in seconds.
+    pub settle_seconds: u64,
+}
+
+/// A group of nodes with the same upstream groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: GroupName,
+    /// Upstream groups, most wanted first. Empty for the root group, of which one member is the primary.
+    pub upstreams: Vec<GroupName>,
+    /// How many of the first members feed the others. 0: every member hangs below the upstream groups.
+    pub relays: usize,
+    /// Where it is; `None` is a region of its own name, "".
+    pub region: Option<String>,
+    /// What may be written on its servers.
+    pub management: Management,
+    /// Children of one member in normal times.
+    pub fan_out: usize,
+    /// Members in the written order.
+    pub members: Vec<NodeName>,
+}
+
+impl Group {
+    /// Whether one of this group is the primary.
+    pub fn is_root(&self) -> bool {
+        self.upstreams.is_empty()
+    }
+
+    /// The members that feed others: the relays, or all when it has none.
+    pub fn feeders(&self) -> &[NodeName] {
+        let end = if self.relays == 0 { self.members.len() } else { self.relays.min(self.members.len()) };
+        &self.members[..end]
+    }
+}
+
+/// One server that is to be part of the tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSpec {
+    /// Its name.
+    pub name: NodeName,
+    /// Index of its group in [`Desired::groups`].
+    pub group: usize,
+    /// Name or IP under which the operator and the other servers reach it.
+    pub address: String,
+    /// Its port.
+    pub port: u16,
+    /// Failure zone, when one was given.
+    pub zone: Option<String>,
+}
+
+/// Everything the user wants of one topology.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// How much may be done.
+    pub automation: Automation,
+    /// The topology is being deleted: drop idle slots, touch nothing else.
+    pub deleting: bool,
+    /// What no node may exceed.
+    pub limits: Limits,
+    /// When a node counts as failed, and as well again.
+    pub healing: Healing,
+    /// Groups in the written order; a group names only groups before it as upstreams.
+    pub groups: Vec<Group>,
+    /// Every node of every group.
+    pub nodes: BTreeMap<NodeName, NodeSpec>,
+}
+
+/// Who listens where.
+#[derive(Debug, Clone)]
+pub struct Addresses<'a>(BTreeMap<(&'a str, u16), &'a NodeName>);
+
+impl Addresses<'_> {
+    /// The node that listens at `host:port` as written in a `primary_conninfo`; `None` when it is none of ours.
+    pub fn node_at(&self, host: &str, port: u16) -> Option<&NodeName> {
+        self.0.get(&(host, port)).copied()
+    }
+}
+
+impl Desired {
+    /// The group of a node; `None` for a node that is not ours.
+    pub fn group_of(&self, node: &NodeName) -> Option<&Group> {
+        self.nodes.get(node).and_then(|spec| self.groups.get(spec.group))
+    }
+
+    /// A group by name.
+    pub fn group(&self, name: &GroupName) -> Option<&Group> {
+        self.groups.iter().find(|group| &group.name == name)
+    }
+
+    /// The root group; `None` only in a topology that [`super::check`] refuses.
+    pub fn root(&self) -> Option<&Group> {
+        self.groups.iter().find(|group| group.is_root())
+    }
+
+    /// Who listens where, for looking up many addresses.
+    pub fn addresses(&self) -> Addresses<'_> {
+        Addresses(self.nodes.values().map(|spec| ((spec.address.as_str(), spec.port), &spec.name)).collect())
+    }
+
+    /// Children that one node may have in normal times.
+    pub fn fan_out(&self, node: &NodeName) -> usize {
+        self.group_of(node).map_or(self.limits.fan_out, |group| group.fan_out)
+    }
+
+    /// Children that one node may have right after the loss of another: 1.5 x fanOut, rounded up (law 7).
+    pub fn burst(&self, node: &NodeName) -> usize {
+        (self.fan_out(node) * 3).div_ceil(2)
+    }
+}

@@ -1,0 +1,25 @@
+//! The words: names, positions, routes, what is wanted and what is seen.
+//!
+//! Nothing in here reads a clock, does IO or knows Kubernetes or SQL; `tests/architecture.rs` enforces it. Maps are
+//! `BTreeMap` only, so that the same input always gives the same plan (law 3 of "a plan is data").
+
+pub mod check;
+pub mod conninfo;
+pub mod desired;
+pub mod diagnosis;
+pub mod lsn;
+pub mod memory;
+pub mod name;
+pub mod observed;
+pub mod rooted;
+pub mod route;
+pub mod tree;
+
+pub use conninfo::Conninfo;
+pub use desired::{Addresses, Automation, Desired, Group, Healing, Limits, Management, NodeSpec};
+pub use diagnosis::{Diagnosis, Finding};
+pub use lsn::{Lsn, Timeline};
+pub use memory::Memory;
+pub use name::{BadName, GroupName, NodeName};
+pub use observed::{Facts, Millis, NodeView, Observed, Unseen, WhyUnseen};
+pub use route::{Route, SessionAttrs};

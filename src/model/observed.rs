@@ -1,0 +1,209 @@
+//! What is seen. Every field says what it is and where PostgreSQL shows it; "unknown" is a value (law 8).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Conninfo, Lsn, Memory, NodeName, Timeline};
+
+/// A point in time in milliseconds of the observer's boot-time clock (law 14). Never compared across machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// Milliseconds from `earlier` up to this point; 0 when `earlier` is not earlier.
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// This point and `milliseconds` more.
+    #[must_use]
+    pub fn plus(self, milliseconds: u64) -> Self {
+        Self(self.0.saturating_add(milliseconds))
+    }
+}
+
+/// Why a server could not be seen. The name is what conditions and events call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::Display, strum::EnumIter, strum::IntoStaticStr)]
+pub enum WhyUnseen {
+    /// Not tried yet.
+    NotYet,
+    /// The port refused, or the connection was reset: no process listens.
+    Refused,
+    /// It accepted and did not answer within the deadline, or packets vanish.
+    Timeout,
+    /// Its name could not be resolved.
+    AddressUnknown,
+    /// It said no to user, password or certificate, or pg_hba.conf has no line for us.
+    CredentialsRejected,
+    /// The Secret is missing or lacks a key.
+    CredentialsMissing,
+    /// TLS could not be agreed on.
+    TlsFailed,
+    /// It is starting, stopping or recovering, and lets nobody in yet.
+    Starting,
+    /// All its connection slots are taken.
+    TooManyConnections,
+    /// It answered, but not what was asked: the message says what.
+    BadAnswer,
+    /// Another waltree operator of a newer term holds the lock on this server.
+    Superseded,
+}
+
+/// A server that could not be seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unseen {
+    /// The kind of failure.
+    pub why: WhyUnseen,
+    /// What the server or the network said, without any secret.
+    pub detail: String,
+}
+
+/// What is known of one node: what it says now, or why it says nothing and what it said last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeView {
+    /// The last answer ever had, even if it is old. Its routes stay in the union graph (law 8: unseen is not absent).
+    pub last: Option<Arc<Facts>>,
+    /// Why there is no answer now; `None` when `last` is the present answer.
+    pub unseen: Option<Unseen>,
+}
+
+impl NodeView {
+    /// What the node says now; `None` when it is not seen.
+    pub fn seen(&self) -> Option<&Facts> {
+        if self.unseen.is_none() { self.last.as_deref() } else { None }
+    }
+}
+
+/// One walreceiver, from `pg_stat_wal_receiver`. The row is there from the moment the connection is up, so it alone
+/// proves nothing (postgres-facts.md 5.2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receiver {
+    /// Process id: another pid means another connection.
+    pub pid: i32,
+    /// `streaming`, `waiting`, `stopping`, ...
+    pub status: String,
+    /// The host of the upstream, as written in `primary_conninfo`.
+    pub host: String,
+    /// The port of the upstream.
+    pub port: u16,
+    /// The slot it uses there.
+    pub slot: Option<String>,
+    /// Timeline of the WAL received last.
+    pub timeline: Timeline,
+}
+
+/// One walsender, from `pg_stat_replication` joined with the slot it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// Process id.
+    pub pid: i32,
+    /// The child's `application_name`.
+    pub application_name: String,
+    /// `startup`, `catchup`, `streaming`, ...
+    pub state: String,
+    /// The slot it holds.
+    pub slot: Option<String>,
+}
+
+/// One physical slot, from `pg_replication_slots`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// A walsender holds it.
+    pub active_pid: Option<i32>,
+    /// The oldest WAL it keeps; `None` for a slot that reserves nothing or is lost.
+    pub restart_lsn: Option<Lsn>,
+    /// The transaction horizon it holds back, if any (safety.md X6).
+    pub xmin: Option<u64>,
+    /// `wal_status = lost` or `invalidation_reason` set: final, only drop and create help. (`wal_status` is otherwise
+    /// wrong on a standby, postgres-facts.md 2.1.)
+    pub lost: bool,
+}
+
+/// The route as it is set on the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstalledRoute {
+    /// The running `primary_conninfo`, any password masked before it left the server.
+    pub conninfo: Conninfo,
+    /// The running `primary_slot_name`; empty for none.
+    pub slot: String,
+    /// The text ends with the extra blank by which an equal route was made to reconnect last (postgres-facts.md 1.1).
+    pub nudged: bool,
+    /// It holds a password in clear, so it cannot be written anew without writing the password (postgres-facts.md 13).
+    pub has_password: bool,
+    /// It is no keyword/value string (a URI, or broken), so its foreign keywords cannot be kept.
+    pub unreadable: bool,
+    /// The value in the configuration files when that differs from the running one: a later reload or restart would
+    /// bring it. `None` when equal or not readable by our role.
+    pub pending: Option<Conninfo>,
+}
+
+/// What one server said in one answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// When it was asked: whatever it had then, it has now.
+    pub asked_at: Millis,
+    /// When its answer was here.
+    pub at: Millis,
+    /// Which cluster's data this is.
+    pub system_identifier: u64,
+    /// `server_version_num`.
+    pub version_num: u32,
+    /// Postmaster start, seconds of the server's own wall clock; used only to tell one incarnation from the next.
+    pub started: u64,
+    /// It is a standby.
+    pub in_recovery: bool,
+    /// Primary: flushed WAL. Standby: `greatest(receive, replay)`; `pg_last_wal_receive_lsn()` alone goes backwards
+    /// after a reconnect (postgres-facts.md 5.2).
+    pub position: Lsn,
+    /// Standby: replayed WAL; primary: the same as `position`.
+    pub replay: Lsn,
+    /// The timeline it is really on: the current WAL file's on a primary, `received_tli` on a receiving standby;
+    /// `pg_control` lags. `None` on a standby without a walreceiver that never had one.
+    pub timeline: Option<Timeline>,
+    /// Where the timelines before [`Facts::timeline`] ended, oldest first; empty when our role cannot read history
+    /// files or there are none.
+    pub history: Vec<(Timeline, Lsn)>,
+    /// Redo position of the last (restart)checkpoint: where a new slot's reservation would begin.
+    pub redo: Lsn,
+    /// Start of the oldest WAL segment present; `None` when it could not be read.
+    pub oldest_wal: Option<Lsn>,
+    /// Bytes of a WAL segment.
+    pub segment_bytes: u64,
+    /// Replay is paused.
+    pub replay_paused: bool,
+    /// What the startup process waits for: `RecoveryPause`, `RecoveryConflictSnapshot`, ... (postgres-facts.md 1.3).
+    pub startup_wait: Option<String>,
+    /// The walreceiver, when its row is there.
+    pub receiver: Option<Receiver>,
+    /// The route as installed.
+    pub route: InstalledRoute,
+    /// Walsenders.
+    pub senders: Vec<Sender>,
+    /// Physical slots by name.
+    pub slots: BTreeMap<String, Slot>,
+    /// `allow_alter_system`; true before 17.
+    pub alter_system_allowed: bool,
+    /// Rights that our role lacks here, as the SQL that grants them.
+    pub missing_grants: Vec<String>,
+}
+
+/// Everything seen of one topology, and what is remembered of before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// Every node of the topology.
+    pub nodes: BTreeMap<NodeName, NodeView>,
+    /// Timers and positions of earlier passes; lost with the operator, so only comfort may rest on it.
+    pub memory: Memory,
+}
+
+impl Observed {
+    /// What a node says now; `None` when it is not seen.
+    pub fn seen(&self, node: &NodeName) -> Option<&Facts> {
+        self.nodes.get(node).and_then(NodeView::seen)
+    }
+
+    /// What a node said last, however old.
+    pub fn last(&self, node: &NodeName) -> Option<&Facts> {
+        self.nodes.get(node).and_then(|view| view.last.as_deref())
+    }
+}

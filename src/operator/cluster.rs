@@ -1,0 +1,18 @@
+//! The only seam: what the straight line asks of the world. The live cluster and the simulated one implement it.
+
+use std::future::Future;
+
+use crate::model::{Desired, Millis, Observed};
+use crate::plan::{Outcome, Plan};
+
+/// A world in which a tree lives.
+pub trait Cluster {
+    /// The boot-time clock, in milliseconds.
+    fn now(&self) -> Millis;
+
+    /// Looks at every node of `desired`. Never fails: what cannot be seen is [`crate::model::Unseen`].
+    fn observe(&self, desired: &Desired) -> impl Future<Output = Observed> + Send;
+
+    /// Carries out every step of a plan, each with a deadline, and remembers what became of it. Makes no choice.
+    fn carry_out(&self, plan: &Plan) -> impl Future<Output = Outcome> + Send;
+}

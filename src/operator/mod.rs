@@ -1,0 +1,5 @@
+//! Watches, the straight line, leadership, shutdown.
+
+pub mod cluster;
+
+pub use cluster::Cluster;

@@ -1,0 +1,5 @@
+//! The decisions.
+
+pub mod step;
+
+pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};

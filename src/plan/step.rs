@@ -1,0 +1,210 @@
+//! A plan is data: steps with reasons, waits with names. `act` carries steps out and chooses nothing.
+
+use std::collections::BTreeMap;
+
+use crate::model::{Conninfo, Finding, Lsn, NodeName, Route};
+
+/// One write on one server. Each is idempotent: doing it twice is doing it once.
+#[derive(Debug, Clone, PartialEq, Eq, strum::IntoStaticStr, strum::EnumDiscriminants)]
+#[strum_discriminants(name(StepKind), derive(PartialOrd, Ord, Hash, strum::EnumIter, strum::IntoStaticStr))]
+pub enum Step {
+    /// Write one small WAL record on the primary, so that its position moves and standing still can be seen
+    /// (safety.md law 19).
+    Heartbeat {
+        /// Where.
+        primary: NodeName,
+    },
+    /// Create a physical slot that reserves WAL at once.
+    CreateSlot {
+        /// Where.
+        on: NodeName,
+        /// Whose slot.
+        owner: NodeName,
+    },
+    /// Move an idle slot forward to what its owner has replayed, so that WAL can be removed.
+    AdvanceSlot {
+        /// Where.
+        on: NodeName,
+        /// Whose slot.
+        owner: NodeName,
+        /// Where to: at or before the owner's replay position.
+        to: Lsn,
+    },
+    /// Drop an idle slot and create it anew, which clears an xmin it holds back or brings a lost one to life.
+    RecreateSlot {
+        /// Where.
+        on: NodeName,
+        /// Whose slot.
+        owner: NodeName,
+    },
+    /// Drop a slot whose owner is seen streaming elsewhere and whose route does not name this server.
+    DropSlot {
+        /// Where.
+        on: NodeName,
+        /// Whose slot.
+        owner: NodeName,
+    },
+    /// Write `primary_conninfo` (and `primary_slot_name` where it differs), and reload.
+    SetRoute {
+        /// Which node.
+        node: NodeName,
+        /// The entries, for people and for the record.
+        route: Route,
+        /// The whole string to write.
+        conninfo: Conninfo,
+        /// Append one blank, because the string equals the present one and only a changed one reconnects.
+        nudge: bool,
+        /// The slot name to set; `None` when it is right already.
+        slot: Option<String>,
+    },
+    /// Reload again: a reload can be lost in the instant in which the upstream dies (postgres-facts.md, "a reload or a
+    /// promote can lose a race").
+    Reload {
+        /// Which node.
+        node: NodeName,
+    },
+}
+
+impl Step {
+    /// The server on which it writes.
+    pub fn server(&self) -> &NodeName {
+        match self {
+            Self::Heartbeat { primary } => primary,
+            Self::CreateSlot { on, .. }
+            | Self::AdvanceSlot { on, .. }
+            | Self::RecreateSlot { on, .. }
+            | Self::DropSlot { on, .. } => on,
+            Self::SetRoute { node, .. } | Self::Reload { node } => node,
+        }
+    }
+
+    /// The node for whose sake it is done.
+    pub fn owner(&self) -> &NodeName {
+        match self {
+            Self::Heartbeat { primary } => primary,
+            Self::CreateSlot { owner, .. }
+            | Self::AdvanceSlot { owner, .. }
+            | Self::RecreateSlot { owner, .. }
+            | Self::DropSlot { owner, .. } => owner,
+            Self::SetRoute { node, .. } | Self::Reload { node } => node,
+        }
+    }
+}
+
+/// Why a step is done: what events and `kubectl waltree plan` say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::Display, strum::IntoStaticStr)]
+pub enum Why {
+    /// The primary has been quiet; its position is to move.
+    Quiet,
+    /// A fallback is to be ready before it is needed.
+    Prepare,
+    /// The slot holds more WAL than its owner needs.
+    Release,
+    /// The slot holds back the transaction horizon for an owner that streams elsewhere.
+    ReleaseXmin,
+    /// The slot was invalidated.
+    SlotLost,
+    /// No route of its owner names this server any more.
+    LeftRoute,
+    /// The route is not the declared one.
+    AsDeclared,
+    /// The node has no path to the primary.
+    Unrooted,
+    /// An upstream of its route failed; the fallbacks are arranged anew.
+    Rearm,
+    /// Its intended upstream is well again.
+    GiveBack,
+    /// The route was set and the new sender is not seen yet.
+    Unverified,
+    /// The topology is being deleted.
+    Teardown,
+}
+
+/// A step and its reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// What to do.
+    pub step: Step,
+    /// Why.
+    pub why: Why,
+}
+
+/// Something the plan would do but does not now, and what it waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// Which node.
+    pub node: NodeName,
+    /// What for; the name people see.
+    pub reason: WaitReason,
+    /// One sentence.
+    pub message: String,
+}
+
+/// What a plan can wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::Display, strum::EnumIter, strum::IntoStaticStr)]
+pub enum WaitReason {
+    /// No primary is seen, so nobody can be called rooted and nobody is moved.
+    NoPrimary,
+    /// No upstream is left that is rooted, has the WAL and has room.
+    NoUpstream,
+    /// The wanted edge would close a ring with an edge that is still there.
+    WouldRing,
+    /// The slot on the upstream is not there yet, or reserves later WAL than the node needs.
+    SlotNotReady,
+    /// The upstream is behind the node, or on another history.
+    UpstreamBehind,
+    /// Enough moves are under way.
+    MovesUnderWay,
+    /// The node cannot be written to: unseen, or a finding stands against it.
+    NotWritable,
+    /// The new sender is not seen yet.
+    Unverified,
+    /// Automation or management is `Observe`.
+    ObserveOnly,
+}
+
+/// How sure it is that a fallback would work (law 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::Display)]
+pub enum Readiness {
+    /// Slot, WAL, history and path are right; that the child can log in there was not seen, as it has no agent.
+    Unproven,
+    /// Something is missing.
+    NotReady,
+}
+
+/// What is done next, and why; what is not done, and why not.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// To be carried out now. Their order does not matter for safety: any prefix and any subset is legal (law 4).
+    pub steps: Vec<Planned>,
+    /// What would be done if automation or management allowed it.
+    pub withheld: Vec<Planned>,
+    /// What is waited for.
+    pub waits: Vec<Wait>,
+    /// What is wrong, by node; the worst first.
+    pub findings: Vec<Finding>,
+    /// The route that every node ought to have now. A node without any possible upstream is absent.
+    pub wanted: BTreeMap<NodeName, Route>,
+    /// The state of each fallback of each wanted route, in the route's order.
+    pub fallbacks: BTreeMap<NodeName, Vec<(NodeName, Readiness)>>,
+    /// Nodes that have fewer fallbacks than their group ought to give, as a sentence for each group.
+    pub shortages: Vec<String>,
+    /// When to look again at the latest, in milliseconds.
+    pub look_again_after_milliseconds: u64,
+}
+
+/// What became of one step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// The step and its reason.
+    pub planned: Planned,
+    /// What the server said when it failed, without any secret.
+    pub result: Result<(), String>,
+}
+
+/// What became of the steps of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Outcome {
+    /// One entry a step.
+    pub done: Vec<Done>,
+}
