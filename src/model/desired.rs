@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{GroupName, NodeName};
+use super::{Conninfo, Facts, GroupName, NodeName, Route, SessionAttrs};
 
 /// How much waltree may do by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +138,19 @@ impl Desired {
     /// Who listens where, for looking up many addresses.
     pub fn addresses(&self) -> Addresses<'_> {
         Addresses(self.nodes.values().map(|spec| ((spec.address.as_str(), spec.port), &spec.name)).collect())
+    }
+
+    /// The `primary_conninfo` that installs `route` on `node`: the present one with our entries in it.
+    pub fn conninfo(&self, node: &NodeName, route: &Route, present: &Conninfo) -> Conninfo {
+        let listed = route.entries.iter().filter_map(|name| self.nodes.get(name));
+        let entries: Vec<(&str, u16)> = listed.map(|spec| (spec.address.as_str(), spec.port)).collect();
+        present.with_route(node.as_str(), &entries, route.attrs == SessionAttrs::Primary)
+    }
+
+    /// Whether `route` is what runs on `node`, keyword for keyword, with the node's own slot, and no other waits in its
+    /// configuration files for the next reload.
+    pub fn has_installed(&self, node: &NodeName, route: &Route, facts: &Facts) -> bool {
+        facts.route.slot == node.slot() && facts.route.conninfo == self.conninfo(node, route, &facts.route.conninfo)
     }
 
     /// Children that one node may have in normal times.

@@ -1,14 +1,30 @@
 //! What is remembered between two passes: timers and positions.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Lsn, Millis, NodeName, Route, Timeline};
+use super::primary::{Primary, true_primary};
+use super::rooted::{Rooted, rooted};
+use super::tree::edges;
+use super::{Desired, Facts, Lsn, Millis, NodeName, NodeView, Observed, Route, Timeline};
+
+/// Samples of the primary's position that are kept: at one a second, two minutes. A node that lags more keeps the time
+/// it reached last, so nothing is lost but the fineness.
+const SAMPLES_MAX: usize = 128;
+
+/// After this time in which nobody touched a route, somebody else's earlier writes are forgiven, in milliseconds.
+const FORGIVEN_AFTER_MILLISECONDS: u64 = 600_000;
 
 /// What is remembered of one topology. It is lost with the operator; every law holds without it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Memory {
+    /// When it was last brought up to date.
+    pub at: Millis,
+    /// The cluster whose data the topology holds.
+    pub system_identifier: Option<u64>,
     /// The node last seen as the true primary.
     pub primary: Option<NodeName>,
+    /// The highest timeline on which a primary was seen: a primary of a lower one is a deposed one.
+    pub timeline: Option<Timeline>,
     /// Positions of the primary, oldest first.
     pub samples: VecDeque<Sample>,
     /// When a heartbeat was last written.
@@ -20,7 +36,7 @@ pub struct Memory {
 /// Where the primary was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
-    /// When it was there at the latest.
+    /// When it was asked: who has reached `position` has everything that was committed by then.
     pub at: Millis,
     /// On which timeline.
     pub timeline: Option<Timeline>,
@@ -33,13 +49,13 @@ pub struct Sample {
 pub struct NodeMemory {
     /// Since when it is not seen.
     pub unseen_since: Option<Millis>,
-    /// The furthest position ever seen.
+    /// Its position when last seen.
     pub position: Lsn,
     /// When that position was first seen.
     pub advanced_at: Millis,
-    /// The time of the newest [`Sample`] that this node has reached: it is not staler than that.
+    /// The time of the newest [`Sample`] that this node has reached: its data is not older than that.
     pub reached: Option<Millis>,
-    /// Since when it fails as an upstream.
+    /// Since when it is no good as an upstream.
     pub failing_since: Option<Millis>,
     /// Until when it has to stay well before it gets children back.
     pub settling_until: Option<Millis>,
@@ -54,10 +70,164 @@ pub struct NodeMemory {
 pub struct Ordered {
     /// The route.
     pub route: Route,
-    /// When it was written last.
+    /// When it was written.
     pub at: Millis,
     /// When it was last reloaded.
     pub reloaded_at: Millis,
     /// It was seen installed.
     pub seen_installed: bool,
+}
+
+impl Memory {
+    /// A memory that knows what the status kept of an earlier operator's.
+    pub fn seeded(system_identifier: Option<u64>, primary: Option<(NodeName, Timeline)>) -> Self {
+        let timeline = primary.as_ref().map(|(_, timeline)| *timeline);
+        Self { system_identifier, primary: primary.map(|(name, _)| name), timeline, ..Self::default() }
+    }
+
+    /// What is remembered of a node.
+    pub fn node(&self, node: &NodeName) -> Option<&NodeMemory> {
+        self.nodes.get(node)
+    }
+
+    /// How long a node is not seen, in milliseconds; `None` when it is seen.
+    pub fn unseen_for(&self, node: &NodeName) -> Option<u64> {
+        self.node(node).and_then(|m| m.unseen_since).map(|since| self.at.since(since))
+    }
+
+    /// How long a node has been no good as an upstream, in milliseconds; `None` when it is good.
+    pub fn failing_for(&self, node: &NodeName) -> Option<u64> {
+        self.node(node).and_then(|m| m.failing_since).map(|since| self.at.since(since))
+    }
+
+    /// Whether a node failed a short while ago and is not to get children yet.
+    pub fn is_settling(&self, node: &NodeName) -> bool {
+        self.node(node).and_then(|m| m.settling_until).is_some_and(|until| until > self.at)
+    }
+
+    /// The sample that shows a node standing still: the primary was beyond the node's position then, that is
+    /// `patience_milliseconds` ago, and the node has not moved since.
+    pub fn stands_still(&self, node: &NodeName, patience_milliseconds: u64) -> Option<&Sample> {
+        let memory = self.node(node)?;
+        let since = self.still_since(memory)?;
+        let passed = self.samples.iter().find(|sample| sample.position > memory.position)?;
+        (self.at.since(since) >= patience_milliseconds).then_some(passed)
+    }
+
+    /// Since when a node has not moved although the primary was beyond it; `None` when it has all that was sampled.
+    fn still_since(&self, node: &NodeMemory) -> Option<Millis> {
+        let passed = self.samples.iter().find(|sample| sample.position > node.position)?;
+        Some(passed.at.max(node.advanced_at))
+    }
+
+    /// Brings timers and positions up to date with what is seen now.
+    pub fn advance(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, now: Millis) {
+        self.at = now;
+        self.nodes.retain(|name, _| desired.nodes.contains_key(name));
+        self.learn_primary(desired, nodes);
+        for name in desired.nodes.keys() {
+            let facts = nodes.get(name).and_then(NodeView::seen);
+            let reached = facts.and_then(|facts| self.newest_reached(facts));
+            let node = self.nodes.entry(name.clone()).or_default();
+            match facts {
+                None => drop(node.unseen_since.get_or_insert(now)),
+                Some(facts) => node.see(facts, reached, now),
+            }
+        }
+        self.judge(desired, nodes);
+        self.compare_orders(desired, nodes);
+    }
+
+    fn learn_primary(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
+        let Primary::Known { name, system_identifier } = true_primary(desired, nodes, self) else { return };
+        let Some(facts) = nodes.get(&name).and_then(NodeView::seen) else { return };
+        self.system_identifier.get_or_insert(system_identifier);
+        if self.primary.as_ref() != Some(&name) || self.timeline != facts.timeline {
+            // Positions of different histories are never compared by LSN (safety.md 1.3).
+            self.samples.clear();
+            self.nodes.values_mut().for_each(|node| node.reached = None);
+        }
+        self.timeline = facts.timeline.max(self.timeline);
+        self.primary = Some(name);
+        if self.samples.back().is_none_or(|newest| newest.at < facts.asked_at) {
+            let sample = Sample { at: facts.asked_at, timeline: facts.timeline, position: facts.position };
+            self.samples.push_back(sample);
+        }
+        while self.samples.len() > SAMPLES_MAX {
+            self.samples.pop_front();
+        }
+    }
+
+    fn newest_reached(&self, facts: &Facts) -> Option<Millis> {
+        let same_history = facts.timeline.is_none() || facts.timeline == self.timeline;
+        let reached = |sample: &&Sample| same_history && sample.position <= facts.position;
+        self.samples.iter().rev().find(reached).map(|sample| sample.at)
+    }
+
+    /// Who is no good as an upstream, since when, and who is well again.
+    fn judge(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
+        let observed = Observed { nodes: nodes.clone(), memory: self.clone() };
+        let verdicts = rooted(desired, &observed);
+        let carrying: BTreeSet<NodeName> = edges(desired, &observed)
+            .into_iter()
+            .filter(|(child, _)| verdicts.get(child).is_some_and(Rooted::is_yes))
+            .filter_map(|(_, edge)| edge.upstream().cloned())
+            .collect();
+        let settle = desired.healing.settle_seconds.saturating_mul(1000);
+        let still: BTreeMap<NodeName, Millis> =
+            self.nodes.iter().filter_map(|(n, m)| Some((n.clone(), self.still_since(m)?))).collect();
+        for (name, node) in &mut self.nodes {
+            let well = match verdicts.get(name) {
+                Some(Rooted::Yes { .. }) => true,
+                Some(Rooted::No(_)) => false,
+                // We cannot see it, but its children are fed: the trouble is ours (law 8).
+                Some(Rooted::Unknown(_)) | None => carrying.contains(name) || node.unseen_since.is_none(),
+            };
+            match (well, node.failing_since) {
+                (true, Some(since)) => {
+                    if self.at.since(since) >= desired.healing.suspect_after_milliseconds {
+                        node.settling_until = Some(self.at.plus(settle));
+                    }
+                    node.failing_since = None;
+                }
+                // The verdict may have taken the patience already; what counts is since when it is so.
+                (false, None) => {
+                    node.failing_since = Some(node.unseen_since.or(still.get(name).copied()).unwrap_or(self.at));
+                }
+                (true, None) | (false, Some(_)) => {}
+            }
+        }
+    }
+
+    /// Whether our routes are still there.
+    fn compare_orders(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
+        let at = self.at;
+        for (name, node) in &mut self.nodes {
+            let Some(facts) = nodes.get(name).and_then(NodeView::seen) else { continue };
+            let Some(order) = &mut node.ordered else { continue };
+            if facts.asked_at <= order.at {
+                continue;
+            }
+            if desired.has_installed(name, &order.route, facts) {
+                order.seen_installed = true;
+                if at.since(order.at) >= FORGIVEN_AFTER_MILLISECONDS {
+                    node.overwritten = 0;
+                }
+            } else if order.seen_installed {
+                node.overwritten += 1;
+                node.ordered = None;
+            }
+        }
+    }
+}
+
+impl NodeMemory {
+    fn see(&mut self, facts: &Facts, reached: Option<Millis>, now: Millis) {
+        self.unseen_since = None;
+        if facts.position != self.position {
+            self.position = facts.position;
+            self.advanced_at = now;
+        }
+        self.reached = self.reached.max(reached);
+    }
 }

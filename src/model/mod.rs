@@ -11,6 +11,7 @@ pub mod lsn;
 pub mod memory;
 pub mod name;
 pub mod observed;
+pub mod primary;
 pub mod rooted;
 pub mod route;
 pub mod tree;

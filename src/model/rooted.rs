@@ -1,1 +1,131 @@
-//! (placeholder)
+//! Rootedness: a path to the true primary along which positions advance. Never taken from `streaming`, which every trap
+//! of postgres-facts.md section 6 shows as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::tree::{Edge, edges};
+use super::{Desired, Facts, Memory, Millis, NodeName, Observed};
+
+/// Whether a node has a path to the primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rooted {
+    /// It has, and WAL arrives on it.
+    Yes {
+        /// Edges between it and the primary.
+        hops: usize,
+        /// How old its data may be at most, as far as the primary's position was sampled since; 0 when it has all that
+        /// the primary had at the last sample, in milliseconds.
+        lag_milliseconds: u64,
+    },
+    /// It has none; the sentence says what is seen.
+    No(String),
+    /// It cannot be told; the sentence says why.
+    Unknown(String),
+}
+
+impl Rooted {
+    /// It has a path.
+    pub fn is_yes(&self) -> bool {
+        matches!(self, Self::Yes { .. })
+    }
+}
+
+/// The rootedness of every node.
+pub fn rooted(desired: &Desired, observed: &Observed) -> BTreeMap<NodeName, Rooted> {
+    let walk = Walk { desired, observed, edges: &edges(desired, observed) };
+    desired.nodes.keys().map(|name| (name.clone(), walk.judge(name))).collect()
+}
+
+struct Walk<'a> {
+    desired: &'a Desired,
+    observed: &'a Observed,
+    edges: &'a BTreeMap<NodeName, Edge>,
+}
+
+impl Walk<'_> {
+    fn judge(&self, node: &NodeName) -> Rooted {
+        let Some(primary) = &self.observed.memory.primary else {
+            return Rooted::Unknown("no primary is seen".to_owned());
+        };
+        match self.path(node, primary) {
+            Err(verdict) => verdict,
+            Ok(hops) => self.observed.seen(node).map_or_else(
+                || Rooted::Unknown("it is not seen".to_owned()),
+                |facts| Rooted::Yes { hops, lag_milliseconds: lag_milliseconds(&self.observed.memory, node, facts) },
+            ),
+        }
+    }
+
+    /// Hops from `node` to the primary, walking up; or the verdict when the walk ends elsewhere.
+    fn path(&self, node: &NodeName, primary: &NodeName) -> Result<usize, Rooted> {
+        let mut at = node.clone();
+        let mut passed = BTreeSet::new();
+        loop {
+            if !passed.insert(at.clone()) {
+                return Err(Rooted::No(format!("it receives from a ring of servers: {}", sentence(&passed))));
+            }
+            if &at == primary {
+                return self.end_at_primary(primary, passed.len() - 1);
+            }
+            let Some(facts) = self.observed.seen(&at) else {
+                // A relay that we cannot ask may still pass WAL on; its child's own position decides (law 8).
+                return if &at == node { Err(Rooted::Unknown(self.unseen(&at))) } else { Ok(passed.len()) };
+            };
+            self.stands_in_the_way(&at, facts)?;
+            at = match self.edges.get(&at) {
+                Some(Edge::Both(up) | Edge::ChildOnly(up)) => up.clone(),
+                Some(Edge::Stranger(address)) => {
+                    return Err(Rooted::No(format!("{at} receives from {address}, which is not in the topology")));
+                }
+                Some(Edge::None) | None => return Err(Rooted::No(format!("{at} receives from nobody"))),
+            };
+        }
+    }
+
+    fn end_at_primary(&self, primary: &NodeName, hops: usize) -> Result<usize, Rooted> {
+        let unseen_for = self.observed.memory.unseen_for(primary);
+        match unseen_for {
+            Some(silence) if silence >= self.desired.healing.suspect_after_milliseconds => {
+                Err(Rooted::Unknown(format!("the primary, {primary}, is not seen: {}", self.unseen(primary))))
+            }
+            _ => Ok(hops),
+        }
+    }
+
+    fn unseen(&self, node: &NodeName) -> String {
+        let unseen = self.observed.nodes.get(node).and_then(|view| view.unseen.as_ref());
+        unseen.map_or_else(|| "not asked yet".to_owned(), |unseen| format!("{}: {}", unseen.why, unseen.detail))
+    }
+
+    /// What makes a node on the path no part of the tree.
+    fn stands_in_the_way(&self, node: &NodeName, facts: &Facts) -> Result<(), Rooted> {
+        let memory = &self.observed.memory;
+        if memory.system_identifier.is_some_and(|ours| ours != facts.system_identifier) {
+            return Err(Rooted::No(format!("{node} has another system identifier")));
+        }
+        if !facts.in_recovery {
+            return Err(Rooted::No(format!("{node} answers as a primary")));
+        }
+        match memory.stands_still(node, self.desired.healing.suspect_after_milliseconds) {
+            Some(sample) => Err(Rooted::No(format!(
+                "{node} stands still at {} while the primary is at {}",
+                facts.position, sample.position
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn sentence(names: &BTreeSet<NodeName>) -> String {
+    names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// How old the data of `node` may be at most: 0 when it has reached the newest sample taken before it was asked.
+fn lag_milliseconds(memory: &Memory, node: &NodeName, facts: &Facts) -> u64 {
+    let Some(due) = memory.samples.iter().rev().find(|sample| sample.at <= facts.asked_at) else { return 0 };
+    match memory.nodes.get(node).and_then(|m| m.reached) {
+        Some(reached) if reached >= due.at => 0,
+        Some(reached) => facts.at.since(reached),
+        None => facts.at.since(memory.samples.front().map_or(Millis(0), |oldest| oldest.at)),
+    }
+}

@@ -1,1 +1,127 @@
-//! (placeholder)
+//! The graph of who receives from whom: as seen, as installed, as ordered.
+
+use std::collections::BTreeMap;
+
+use petgraph::algo::has_path_connecting;
+use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+
+use super::{Addresses, Desired, Facts, NodeName, Observed, Route, SessionAttrs};
+
+/// The edge on which a node receives WAL now, as both its ends tell it (law 9).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edge {
+    /// The child names the upstream, and the upstream holds the child's slot with a walsender of the child's name.
+    Both(NodeName),
+    /// The child names the upstream; the upstream is not seen, or does not know the child by slot and name.
+    ChildOnly(NodeName),
+    /// The child names a server that is not in the topology, as `host:port`.
+    Stranger(String),
+    /// No walreceiver.
+    None,
+}
+
+impl Edge {
+    /// The upstream, when it is one of ours.
+    pub fn upstream(&self) -> Option<&NodeName> {
+        match self {
+            Self::Both(upstream) | Self::ChildOnly(upstream) => Some(upstream),
+            Self::Stranger(_) | Self::None => None,
+        }
+    }
+}
+
+/// The edge of every node that is seen.
+pub fn edges(desired: &Desired, observed: &Observed) -> BTreeMap<NodeName, Edge> {
+    let addresses = desired.addresses();
+    let seen = |name: &NodeName| observed.seen(name).map(|facts| edge(&addresses, observed, name, facts));
+    desired.nodes.keys().filter_map(|name| seen(name).map(|edge| (name.clone(), edge))).collect()
+}
+
+fn edge(addresses: &Addresses<'_>, observed: &Observed, child: &NodeName, facts: &Facts) -> Edge {
+    let Some(receiver) = facts.receiver.as_ref().filter(|_| facts.in_recovery) else { return Edge::None };
+    let Some(upstream) = addresses.node_at(&receiver.host, receiver.port) else {
+        return Edge::Stranger(format!("{}:{}", receiver.host, receiver.port));
+    };
+    let slot = child.slot();
+    let agrees = observed.seen(upstream).is_some_and(|up| {
+        let holder = up.slots.get(&slot).and_then(|slot| slot.active_pid);
+        holder.is_some() && up.senders.iter().any(|s| Some(s.pid) == holder && s.application_name == child.as_str())
+    });
+    if agrees { Edge::Both(upstream.clone()) } else { Edge::ChildOnly(upstream.clone()) }
+}
+
+/// The upstreams that a connection string names, as far as they are ours.
+pub fn entries(addresses: &Addresses<'_>, conninfo: &super::Conninfo) -> Vec<NodeName> {
+    let hosts = conninfo.hosts();
+    hosts.iter().filter_map(|(host, port)| addresses.node_at(host, *port).cloned()).collect()
+}
+
+/// Whether a connection string settles on a primary only: such an edge can be in no ring, as a primary receives from
+/// nobody (safety.md 2.4).
+pub fn primary_only(conninfo: &super::Conninfo) -> bool {
+    matches!(conninfo.get("target_session_attrs"), Some("primary" | "read-write"))
+}
+
+/// Everything through which a node may come to receive from another: edges seen, routes installed or waiting in a
+/// configuration file, routes ordered and not verified. An edge points from the child to its upstream. Law 1: it stays
+/// acyclic whatever is added.
+#[derive(Debug, Clone, Default)]
+pub struct Union {
+    graph: StableDiGraph<NodeName, ()>,
+    index: BTreeMap<NodeName, NodeIndex>,
+}
+
+impl Union {
+    /// The union as it stands. Routes of nodes that are not seen now count as they were seen last (law 8).
+    pub fn of(desired: &Desired, observed: &Observed) -> Self {
+        let addresses = desired.addresses();
+        let mut this = Self::default();
+        for name in desired.nodes.keys() {
+            let index = this.graph.add_node(name.clone());
+            this.index.insert(name.clone(), index);
+        }
+        for name in desired.nodes.keys() {
+            if let Some(facts) = observed.last(name).filter(|facts| facts.in_recovery) {
+                let receiver = facts.receiver.as_ref().and_then(|r| addresses.node_at(&r.host, r.port));
+                this.add(name, receiver);
+                let pending = facts.route.pending.as_ref();
+                for conninfo in std::iter::once(&facts.route.conninfo).chain(pending).filter(|c| !primary_only(c)) {
+                    this.add(name, &entries(&addresses, conninfo));
+                }
+            }
+            let ordered = observed.memory.nodes.get(name).and_then(|m| m.ordered.as_ref());
+            if let Some(order) = ordered.filter(|order| !order.seen_installed) {
+                this.add_route(name, &order.route);
+            }
+        }
+        this
+    }
+
+    fn add<'a>(&mut self, child: &NodeName, upstreams: impl IntoIterator<Item = &'a NodeName>) {
+        for upstream in upstreams {
+            if let (Some(&from), Some(&to)) = (self.index.get(child), self.index.get(upstream)) {
+                self.graph.update_edge(from, to, ());
+            }
+        }
+    }
+
+    /// Adds what a route makes possible.
+    pub fn add_route(&mut self, child: &NodeName, route: &Route) {
+        if route.attrs == SessionAttrs::Any {
+            self.add(child, &route.entries);
+        }
+    }
+
+    /// The entry of `route` through which `child` could come to receive from itself, if there is one.
+    pub fn ring<'a>(&self, child: &NodeName, route: &'a Route) -> Option<&'a NodeName> {
+        let from = *self.index.get(child)?;
+        let reaches =
+            |up: &&NodeName| self.index.get(*up).is_some_and(|&up| has_path_connecting(&self.graph, up, from, None));
+        route.entries.iter().filter(|_| route.attrs == SessionAttrs::Any).find(reaches)
+    }
+
+    /// Whether there is a ring already.
+    pub fn is_cyclic(&self) -> bool {
+        petgraph::algo::is_cyclic_directed(&self.graph)
+    }
+}

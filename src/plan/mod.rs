@@ -1,5 +1,134 @@
-//! The decisions.
+//! The decisions: `plan(desired, observed, now)`, a pure and total function. Same input, same plan.
+//!
+//! The passes, in their order, each a file: [`standing`] says who may feed whom, [`want`] builds the wanted routes,
+//! [`slots`] prepares and releases what they need, [`routes`] installs them where that is safe ([`ready`]),
+//! [`heartbeat`] keeps the primary's position moving, [`diagnose`] says what is wrong.
 
+mod diagnose;
+mod heartbeat;
+mod prefer;
+mod ready;
+mod record;
+mod routes;
+mod slots;
+mod standing;
 pub mod step;
+mod want;
 
+use std::collections::BTreeMap;
+
+pub use record::record;
+pub use standing::Standing;
 pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};
+
+use crate::model::primary::{Primary, true_primary};
+use crate::model::rooted::{Rooted, rooted};
+use crate::model::tree::{Edge, edges};
+use crate::model::{Automation, Desired, Facts, Management, Millis, NodeName, Observed, Route};
+
+/// How often a calm topology is looked at, in milliseconds.
+pub const TICK_MILLISECONDS: u64 = 1_000;
+
+/// How often it is looked at while an order is not seen carried out, in milliseconds: the pace at which a lost reload is
+/// repeated (postgres-facts.md: none of 120 stalled with 100-150 ms).
+pub const VERIFY_MILLISECONDS: u64 = 100;
+
+/// What is to be done now, and why; what is not, and why not.
+pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
+    let world = World::new(desired, observed, now);
+    let mut plan = Plan { look_again_after_milliseconds: TICK_MILLISECONDS, ..Plan::default() };
+    if desired.deleting {
+        slots::teardown(&world, &mut plan);
+    } else {
+        want::want(&world, &mut plan);
+        slots::prepare_and_release(&world, &mut plan);
+        routes::install(&world, &mut plan);
+        heartbeat::beat(&world, &mut plan);
+    }
+    diagnose::diagnose(&world, &mut plan);
+    withhold(&world, &mut plan);
+    plan
+}
+
+/// What the passes look at: the input and what follows from it.
+struct World<'a> {
+    desired: &'a Desired,
+    observed: &'a Observed,
+    now: Millis,
+    primary: Primary,
+    edges: BTreeMap<NodeName, Edge>,
+    rooted: BTreeMap<NodeName, Rooted>,
+    standing: BTreeMap<NodeName, Standing>,
+}
+
+impl<'a> World<'a> {
+    fn new(desired: &'a Desired, observed: &'a Observed, now: Millis) -> Self {
+        let mut world = Self {
+            desired,
+            observed,
+            now,
+            primary: true_primary(desired, &observed.nodes, &observed.memory),
+            edges: edges(desired, observed),
+            rooted: rooted(desired, observed),
+            standing: BTreeMap::new(),
+        };
+        world.standing = desired.nodes.keys().map(|name| (name.clone(), standing::standing(&world, name))).collect();
+        world
+    }
+
+    /// The true primary, or the last one known while none is seen.
+    fn primary(&self) -> Option<&NodeName> {
+        match &self.primary {
+            Primary::Known { name, .. } => Some(name),
+            Primary::NotSeen | Primary::Several(_) => self.observed.memory.primary.as_ref(),
+        }
+    }
+
+    fn is_primary(&self, node: &NodeName) -> bool {
+        self.primary() == Some(node)
+    }
+
+    fn seen(&self, node: &NodeName) -> Option<&'a Facts> {
+        self.observed.seen(node)
+    }
+
+    fn standing(&self, node: &NodeName) -> Standing {
+        self.standing.get(node).copied().unwrap_or(Standing::Barred)
+    }
+
+    fn is_rooted(&self, node: &NodeName) -> bool {
+        self.rooted.get(node).is_some_and(Rooted::is_yes)
+    }
+
+    /// The upstream a node receives from now.
+    fn upstream(&self, node: &NodeName) -> Option<&NodeName> {
+        self.edges.get(node).and_then(Edge::upstream)
+    }
+
+    /// Whether both ends tell that `node` receives from a server other than `other`, and it is rooted.
+    fn streams_elsewhere(&self, node: &NodeName, other: &NodeName) -> bool {
+        self.is_rooted(node) && matches!(self.edges.get(node), Some(Edge::Both(up)) if up != other)
+    }
+
+    fn management(&self, node: &NodeName) -> Management {
+        self.desired.group_of(node).map_or(Management::Observe, |group| group.management)
+    }
+
+    /// The entries of the route a node had when it was seen last.
+    fn installed(&self, node: &NodeName) -> Option<Route> {
+        let facts = self.observed.last(node)?;
+        standing::installed(&self.desired.addresses(), facts)
+    }
+}
+
+/// Moves what automation or management forbids from the steps to what is withheld.
+fn withhold(world: &World<'_>, plan: &mut Plan) {
+    let allowed = |planned: &Planned| {
+        let routes = world.management(planned.step.server()) == Management::Routes;
+        let needs_routes = matches!(planned.step.kind(), StepKind::SetRoute | StepKind::Reload | StepKind::Heartbeat);
+        world.desired.automation == Automation::Heal && (routes || !needs_routes)
+    };
+    let (steps, withheld) = std::mem::take(&mut plan.steps).into_iter().partition(allowed);
+    plan.steps = steps;
+    plan.withheld = withheld;
+}

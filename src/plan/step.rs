@@ -66,6 +66,11 @@ pub enum Step {
 }
 
 impl Step {
+    /// Which kind of step it is, for labels.
+    pub fn kind(&self) -> StepKind {
+        self.into()
+    }
+
     /// The server on which it writes.
     pub fn server(&self) -> &NodeName {
         match self {

@@ -1,0 +1,54 @@
+//! Which server is the true primary.
+
+use std::collections::BTreeMap;
+
+use super::{Desired, Facts, Memory, NodeName, NodeView};
+
+/// Who is the primary, as far as can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Primary {
+    /// This one.
+    Known {
+        /// Its name.
+        name: NodeName,
+        /// The cluster it serves.
+        system_identifier: u64,
+    },
+    /// Nobody of the root group answers as a primary of our cluster, or only one that a promotion left behind.
+    NotSeen,
+    /// Several answer on the same timeline: PostgreSQL has no defence against following the wrong one
+    /// (postgres-facts.md 4.6), so nobody is followed.
+    Several(Vec<NodeName>),
+}
+
+/// The server of the root group that answers as a primary on the newest timeline seen. One on an older timeline is a
+/// deposed primary that came back, whatever else is down (safety.md 2.3).
+pub fn true_primary(desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, memory: &Memory) -> Primary {
+    let ours = memory.system_identifier.or_else(|| common_system_identifier(nodes));
+    let answers = |facts: &&Facts| Some(facts.system_identifier) == ours;
+    let seen = || nodes.iter().filter_map(|(name, view)| view.seen().filter(answers).map(|facts| (name, facts)));
+    // Of the root group only: a leaf that somebody promoted does not depose the primary.
+    let members = desired.root().map(|root| root.members.as_slice()).unwrap_or_default();
+    let of_root = seen().filter(|(name, _)| members.contains(name));
+    let newest = of_root.filter_map(|(_, facts)| facts.timeline).chain(memory.timeline).max();
+    let primaries: Vec<_> = seen()
+        .filter(|(name, facts)| !facts.in_recovery && facts.timeline == newest && members.contains(name))
+        .collect();
+    match primaries.as_slice() {
+        [] => Primary::NotSeen,
+        [(name, facts)] => Primary::Known { name: (*name).clone(), system_identifier: facts.system_identifier },
+        several => Primary::Several(several.iter().map(|(name, _)| (*name).clone()).collect()),
+    }
+}
+
+/// The system identifier that most servers have; on a tie the one that a primary has. Used once, until the topology
+/// has recorded its own.
+fn common_system_identifier(nodes: &BTreeMap<NodeName, NodeView>) -> Option<u64> {
+    let mut votes: BTreeMap<u64, (usize, bool)> = BTreeMap::new();
+    for facts in nodes.values().filter_map(NodeView::seen) {
+        let vote = votes.entry(facts.system_identifier).or_default();
+        vote.0 += 1;
+        vote.1 |= !facts.in_recovery;
+    }
+    votes.into_iter().max_by_key(|(_, vote)| *vote).map(|(identifier, _)| identifier)
+}

@@ -1,0 +1,97 @@
+//! Whether a node could follow an upstream (law 2).
+
+use super::World;
+use super::standing::Standing;
+use super::step::WaitReason;
+use crate::model::{Facts, NodeName};
+
+/// Why a node cannot follow an upstream, with a sentence.
+pub(super) type NotYet = (WaitReason, String);
+
+/// The state of a node's slot on an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SlotState {
+    /// It does not exist.
+    Missing,
+    /// It reserves nothing, or was invalidated: only dropping and creating helps.
+    Useless,
+    /// It reserves from later than the node's replay position, and the WAL before it is gone.
+    TooLate,
+    /// All the node needs is there.
+    Ready,
+}
+
+/// Whether the upstream holds what the child would ask for: WAL from the start of the segment of the child's replay
+/// position (postgres-facts.md 2.4).
+pub(super) fn slot(child: &NodeName, child_facts: &Facts, upstream: &Facts) -> SlotState {
+    let Some(slot) = upstream.slots.get(&child.slot()) else { return SlotState::Missing };
+    let (Some(restart), false) = (slot.restart_lsn, slot.lost) else { return SlotState::Useless };
+    let needed = child_facts.replay.segment_start(child_facts.segment_bytes);
+    let present = upstream.oldest_wal.is_some_and(|oldest| oldest <= needed);
+    // A slot ahead of the child does not forbid streaming from WAL that is there (postgres-facts.md 2.2).
+    if restart.segment_start(upstream.segment_bytes) <= needed || present {
+        SlotState::Ready
+    } else {
+        SlotState::TooLate
+    }
+}
+
+/// Whether `child` could go on from `upstream` as a fallback.
+pub(super) fn fallback(world: &World<'_>, child: &NodeName, upstream: &NodeName) -> Result<(), NotYet> {
+    let (child_facts, facts) = both(world, child, upstream)?;
+    if !world.is_rooted(upstream) && !world.is_primary(upstream) {
+        return Err((WaitReason::NoUpstream, format!("{upstream} has no path to the primary")));
+    }
+    history(child, child_facts, upstream, facts)?;
+    match slot(child, child_facts, facts) {
+        SlotState::Ready => Ok(()),
+        SlotState::Missing | SlotState::Useless => {
+            Err((WaitReason::SlotNotReady, format!("the slot {} on {upstream} is not there yet", child.slot())))
+        }
+        SlotState::TooLate => Err((
+            WaitReason::SlotNotReady,
+            format!("{upstream} has no WAL as old as {}, where {child} is", child_facts.replay),
+        )),
+    }
+}
+
+/// Whether `child` can be made to follow `upstream` now.
+pub(super) fn first(world: &World<'_>, child: &NodeName, upstream: &NodeName, urgent: bool) -> Result<(), NotYet> {
+    if world.upstream(child) == Some(upstream) && world.standing(upstream) != Standing::Barred {
+        return Ok(());
+    }
+    fallback(world, child, upstream)?;
+    let (child_facts, facts) = both(world, child, upstream)?;
+    let segment = child_facts.position.segment_start(child_facts.segment_bytes);
+    if facts.position < segment && !urgent {
+        let sentence = format!("{upstream} is at {}, {child} already at {}", facts.position, child_facts.position);
+        return Err((WaitReason::UpstreamBehind, sentence));
+    }
+    Ok(())
+}
+
+fn both<'a>(world: &World<'a>, child: &NodeName, upstream: &NodeName) -> Result<(&'a Facts, &'a Facts), NotYet> {
+    let seen =
+        |node: &NodeName| world.seen(node).ok_or_else(|| (WaitReason::NotWritable, format!("{node} is not seen")));
+    Ok((seen(child)?, seen(upstream)?))
+}
+
+/// The child's timeline is in the upstream's history and the child is not past the point where that history left it.
+fn history(child: &NodeName, child_facts: &Facts, upstream: &NodeName, facts: &Facts) -> Result<(), NotYet> {
+    let (Some(theirs), Some(ours)) = (child_facts.timeline, facts.timeline) else { return Ok(()) };
+    if theirs == ours {
+        return Ok(());
+    }
+    let fork = facts.history.iter().find(|(timeline, _)| *timeline == theirs).map(|(_, fork)| *fork);
+    match fork {
+        Some(fork) if child_facts.position <= fork => Ok(()),
+        Some(fork) => Err((
+            WaitReason::UpstreamBehind,
+            format!("{child} is at {} of timeline {theirs}, beyond the fork at {fork}", child_facts.position),
+        )),
+        None => Err((
+            WaitReason::UpstreamBehind,
+            format!("timeline {theirs} of {child} is not known to be in the history of {upstream} (timeline {ours})"),
+        )),
+    }
+}

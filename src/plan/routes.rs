@@ -1,0 +1,187 @@
+//! Installing the wanted routes: only what is proven, never a ring, a few at a time.
+
+use super::ready::{self, SlotState};
+use super::standing::Standing;
+use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
+use super::{VERIFY_MILLISECONDS, World, diagnose};
+use crate::model::memory::Ordered;
+use crate::model::tree::{Edge, Union};
+use crate::model::{Facts, NodeName, Route, SessionAttrs};
+
+/// Planned moves under way at once. A move re-sends up to a segment and the backlog from the new upstream; nodes
+/// without a path to the primary do not wait for a place.
+pub(super) const MOVES_AT_ONCE: usize = 8;
+
+/// How long an order may stay unverified before it no longer counts as under way, in milliseconds: beyond it something
+/// else is wrong, which a diagnosis names.
+const ORDER_MILLISECONDS: u64 = 10_000;
+
+/// How long a node is left on a fallback after its last order before it is asked back to its first entry, in
+/// milliseconds: long enough for the order's own reconnect to be seen.
+const GIVE_BACK_AFTER_MILLISECONDS: u64 = 2_000;
+
+/// Adds the steps that install wanted routes, and what is waited for.
+pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
+    let mut union = Union::of(world.desired, world.observed);
+    let mut under_way = plan.wanted.keys().filter(|node| is_under_way(world, plan, node)).count();
+    if under_way > 0 {
+        plan.look_again_after_milliseconds = VERIFY_MILLISECONDS;
+    }
+    let groups = world.desired.groups.iter();
+    for node in groups.flat_map(|group| &group.members).filter(|node| !world.is_primary(node)) {
+        match next(world, plan, node, under_way) {
+            Ok(None) => {}
+            Ok(Some(Planned { step: Step::SetRoute { ref route, .. }, .. })) if union.ring(node, route).is_some() => {
+                let through = union.ring(node, route).map(NodeName::to_string).unwrap_or_default();
+                let message = format!("{through} may still come to receive from {node}");
+                plan.waits.push(Wait { node: node.clone(), reason: WaitReason::WouldRing, message });
+            }
+            Ok(Some(planned)) => {
+                if let Step::SetRoute { route, .. } = &planned.step {
+                    union.add_route(node, route);
+                    under_way += 1;
+                }
+                plan.steps.push(planned);
+                plan.look_again_after_milliseconds = VERIFY_MILLISECONDS;
+            }
+            Err((reason, message)) => plan.waits.push(Wait { node: node.clone(), reason, message }),
+        }
+    }
+}
+
+fn order<'a>(world: &World<'a>, node: &NodeName) -> Option<&'a Ordered> {
+    world.observed.memory.nodes.get(node).and_then(|memory| memory.ordered.as_ref())
+}
+
+/// An order was given a short while ago and the edge it is for is not seen.
+fn is_under_way(world: &World<'_>, plan: &Plan, node: &NodeName) -> bool {
+    let recent = order(world, node).is_some_and(|order| world.now.since(order.at) < ORDER_MILLISECONDS);
+    let first = plan.wanted.get(node).and_then(Route::first);
+    recent && !matches!(world.edges.get(node), Some(Edge::Both(upstream)) if Some(upstream) == first)
+}
+
+/// The next step of one node towards its wanted route: none when it is there, or what it waits for.
+fn next(world: &World<'_>, plan: &Plan, node: &NodeName, under_way: usize) -> Result<Option<Planned>, ready::NotYet> {
+    let Some(wanted) = plan.wanted.get(node) else {
+        let primary = world.primary().is_some();
+        return Err(if primary {
+            (WaitReason::NoUpstream, "no upstream is left that has a path to the primary".to_owned())
+        } else {
+            (WaitReason::NoPrimary, "no primary is seen, so nobody is moved".to_owned())
+        });
+    };
+    let Some(facts) = world.seen(node) else {
+        let silent = || (WaitReason::NotWritable, "it is not seen, so its route cannot be changed".to_owned());
+        let there = world.observed.last(node).is_some_and(|last| world.desired.has_installed(node, wanted, last));
+        return if there { Ok(None) } else { Err(silent()) };
+    };
+    if let Some((diagnosis, message)) = diagnose::unwritable(world, node, facts, wanted) {
+        return Err((WaitReason::NotWritable, format!("{diagnosis}: {message}")));
+    }
+    let urgent = is_urgent(world, node, facts);
+    if world.desired.has_installed(node, wanted, facts) {
+        return towards_first(world, node, facts, wanted, under_way);
+    }
+    let route = provable(world, node, facts, wanted, urgent)?;
+    if world.desired.has_installed(node, &route, facts) {
+        let reason = "a fallback of its route cannot be prepared yet".to_owned();
+        return Err((WaitReason::SlotNotReady, reason));
+    }
+    if !urgent && under_way >= MOVES_AT_ONCE {
+        return Err((WaitReason::MovesUnderWay, format!("{under_way} other moves are under way")));
+    }
+    let why = reason(world, node, wanted, urgent);
+    Ok(Some(set(world, node, facts, route, why)))
+}
+
+/// No path to the primary for longer than the patience, or no connection at all.
+fn is_urgent(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {
+    let patience = world.desired.healing.suspect_after_milliseconds;
+    let failing = world.observed.memory.failing_for(node).is_some_and(|t| t >= patience);
+    !world.is_rooted(node) && (failing || facts.receiver.is_none())
+}
+
+/// The route is installed; is it in use, and from its first entry?
+fn towards_first(
+    world: &World<'_>,
+    node: &NodeName,
+    facts: &Facts,
+    wanted: &Route,
+    under_way: usize,
+) -> Result<Option<Planned>, ready::NotYet> {
+    let ordered = order(world, node);
+    let since = |at: Option<crate::model::Millis>| at.map_or(u64::MAX, |at| world.now.since(at));
+    match (world.edges.get(node).and_then(Edge::upstream), wanted.first()) {
+        (Some(upstream), Some(first)) if upstream == first => Ok(None),
+        (Some(upstream), Some(first)) if wanted.contains(upstream) => {
+            let settled = since(ordered.map(|order| order.at)) >= GIVE_BACK_AFTER_MILLISECONDS;
+            if wanted.attrs == SessionAttrs::Primary || world.standing(first) != Standing::Good || !settled {
+                return Ok(None);
+            }
+            ready::first(world, node, first, false)?;
+            if under_way >= MOVES_AT_ONCE {
+                return Err((WaitReason::MovesUnderWay, format!("{under_way} other moves are under way")));
+            }
+            Ok(Some(set(world, node, facts, wanted.clone(), Why::GiveBack)))
+        }
+        // Nobody, or somebody whom the route does not name any more: the reload was lost, or is held up by replay.
+        _ if since(ordered.map(|order| order.reloaded_at)) < VERIFY_MILLISECONDS => Ok(None),
+        _ if wanted.entries.iter().any(|entry| world.standing(entry) == Standing::Good) => {
+            Ok(Some(Planned { step: Step::Reload { node: node.clone() }, why: Why::Unverified }))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The part of the wanted route that is proven now (law 2). Without need nothing is installed until all of it is.
+fn provable(
+    world: &World<'_>,
+    node: &NodeName,
+    facts: &Facts,
+    wanted: &Route,
+    urgent: bool,
+) -> Result<Route, ready::NotYet> {
+    let mut entries = Vec::new();
+    for (place, entry) in wanted.entries.iter().enumerate() {
+        if place == 0 {
+            ready::first(world, node, entry, urgent)?;
+            entries.push(entry.clone());
+            continue;
+        }
+        let had = world.installed(node).is_some_and(|route| route.contains(entry));
+        match world.seen(entry).map(|upstream| ready::slot(node, facts, upstream)) {
+            Some(SlotState::Ready) => entries.push(entry.clone()),
+            // Not seen at the moment; its slot was proven when it came into the route.
+            None if had => entries.push(entry.clone()),
+            Some(SlotState::Missing | SlotState::Useless) if !urgent => {
+                let sentence = format!("the slot {} on {entry} is not there yet", node.slot());
+                return Err((WaitReason::SlotNotReady, sentence));
+            }
+            _ => {}
+        }
+    }
+    Ok(Route { entries, attrs: wanted.attrs })
+}
+
+fn reason(world: &World<'_>, node: &NodeName, wanted: &Route, urgent: bool) -> Why {
+    let Some(old) = world.installed(node).filter(|_| order(world, node).is_some()) else {
+        return if urgent { Why::Unrooted } else { Why::AsDeclared };
+    };
+    let lost = |entry: &NodeName| matches!(world.standing(entry), Standing::Failed | Standing::Barred);
+    if urgent {
+        Why::Unrooted
+    } else if old.entries.iter().any(lost) {
+        Why::Rearm
+    } else if old.first() != wanted.first() {
+        Why::GiveBack
+    } else {
+        Why::Rearm
+    }
+}
+
+fn set(world: &World<'_>, node: &NodeName, facts: &Facts, route: Route, why: Why) -> Planned {
+    let conninfo = world.desired.conninfo(node, &route, &facts.route.conninfo);
+    let nudge = conninfo == facts.route.conninfo && !facts.route.nudged;
+    let slot = (facts.route.slot != node.slot()).then(|| node.slot());
+    Planned { step: Step::SetRoute { node: node.clone(), route, conninfo, nudge, slot }, why }
+}

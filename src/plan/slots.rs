@@ -1,0 +1,102 @@
+//! Slots: prepared on every upstream of a route, moved forward while idle, dropped when their owner is seen elsewhere.
+
+use std::collections::BTreeMap;
+
+use super::World;
+use super::ready::{self, SlotState};
+use super::standing::Standing;
+use super::step::{Plan, Planned, Step, Why};
+use crate::model::observed::Slot;
+use crate::model::{Facts, NodeName};
+
+/// Prepares the slots of wanted routes; releases what holds WAL or a transaction horizon for nobody.
+pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
+    let routes = std::mem::take(&mut plan.wanted);
+    for (owner, route) in &routes {
+        let Some(facts) = world.seen(owner) else { continue };
+        for on in &route.entries {
+            if let Some(planned) = prepare(world, owner, facts, on) {
+                plan.steps.push(planned);
+            }
+        }
+    }
+    plan.wanted = routes;
+    let owners: BTreeMap<String, &NodeName> = world.desired.nodes.keys().map(|name| (name.slot(), name)).collect();
+    for on in world.desired.nodes.keys() {
+        let Some(facts) = world.seen(on).filter(|_| world.standing(on) != Standing::Barred) else { continue };
+        for (name, slot) in &facts.slots {
+            let Some(&owner) = owners.get(name).filter(|_| slot.active_pid.is_none()) else { continue };
+            if owner != on && has_left(world, plan, owner, on) {
+                let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
+                plan.steps.push(Planned { step, why: Why::LeftRoute });
+            }
+        }
+    }
+}
+
+fn prepare(world: &World<'_>, owner: &NodeName, owner_facts: &Facts, on: &NodeName) -> Option<Planned> {
+    let facts = world.seen(on)?;
+    if world.standing(on) == Standing::Barred {
+        return None;
+    }
+    let recreate = || Step::RecreateSlot { on: on.clone(), owner: owner.clone() };
+    let (step, why) = match (ready::slot(owner, owner_facts, facts), facts.slots.get(&owner.slot())) {
+        (SlotState::Missing, _) | (_, None) => {
+            (Step::CreateSlot { on: on.clone(), owner: owner.clone() }, Why::Prepare)
+        }
+        (_, Some(slot)) if slot.active_pid.is_some() => return None,
+        (SlotState::Useless, Some(_)) => (recreate(), Why::SlotLost),
+        (SlotState::TooLate | SlotState::Ready, Some(slot)) => {
+            if !world.streams_elsewhere(owner, on) {
+                return None;
+            }
+            if slot.xmin.is_some() && keeps_reservation(owner_facts, facts) {
+                (recreate(), Why::ReleaseXmin)
+            } else {
+                let to = forward(owner_facts, facts, slot)?;
+                (Step::AdvanceSlot { on: on.clone(), owner: owner.clone(), to }, Why::Release)
+            }
+        }
+    };
+    Some(Planned { step, why })
+}
+
+/// Whether a slot made anew would still reserve all that the owner needs: it reserves from the upstream's last
+/// (restart)checkpoint (postgres-facts.md 2.1), and law 2 wants that at or before the owner's replay position.
+fn keeps_reservation(owner: &Facts, on: &Facts) -> bool {
+    on.redo.segment_start(on.segment_bytes) <= owner.replay.segment_start(owner.segment_bytes)
+}
+
+/// Where an idle slot may be moved, if that frees at least a segment. Never beyond the owner's replay position (law 2);
+/// the server clamps it to its own (postgres-facts.md 2.2).
+fn forward(owner: &Facts, on: &Facts, slot: &Slot) -> Option<crate::model::Lsn> {
+    let to = owner.replay.min(on.replay);
+    let frees = slot.restart_lsn?.segment_start(on.segment_bytes) < to.segment_start(on.segment_bytes);
+    frees.then_some(to)
+}
+
+/// Law 3: a slot is dropped only after its owner is seen streaming elsewhere, and when no route of the owner, wanted or
+/// installed, names the server.
+fn has_left(world: &World<'_>, plan: &Plan, owner: &NodeName, on: &NodeName) -> bool {
+    let wanted = plan.wanted.get(owner).is_some_and(|route| route.contains(on));
+    let installed = world.installed(owner).is_some_and(|route| route.contains(on));
+    let pending = world.seen(owner).and_then(|facts| facts.route.pending.as_ref()).is_some();
+    if super::standing::is_the_primary(world, owner) {
+        return !wanted;
+    }
+    !wanted && !installed && !pending && plan.wanted.contains_key(owner) && world.streams_elsewhere(owner, on)
+}
+
+/// The topology goes: its nodes stream on where they are, their idle slots are dropped so that nobody's disk fills. The
+/// slots on the upstreams of a node that is not seen stay, as it may come back there.
+pub(super) fn teardown(world: &World<'_>, plan: &mut Plan) {
+    for owner in world.desired.nodes.keys().filter(|owner| world.seen(owner).is_some()) {
+        for on in world.desired.nodes.keys().filter(|on| *on != owner) {
+            let slot = world.seen(on).and_then(|facts| facts.slots.get(&owner.slot()));
+            if slot.is_some_and(|slot| slot.active_pid.is_none()) && world.upstream(owner) != Some(on) {
+                let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
+                plan.steps.push(Planned { step, why: Why::Teardown });
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Who may feed whom now.
+
+use super::World;
+use crate::model::primary::Primary;
+use crate::model::tree;
+use crate::model::{Addresses, Facts, NodeName, Route, SessionAttrs};
+
+/// The oldest PostgreSQL that is managed: earlier ones cannot grant `ALTER SYSTEM` (postgres-facts.md 5.3).
+pub(super) const VERSION_NUM_MIN: u32 = 150_000;
+
+/// What a node is good for as an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It may get children.
+    Good,
+    /// It is in doubt for less than the patience, or cannot be seen while its children are fed: it keeps the routes
+    /// that name it and gets no new ones.
+    Keeps,
+    /// It failed a short while ago: it keeps the children that receive from it now.
+    Settling,
+    /// It is of no use for longer than the patience.
+    Failed,
+    /// It is not our data, not on our history, or a primary that is not the primary: nobody may follow it.
+    Barred,
+}
+
+/// The standing of one node.
+pub(super) fn standing(world: &World<'_>, node: &NodeName) -> Standing {
+    let memory = &world.observed.memory;
+    let failed = memory.failing_for(node).is_some_and(|t| t >= world.desired.healing.suspect_after_milliseconds);
+    let Some(facts) = world.seen(node) else {
+        return if failed { Standing::Failed } else { Standing::Keeps };
+    };
+    if barred(world, node, facts) {
+        Standing::Barred
+    } else if failed {
+        Standing::Failed
+    } else if world.is_primary(node) {
+        Standing::Good
+    } else if memory.is_settling(node) {
+        Standing::Settling
+    } else if world.is_rooted(node) {
+        Standing::Good
+    } else {
+        Standing::Keeps
+    }
+}
+
+fn barred(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {
+    foreign(world, facts)
+        || facts.version_num < VERSION_NUM_MIN
+        || (!facts.in_recovery && !is_the_primary(world, node))
+        || diverged(world, facts).is_some()
+}
+
+/// It holds another cluster's data.
+pub(super) fn foreign(world: &World<'_>, facts: &Facts) -> bool {
+    let recorded = world.observed.memory.system_identifier;
+    let ours = match &world.primary {
+        Primary::Known { system_identifier, .. } => recorded.or(Some(*system_identifier)),
+        Primary::NotSeen | Primary::Several(_) => recorded,
+    };
+    ours.is_some_and(|ours| ours != facts.system_identifier)
+}
+
+/// It answers as a primary and is the one that all others are to follow.
+pub(super) fn is_the_primary(world: &World<'_>, node: &NodeName) -> bool {
+    matches!(&world.primary, Primary::Known { name, .. } if name == node)
+}
+
+/// How a node's WAL has left the primary's history, as a sentence: beyond the fork, or on a timeline that is not in it.
+/// `None` also when it cannot be told.
+pub(super) fn diverged(world: &World<'_>, facts: &Facts) -> Option<String> {
+    let primary = world.primary().and_then(|name| world.seen(name)).filter(|p| !p.in_recovery)?;
+    let (theirs, ours) = (facts.timeline?, primary.timeline?);
+    if theirs == ours || primary.history.is_empty() {
+        return None;
+    }
+    match primary.history.iter().find(|(timeline, _)| *timeline == theirs) {
+        Some((_, fork)) if facts.position <= *fork => None,
+        Some((_, fork)) => {
+            Some(format!("it holds WAL of timeline {theirs} up to {}, beyond the fork at {fork}", facts.position))
+        }
+        None => Some(format!("it is on timeline {theirs}, which is not in the history of timeline {ours}")),
+    }
+}
+
+/// The route that is installed on a server; `None` when it names none of our nodes.
+pub(super) fn installed(addresses: &Addresses<'_>, facts: &Facts) -> Option<Route> {
+    let entries = tree::entries(addresses, &facts.route.conninfo);
+    let primary_only = tree::primary_only(&facts.route.conninfo);
+    let attrs = if primary_only { SessionAttrs::Primary } else { SessionAttrs::Any };
+    (!entries.is_empty()).then_some(Route { entries, attrs })
+}
