@@ -1,10 +1,14 @@
 //! Watches, the straight line, leadership, shutdown.
 
+pub mod clerk;
 pub mod clock;
 pub mod cluster;
 pub mod events;
 pub mod leadership;
+pub mod reconcile;
+pub mod run;
 pub mod telemetry;
+pub mod tend;
 pub mod wake;
 
 pub use cluster::Cluster;

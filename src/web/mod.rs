@@ -25,9 +25,10 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 pub struct Shown {
     /// Figures.
     pub metrics: Arc<Metrics>,
-    /// Whether there is anything to wait for: the first answer of the API server and, while leading, the first list of
-    /// topologies. A follower that has nothing to do is ready.
-    pub ready: watch::Receiver<bool>,
+    /// Whether the API server was ever heard.
+    pub answered: watch::Receiver<bool>,
+    /// Whether every topology is known, or need not be: a follower has nothing to wait for.
+    pub synced: watch::Receiver<bool>,
 }
 
 /// Begins to listen.
@@ -52,10 +53,11 @@ pub async fn serve(listener: TcpListener, shown: Shown, stop: CancellationToken)
 }
 
 async fn ready(State(shown): State<Shown>) -> Response {
-    if *shown.ready.borrow() {
-        "ok\n".into_response()
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the API server was not heard yet\n").into_response()
+    let wait = |why| (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    match (*shown.answered.borrow(), *shown.synced.borrow()) {
+        (false, _) => wait("the API server was not heard yet\n"),
+        (true, false) => wait("the topologies are not listed yet\n"),
+        (true, true) => "ok\n".into_response(),
     }
 }
 
