@@ -2,5 +2,7 @@
 
 pub mod clock;
 pub mod cluster;
+pub mod live;
 
 pub use cluster::Cluster;
+pub use live::LiveCluster;
