@@ -1,6 +1,7 @@
 //! The command line.
 
 mod crd;
+mod operator;
 mod validate;
 
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ pub enum Command {
     /// Check manifests without a cluster, by the rules of the API server and of the operator. Exit code 0: all are good,
     /// 3: one is refused, 1: one cannot be read.
     Validate(validate::Validate),
+    /// Run the operator until it is told to stop.
+    Operator(operator::Operator),
 }
 
 /// Does what the arguments say. The exit code is 0, or 3 when what was asked for is refused.
@@ -42,6 +45,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Crd => crd::print(&mut out),
         Command::Validate(what) => validate::run(&what, &mut out),
+        Command::Operator(what) => operator::run(what),
     }
     .map(ExitCode::from)
 }

@@ -47,9 +47,9 @@ impl Clerk {
         let (status, wanted) = watch::channel(None);
         let (notices, waiting) = mpsc::channel(EVENTS_WAITING);
         let written = topology.status.clone();
-        let writing = write_statuses(topologies, topology.name_any(), written, wanted, metrics);
-        let telling = publish(recorder, topology.object_ref(&()), waiting);
-        Self { status, notices, tasks: [tokio::spawn(writing), tokio::spawn(telling)] }
+        let reports = write_statuses(topologies, topology.name_any(), written, wanted, metrics);
+        let events = publish(recorder, topology.object_ref(&()), waiting);
+        Self { status, notices, tasks: [tokio::spawn(reports), tokio::spawn(events)] }
     }
 
     /// Has this status written, if it is another than the one written last.
@@ -106,14 +106,14 @@ async fn write_status(
     name: &str,
     status: Option<&ReplicaTopologyStatus>,
 ) -> Result<(), String> {
-    let patch = serde_json::json!({
+    let patch = Patch::Apply(serde_json::json!({
         "apiVersion": ReplicaTopology::api_version(&()),
         "kind": ReplicaTopology::kind(&()),
         "metadata": { "name": name },
         "status": status,
-    });
+    }));
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    let request = topologies.patch_status(name, &parameters, &Patch::Apply(&patch));
+    let request = topologies.patch_status(name, &parameters, &patch);
     match tokio::time::timeout(REQUEST, request).await {
         Ok(Ok(_)) => Ok(()),
         // The topology is gone: nothing to report on any more.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Cluster, report};
+use super::Cluster;
+use super::report::{rejected, status};
 use crate::api::{ReplicaTopology, ReplicaTopologyStatus};
 use crate::model::rooted::{Rooted, rooted};
 use crate::model::{Desired, Finding, NodeName, Observed};
@@ -32,19 +33,25 @@ pub struct Pass {
     pub look_again_after: Duration,
 }
 
-/// Looks at one topology and takes the next steps. `topology.status` is what was reported last; `wall` is wall time, for
-/// texts only (law 14).
-pub async fn reconcile<C: Cluster>(topology: &ReplicaTopology, cluster: &C, wall: Timestamp) -> Pass {
+/// Looks at one topology and takes the next steps. `previous` is what was reported last; `wall` is wall time, for texts
+/// only (law 14).
+pub async fn reconcile<C: Cluster>(
+    topology: &ReplicaTopology,
+    previous: Option<&ReplicaTopologyStatus>,
+    cluster: &C,
+    wall: Timestamp,
+) -> Pass {
+    let generation = topology.metadata.generation.unwrap_or_default();
     let mut desired = match Desired::try_from(&topology.spec) {
         Ok(desired) => desired,
-        Err(rejections) => return Pass::refused(report::rejected(topology, &rejections, wall)),
+        Err(rejections) => return Pass::refused(rejected(&rejections, previous, generation, wall)),
     };
     desired.deleting = topology.metadata.deletion_timestamp.is_some();
 
     let observed = cluster.observe(&desired).await;
     let plan = plan(&desired, &observed, cluster.now());
     let outcome = cluster.carry_out(&plan).await;
-    let status = report::status(topology, &desired, &observed, &plan, &outcome, wall);
+    let status = status(&desired, &observed, &plan, &outcome, previous, generation, wall);
 
     Pass {
         status,

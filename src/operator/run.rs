@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::coordination::v1::Lease;
+use kube::Client;
 use kube::api::Api;
 use kube::runtime::controller::{self, Controller};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
-use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::FIELD_MANAGER;
@@ -69,19 +70,21 @@ pub async fn run(settings: Settings, client: Client, stop: CancellationToken) ->
 
     let port_stop = CancellationToken::new();
     let shown = Shown { metrics: Arc::clone(&operator.metrics), answered: heard, synced: ready };
-    let port = tokio::spawn(answer(listener, shown, port_stop.clone()));
+    // Sets, because they end their tasks when this future is dropped.
+    let (mut port, mut candidacy) = (JoinSet::new(), JoinSet::new());
+    port.spawn(answer(listener, shown, port_stop.clone()));
     let lease_stop = CancellationToken::new();
     let leases: Api<Lease> = Api::namespaced(operator.client.clone(), &operator.settings.lease_namespace);
     let identity = operator.settings.identity.clone();
-    let candidacy = tokio::spawn(campaign(leases, identity, leading, answered, lease_stop.clone()));
+    candidacy.spawn(campaign(leases, identity, leading, answered, lease_stop.clone()));
 
     operator.lead_when_elected(term, &stop).await;
 
     // In this order: we act no more, then another may lead, then nobody asks us how we are.
     lease_stop.cancel();
-    let _ = candidacy.await;
+    candidacy.join_next().await;
     port_stop.cancel();
-    let _ = port.await;
+    port.join_next().await;
     Ok(())
 }
 
@@ -133,12 +136,8 @@ impl Operator {
         let watched = controller.store();
         let forgets = Arc::clone(&desk);
         let passes = controller
-            .run(
-                |topology, desk: Arc<Desk>| desk.tend(topology),
-                |_, trouble, _| Desk::after(trouble),
-                desk,
-            )
-            .for_each(|result| std::future::ready(heed(result, &forgets)));
+            .run(|topology, desk: Arc<Desk>| desk.tend(topology), |_, trouble, _| Desk::after(trouble), desk)
+            .for_each(async |passed| heed(passed, &forgets));
         tokio::select! {
             () = passes => {}
             () = self.report_synced(watched) => {}

@@ -15,15 +15,16 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::clerk::Clerk;
+use super::clock;
 use super::events::{Known, deeds};
 use super::leadership::Term;
 use super::live::LiveCluster;
 use super::reconcile::{Pass, reconcile};
 use super::wake::Waker;
-use super::clock;
-use crate::api::{ReplicaTopology, ReplicaTopologyStatus};
-use crate::model::{Diagnosis, Millis};
-use crate::observe::Fence;
+use crate::api::topology::SslMode as Wanted;
+use crate::api::{ReplicaTopology, ReplicaTopologySpec, ReplicaTopologyStatus, access};
+use crate::model::{Diagnosis, Memory, Millis, NodeName, Timeline};
+use crate::observe::{Fence, ServerAccess, SslMode, Timing, Wallet};
 use crate::plan::{Done, Outcome, Step};
 use crate::web::{Metrics, Tree};
 
@@ -31,8 +32,8 @@ use crate::web::{Metrics, Tree};
 pub const FINALIZER: &str = "waltree.dev/teardown";
 /// How long servers that cannot be seen may delay a deletion, in milliseconds.
 const TEARDOWN_MILLISECONDS: u64 = 60_000;
-/// Deadline of a change of the finalizer, beside which nothing is done for the topology.
-const FINALIZER_REQUEST: Duration = Duration::from_secs(90);
+/// Deadline of one pass with a change of the finalizer; each request to a server has a much shorter one.
+const FINALIZER_REQUEST: Duration = Duration::from_secs(30);
 /// When a pass that failed is repeated.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -135,20 +136,17 @@ impl Desk {
         let began = clock::now();
         let tended = self.tended(topology);
         let mut tended = tended.lock().await;
-        let mut topology = topology.clone();
-        if let Some(reported) = &tended.reported {
-            // The watch may not have shown us yet what we wrote.
-            topology.status = Some(reported.clone());
-        }
-        tended.cluster.follow(&topology);
-        let pass = reconcile(&topology, tended.cluster.as_ref(), Timestamp::now()).await;
+        tended.cluster.set_access(accesses(&topology.spec));
+        // The watch may not have shown us yet what we wrote.
+        let previous = tended.reported.as_ref().or(topology.status.as_ref());
+        let pass = reconcile(topology, previous, tended.cluster.as_ref(), Timestamp::now()).await;
         tended.reported = Some(pass.status.clone());
         tended.clerk.report(&pass.status);
         for notice in tended.known.learn(&pass.findings).into_iter().chain(deeds(&pass.outcome)) {
             tended.clerk.tell(notice);
         }
         tended.log(&pass.outcome);
-        self.count(&topology, &pass, Duration::from_millis(clock::now().since(began)));
+        self.count(topology, &pass, Duration::from_millis(clock::now().since(began)));
         pass
     }
 
@@ -160,7 +158,8 @@ impl Desk {
     fn begin(&self, topology: &ReplicaTopology) -> Tended {
         let Tree { namespace, topology: name } = tree(topology);
         let fence = Fence { scope: format!("{namespace}/{name}"), term: self.term.0, identity: self.identity.clone() };
-        let cluster = Arc::new(LiveCluster::new(self.client.clone(), &namespace, fence));
+        let wallet = Wallet::secrets(Api::namespaced(self.client.clone(), &namespace));
+        let cluster = Arc::new(LiveCluster::new(wallet, Timing::default(), Some(fence), remembered(topology)));
         let (waker, woken) = (self.waker.clone(), Arc::clone(&cluster));
         let waking = tokio::spawn(async move {
             loop {
@@ -223,6 +222,35 @@ impl Tended {
 /// Steps that an undisturbed tree takes all the time.
 fn is_routine(step: &Step) -> bool {
     matches!(step, Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::Reload { .. })
+}
+
+/// How each server is reached.
+fn accesses(spec: &ReplicaTopologySpec) -> BTreeMap<NodeName, ServerAccess> {
+    let hosts = spec.groups.iter().flat_map(|group| &group.hosts);
+    let names = hosts.filter_map(|host| NodeName::new(&host.name).ok());
+    let one = |node: NodeName| {
+        let access = access(spec, &node)?;
+        let ssl_mode = match access.ssl_mode {
+            Wanted::Disable => SslMode::Disable,
+            Wanted::Require => SslMode::Require,
+            Wanted::VerifyCa => SslMode::VerifyCa,
+            Wanted::VerifyFull => SslMode::VerifyFull,
+        };
+        Some((node, ServerAccess { secret: access.secret, ssl_mode }))
+    };
+    names.filter_map(one).collect()
+}
+
+/// What an earlier operator left in the status: whose data this is, and which history was the newest.
+fn remembered(topology: &ReplicaTopology) -> Memory {
+    let status = topology.status.as_ref();
+    let primary = status.and_then(|status| status.primary.as_ref());
+    Memory {
+        system_identifier: status.and_then(|status| status.system_identifier.as_ref()?.parse().ok()),
+        primary: primary.and_then(|primary| NodeName::new(&primary.name).ok()),
+        timeline: primary.and_then(|primary| u32::try_from(primary.timeline?).ok()).map(Timeline),
+        ..Memory::default()
+    }
 }
 
 /// Which topology this is.

@@ -59,6 +59,7 @@ struct World<'a> {
     edges: BTreeMap<NodeName, Edge>,
     rooted: BTreeMap<NodeName, Rooted>,
     standing: BTreeMap<NodeName, Standing>,
+    installed: BTreeMap<&'a NodeName, Route>,
 }
 
 impl<'a> World<'a> {
@@ -71,6 +72,7 @@ impl<'a> World<'a> {
             edges: edges(desired, observed),
             rooted: rooted(desired, observed),
             standing: BTreeMap::new(),
+            installed: installed_routes(desired, observed),
         };
         world.standing = desired.nodes.keys().map(|name| (name.clone(), standing::standing(&world, name))).collect();
         world
@@ -114,11 +116,16 @@ impl<'a> World<'a> {
         self.desired.group_of(node).map_or(Management::Observe, |group| group.management)
     }
 
-    /// The entries of the route a node had when it was seen last.
-    fn installed(&self, node: &NodeName) -> Option<Route> {
-        let facts = self.observed.last(node)?;
-        standing::installed(&self.desired.addresses(), facts)
+    /// The route a node had when it was seen last; `None` when it named none of ours.
+    fn installed(&self, node: &NodeName) -> Option<&Route> {
+        self.installed.get(node)
     }
+}
+
+fn installed_routes<'a>(desired: &'a Desired, observed: &Observed) -> BTreeMap<&'a NodeName, Route> {
+    let addresses = desired.addresses();
+    let route = |name| observed.last(name).and_then(|facts| standing::installed(&addresses, facts));
+    desired.nodes.keys().filter_map(|name| route(name).map(|route| (name, route))).collect()
 }
 
 /// Moves what automation or management forbids from the steps to what is withheld.

@@ -55,8 +55,8 @@ fn tier_one(desired: &Desired) -> BTreeSet<NodeName> {
     let below_root = |group: &&Group| group.upstreams == [root.name.clone()];
     let feeding = |group: &&Group| group.relays > 0 || fed_from(group);
     let relays = desired.groups.iter().filter(below_root).filter(feeding).flat_map(Group::feeders);
-    let room = root.fan_out.saturating_sub(root.members.len().saturating_sub(1));
-    root.members.iter().chain(relays.take(room)).cloned().collect()
+    let places = root.fan_out.saturating_sub(root.members.len().saturating_sub(1));
+    root.members.iter().chain(relays.take(places)).cloned().collect()
 }
 
 impl Preferences {

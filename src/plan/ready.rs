@@ -43,6 +43,10 @@ pub(super) fn fallback(world: &World<'_>, child: &NodeName, upstream: &NodeName)
         return Err((WaitReason::NoUpstream, format!("{upstream} has no path to the primary")));
     }
     history(child, child_facts, upstream, facts)?;
+    slot_is_ready(child, child_facts, upstream, facts)
+}
+
+fn slot_is_ready(child: &NodeName, child_facts: &Facts, upstream: &NodeName, facts: &Facts) -> Result<(), NotYet> {
     match slot(child, child_facts, facts) {
         SlotState::Ready => Ok(()),
         SlotState::Missing | SlotState::Useless => {
@@ -57,11 +61,12 @@ pub(super) fn fallback(world: &World<'_>, child: &NodeName, upstream: &NodeName)
 
 /// Whether `child` can be made to follow `upstream` now.
 pub(super) fn first(world: &World<'_>, child: &NodeName, upstream: &NodeName, urgent: bool) -> Result<(), NotYet> {
+    let (child_facts, facts) = both(world, child, upstream)?;
     if world.upstream(child) == Some(upstream) && world.standing(upstream) != Standing::Barred {
-        return Ok(());
+        // It follows already; all that may be missing is the slot that its route is to name.
+        return slot_is_ready(child, child_facts, upstream, facts);
     }
     fallback(world, child, upstream)?;
-    let (child_facts, facts) = both(world, child, upstream)?;
     let segment = child_facts.position.segment_start(child_facts.segment_bytes);
     if facts.position < segment && !urgent {
         let sentence = format!("{upstream} is at {}, {child} already at {}", facts.position, child_facts.position);

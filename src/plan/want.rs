@@ -126,7 +126,7 @@ impl<'a> Spread<'a> {
         let installed = self.world.installed(node);
         let members = self.world.desired.root().map(|root| root.members.as_slice()).unwrap_or_default();
         let listed = |member: &&NodeName| {
-            let had = installed.as_ref().is_some_and(|route| route.contains(member));
+            let had = installed.is_some_and(|route| route.contains(member));
             *member != node
                 && *member != primary
                 && match self.world.standing(member) {
@@ -139,13 +139,13 @@ impl<'a> Spread<'a> {
         let entries: Vec<_> = std::iter::once(primary).chain(members.iter().filter(listed)).cloned().collect();
         let attrs = if members.len() > 1 { SessionAttrs::Primary } else { SessionAttrs::Any };
         let new = Route { entries, attrs };
-        installed.filter(|old| same_but_order(old, &new)).unwrap_or(new)
+        installed.filter(|old| same_but_order(old, &new)).cloned().unwrap_or(new)
     }
 
     fn route(&self, node: &NodeName, first: &NodeName, after_loss: &mut AfterLoss) -> Route {
         let installed = self.world.installed(node);
-        let new = self.ideal(node, first, after_loss, installed.as_ref());
-        let kept = installed.filter(|old| self.as_good(node, old, &new, after_loss));
+        let new = self.ideal(node, first, after_loss, installed);
+        let kept = installed.filter(|old| self.as_good(node, old, &new, after_loss)).cloned();
         let route = kept.unwrap_or(new);
         if let Some(fallback) = route.fallbacks().first() {
             after_loss.add(first, fallback);
