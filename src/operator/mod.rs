@@ -1,5 +1,8 @@
 //! Watches, the straight line, leadership, shutdown.
 
+pub mod clock;
 pub mod cluster;
+pub mod live;
 
 pub use cluster::Cluster;
+pub use live::LiveCluster;

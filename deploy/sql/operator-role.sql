@@ -1,0 +1,69 @@
+-- The role of the waltree operator, with exactly the rights that it uses. PostgreSQL 15 or later.
+--
+-- Run it once with psql, as a superuser, on the primary, in the database that the operator connects to (`dbname` in
+-- its Secret, `postgres` when that is not set); the standbys get it by replication:
+--
+--     psql -h PRIMARY -U postgres -d postgres -f operator-role.sql
+--     psql -h PRIMARY -U postgres -d postgres -c '\password waltree'
+--
+-- It sets no password: `\password` sends only a hash, so the password is in no file and no log. With client
+-- certificates no password is needed. It can be run again at any time.
+\set ON_ERROR_STOP on
+
+BEGIN;
+
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'waltree') THEN
+        CREATE ROLE waltree;
+    END IF;
+    -- Named by hand because CONNECT may have been taken from PUBLIC.
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO waltree', current_database());
+END
+$$;
+
+-- REPLICATION: create, advance and drop physical slots, on standbys too.
+ALTER ROLE waltree LOGIN REPLICATION NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS;
+
+-- See walreceivers, walsenders, settings and the list of WAL files.
+GRANT pg_monitor TO waltree;
+
+-- Change the upstream of a standby, and nothing else.
+GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, primary_slot_name TO waltree;
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_reload_conf() TO waltree;
+
+-- Write one empty WAL record when the primary is quiet, so that a stream that stands still can be told from one that
+-- has nothing to send.
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_logical_emit_message(boolean, text, text) TO waltree;
+
+-- Two questions that PostgreSQL answers to superusers only, each as one function that can answer nothing else.
+CREATE SCHEMA IF NOT EXISTS waltree;
+ALTER SCHEMA waltree OWNER TO CURRENT_USER;
+REVOKE ALL ON SCHEMA waltree FROM PUBLIC;
+GRANT USAGE ON SCHEMA waltree TO waltree;
+
+-- Where the timelines before the given one ended: the text of its history file, or null when there is none.
+CREATE OR REPLACE FUNCTION waltree.timeline_history(timeline integer) RETURNS text
+    LANGUAGE sql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN timeline > 1 THEN
+        pg_read_file('pg_wal/' || lpad(upper(to_hex(timeline)), 8, '0') || '.history', 0, 1048576, true)
+    END
+$$;
+
+-- The primary_conninfo that the configuration files hold, which the next reload or restart brings, without passwords;
+-- null when they hold none.
+CREATE OR REPLACE FUNCTION waltree.pending_route() RETURNS text
+    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN setting ~ '^\s*postgres(ql)?://' THEN 'postgresql://'
+        ELSE regexp_replace(setting, '(password\s*=\s*)(''(\\.|[^''\\])*(''|$)|(\\.?|[^\s\\])*)', '\1***', 'g') END
+    FROM pg_show_all_file_settings() WHERE lower(name) = 'primary_conninfo' ORDER BY seqno DESC LIMIT 1
+$$;
+
+ALTER FUNCTION waltree.timeline_history(integer) OWNER TO CURRENT_USER;
+ALTER FUNCTION waltree.pending_route() OWNER TO CURRENT_USER;
+REVOKE ALL ON FUNCTION waltree.timeline_history(integer), waltree.pending_route() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION waltree.timeline_history(integer), waltree.pending_route() TO waltree;
+
+COMMIT;

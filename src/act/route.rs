@@ -1,0 +1,63 @@
+//! The route of a node, as PostgreSQL settings.
+
+use futures::future::{OptionFuture, try_join3};
+use tokio_postgres::Client;
+
+use super::NotDone;
+use crate::model::Conninfo;
+use crate::model::conninfo::MASK;
+
+const RELOAD: &str = "SELECT pg_reload_conf()";
+
+/// Writes the settings and reloads. The three commands leave in one go, because until the reload the files hold a route
+/// that the server does not follow; the answers are read afterwards.
+pub(super) async fn set(session: &Client, conninfo: &Conninfo, nudge: bool, slot: Option<&str>) -> Result<(), NotDone> {
+    let text = writable(conninfo)?;
+    // Only a changed string reconnects (postgres-facts.md 1.1), and a blank at the end changes nothing else.
+    let text = if nudge { text + " " } else { text };
+    let slot = slot.map(|slot| format!("ALTER SYSTEM SET primary_slot_name = {}", literal(slot)));
+    let conninfo = format!("ALTER SYSTEM SET primary_conninfo = {}", literal(&text));
+    session.batch_execute("SELECT 1").await?;
+    // Polled in this order, which is the order in which they are sent. The slot's name is first: it is the same for
+    // ever after, so that a plan that is cut here leaves the old route with a right slot name.
+    let slot = OptionFuture::from(slot.as_ref().map(|sql| session.batch_execute(sql)));
+    try_join3(async { slot.await.transpose() }, session.batch_execute(&conninfo), session.batch_execute(RELOAD))
+        .await?;
+    Ok(())
+}
+
+/// Reloads the configuration.
+pub(super) async fn reload(session: &Client) -> Result<(), NotDone> {
+    session.batch_execute("SELECT 1").await?;
+    session.batch_execute(RELOAD).await?;
+    Ok(())
+}
+
+/// The text of a connection string that holds no password and none that was masked: the server would keep it in clear,
+/// and log it at every reload (postgres-facts.md 13).
+fn writable(conninfo: &Conninfo) -> Result<String, NotDone> {
+    let password = |keyword: &&str| conninfo.get(keyword).is_some();
+    if let Some(keyword) = ["password", "sslpassword"].iter().find(|k| password(k)) {
+        return Err(NotDone::Password((*keyword).to_owned()));
+    }
+    let text = conninfo.to_string();
+    if text.contains(MASK) { Err(NotDone::Password(MASK.to_owned())) } else { Ok(text) }
+}
+
+/// A literal that reads the same whatever `standard_conforming_strings` is. ALTER SYSTEM takes no parameters.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_written() {
+        for bad in ["host=a password=x", "host=a sslpassword=x", "host=a user=***", "host=a password=***"] {
+            assert!(matches!(writable(&Conninfo::parse(bad).unwrap()), Err(NotDone::Password(_))), "{bad}");
+        }
+        assert_eq!(writable(&Conninfo::parse("host=a passfile=/p").unwrap()).unwrap(), "host=a passfile=/p");
+    }
+}

@@ -1,0 +1,144 @@
+//! The right to write on one server: an advisory lock that at most one session of one leader holds (safety.md 1.15).
+//!
+//! The lock lives in the session that writes. A newer leader ends an older one's session, and with it every write that
+//! the older one may still send; losing the session loses the right.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Duration;
+
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+use super::unseen;
+use crate::model::Unseen;
+
+/// First half of the lock's key: "walt".
+const KEY: i32 = 0x7761_6C74;
+/// Longest `application_name` in bytes; the server cuts longer ones.
+const NAME_BYTES_MAX: usize = 63;
+/// How often a lock that was just freed is asked for again; somebody else may take it first.
+const ATTEMPTS: usize = 5;
+/// Deadline for taking the lock, with the end of an older session in it.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// How long one end of an older session is waited for.
+const END_MILLISECONDS: i64 = 500;
+
+/// Who may write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fence {
+    /// What is written about: the topology, as `namespace/name`. Two topologies may share a server, such as a primary
+    /// that neither manages, and then do not fence each other.
+    pub scope: String,
+    /// Grows with every change of leader.
+    pub term: u64,
+    /// Who leads, for people.
+    pub identity: String,
+}
+
+/// Why nothing may be written on a server.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoRight {
+    /// We do not lead, or are to observe only.
+    #[error("ObserveOnly: nothing is written without leadership")]
+    ObserveOnly,
+    /// A session of a newer leader, or of somebody unknown, holds the lock.
+    #[error("Superseded: session {holder:?} holds the right to write on this server")]
+    Superseded {
+        /// Its `application_name`.
+        holder: String,
+    },
+    /// There is no session.
+    #[error("{}: {}", .0.why, .0.detail)]
+    Unseen(Unseen),
+    /// The lock could not be asked for.
+    #[error("the right to write could not be taken: {0}")]
+    Failed(String),
+}
+
+impl Fence {
+    /// The `application_name` of a session with this right.
+    pub fn application_name(&self) -> String {
+        let name = format!("waltree:{}:{}", self.term, self.identity);
+        // As the server does it, so that names can be compared.
+        let plain: String = name.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
+        plain.chars().take(NAME_BYTES_MAX).collect()
+    }
+
+    /// Second half of the lock's key.
+    fn key(&self) -> i32 {
+        let mut hasher = DefaultHasher::new();
+        self.scope.hash(&mut hasher);
+        i32::try_from(hasher.finish() >> 33).unwrap_or(0)
+    }
+
+    /// Whether a session of this name has to give way: one of an older term, or our own of before.
+    fn outranks(&self, holder: &str) -> bool {
+        let term = holder.strip_prefix("waltree:").and_then(|rest| rest.split(':').next()?.parse::<u64>().ok());
+        term.is_some_and(|term| term < self.term) || holder == self.application_name()
+    }
+}
+
+/// Takes the right for the session of `client`.
+///
+/// # Errors
+/// [`NoRight::Superseded`] when the holder is not older than we are.
+pub(super) async fn take(client: &Client, fence: &Fence) -> Result<(), NoRight> {
+    match tokio::time::timeout(DEADLINE, contend(client, fence)).await {
+        Ok(verdict) => verdict,
+        Err(_) => Err(NoRight::Failed(format!("no answer within {DEADLINE:?}"))),
+    }
+}
+
+async fn contend(client: &Client, fence: &Fence) -> Result<(), NoRight> {
+    let failed = |error: tokio_postgres::Error| NoRight::Failed(unseen::text(&error));
+    let key = fence.key();
+    let mut last = String::new();
+    for _ in 0..ATTEMPTS {
+        let lock = "SELECT pg_try_advisory_lock($1, $2)";
+        let rows = client.query_typed(lock, &[(&KEY, Type::INT4), (&key, Type::INT4)]).await.map_err(failed)?;
+        if rows.first().and_then(|row| row.try_get(0).ok()) == Some(true) {
+            return Ok(());
+        }
+        // A pair of keys has objsubid 2; advisory locks belong to one database.
+        let holder = "SELECT a.pid, coalesce(a.application_name, '') FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+                      WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = $1 AND l.objid::bigint = $2 \
+                      AND l.objsubid = 2 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let keys = (i64::from(KEY), i64::from(key));
+        let rows = client.query_typed(holder, &[(&keys.0, Type::INT8), (&keys.1, Type::INT8)]).await.map_err(failed)?;
+        let Some(row) = rows.first() else { continue }; // Freed in between.
+        let (pid, name): (i32, String) = row.try_get(0).and_then(|pid| Ok((pid, row.try_get(1)?))).map_err(failed)?;
+        if !fence.outranks(&name) {
+            return Err(NoRight::Superseded { holder: name });
+        }
+        tracing::info!(holder = name, term = fence.term, "an older session is ended to take its right to write");
+        let end = "SELECT pg_terminate_backend($1, $2)";
+        client.query_typed(end, &[(&pid, Type::INT4), (&END_MILLISECONDS, Type::INT8)]).await.map_err(failed)?;
+        last = name;
+    }
+    Err(NoRight::Superseded { holder: last })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fence(term: u64, identity: &str) -> Fence {
+        Fence { scope: "shop/orders".into(), term, identity: identity.into() }
+    }
+
+    #[test]
+    fn an_older_term_and_our_own_of_before_give_way() {
+        assert!(fence(7, "a").outranks("waltree:6:b"));
+        assert!(fence(7, "a").outranks("waltree:7:a"));
+        for newer in ["waltree:8:a", "waltree:7:b", "waltree", "psql", "", "waltree:x:a"] {
+            assert!(!fence(7, "a").outranks(newer), "{newer}");
+        }
+    }
+
+    #[test]
+    fn a_long_identity_is_cut_as_the_server_cuts_it() {
+        let long = fence(7, &"pod-\u{e9}".repeat(30)).application_name();
+        assert_eq!(long.len(), 63);
+        assert!(fence(7, &"pod-\u{e9}".repeat(30)).outranks(&long));
+    }
+}

@@ -1,0 +1,105 @@
+//! The SQL that is asked: one question a tick, and one about our rights. Reads only.
+
+use super::rights::Rights;
+
+/// What a standby's `primary_conninfo` says, without any password: it is masked on the server, before it can leave it.
+/// A URI has the password in places of its own and cannot be used anyway, so nothing of it leaves. An open quote
+/// masks all that follows. `waltree.pending_route` in `deploy/sql/operator-role.sql` does the same.
+macro_rules! conninfo_without_password {
+    () => {
+        "CASE WHEN s.conninfo ~ '^\\s*postgres(ql)?://' THEN 'postgresql://' ELSE regexp_replace(s.conninfo, \
+         '(password\\s*=\\s*)(''(\\\\.|[^''\\\\])*(''|$)|(\\\\.?|[^\\s\\\\])*)', '\\1***', 'g') END"
+    };
+}
+
+/// The question of every tick; `$1` is the timeline that a standby without a walreceiver was last seen on, or 0.
+///
+/// Tested as a role with `pg_monitor` (postgres-facts.md 5.1). `pg_control_*` is asked for the position of the last
+/// restartpoint and for a lower bound of the timeline only: its timelines lag after a promotion (5.2).
+const TICK: &str = concat!(
+    "SELECT json_build_object(
+ 'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
+ 'version_num', current_setting('server_version_num')::int,
+ 'started', floor(extract(epoch FROM pg_postmaster_start_time()))::bigint,
+ 'in_recovery', r.recovery,
+ 'position', CASE WHEN r.recovery THEN greatest(coalesce(pg_last_wal_receive_lsn(), '0/0'),
+     coalesce(pg_last_wal_replay_lsn(), '0/0')) ELSE pg_current_wal_flush_lsn() END,
+ 'replay', CASE WHEN r.recovery THEN pg_last_wal_replay_lsn() END,
+ 'timeline', t.own,
+ 'control_timeline', c.timeline,
+ 'redo', (SELECT redo_lsn FROM pg_control_checkpoint()),
+ 'oldest_wal', (SELECT min(substr(name, 9) COLLATE \"C\") FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'),
+ 'segment_bytes', pg_size_bytes(current_setting('wal_segment_size')),
+ 'replay_paused', CASE WHEN r.recovery THEN {paused} ELSE false END,
+ 'startup_wait', (SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup'),
+ 'receiver', w.receiver,
+ 'conninfo', ",
+    conninfo_without_password!(),
+    ",
+ 'has_password', s.conninfo ~ 'password\\s*=',
+ 'slot_name', current_setting('primary_slot_name'),
+ 'pending_route', {pending},
+ 'history', {history},
+ 'senders', (SELECT coalesce(json_agg(json_build_object('pid', p.pid, 'application_name', p.application_name,
+     'state', p.state, 'slot', l.slot_name)), '[]')
+     FROM pg_stat_replication p LEFT JOIN pg_replication_slots l ON l.active_pid = p.pid),
+ 'slots', (SELECT coalesce(json_agg(json_build_object('name', l.slot_name, 'active_pid', l.active_pid,
+     'restart_lsn', l.restart_lsn, 'xmin', l.xmin::text, 'lost', coalesce(l.wal_status = 'lost', false)
+     OR to_jsonb(l)->>'invalidation_reason' IS NOT NULL)), '[]')
+     FROM pg_replication_slots l WHERE l.slot_type = 'physical' AND NOT l.temporary),
+ 'alter_system_allowed', coalesce(current_setting('allow_alter_system', true), 'on') = 'on')
+FROM (SELECT pg_is_in_recovery() AS recovery) r,
+ LATERAL (SELECT current_setting('primary_conninfo') AS conninfo) s,
+ LATERAL (SELECT greatest((SELECT timeline_id FROM pg_control_checkpoint()),
+     (SELECT min_recovery_end_timeline FROM pg_control_recovery())) AS timeline) c,
+ LATERAL (SELECT CASE WHEN NOT r.recovery
+     THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS own) t,
+ LATERAL (SELECT $1::int AS remembered) m
+ LEFT JOIN LATERAL (SELECT received_tli, json_build_object('pid', pid, 'status', status, 'host', sender_host,
+     'port', sender_port, 'slot', slot_name, 'timeline', received_tli) AS receiver FROM pg_stat_wal_receiver) w ON true"
+);
+
+/// The question of every tick, as this server and our role there can answer it.
+pub(super) fn tick(version_num: u32, rights: &Rights) -> String {
+    let paused = if version_num < 140_000 {
+        "pg_is_wal_replay_paused()"
+    } else {
+        "pg_get_wal_replay_pause_state() <> 'not paused'"
+    };
+    let pending = if rights.pending_route { "waltree.pending_route()" } else { "NULL" };
+    let history = if rights.timeline_history {
+        "waltree.timeline_history(coalesce(t.own, w.received_tli, nullif(greatest(m.remembered, c.timeline), 0)))"
+    } else {
+        "NULL"
+    };
+    TICK.replace("{paused}", paused).replace("{pending}", pending).replace("{history}", history)
+}
+
+macro_rules! rights {
+    ($parameter_privileges:literal) => {
+        concat!(
+            "SELECT json_build_object('role', quote_ident(current_user),
+ 'monitor', pg_has_role(current_user, 'pg_monitor', 'USAGE'),
+ 'replication', (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),",
+            $parameter_privileges,
+            "'reload', has_function_privilege('pg_catalog.pg_reload_conf()', 'EXECUTE'),
+ 'emit', has_function_privilege('pg_catalog.pg_logical_emit_message(boolean,text,text)', 'EXECUTE'),
+ 'history', f.names @> '{timeline_history}', 'pending', f.names @> '{pending_route}')
+FROM (SELECT coalesce(array_agg(p.proname::text), '{}') AS names FROM pg_proc p
+ JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'waltree'
+ AND has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE')) f"
+        )
+    };
+}
+
+/// What our role may do. The functions are looked up in the catalog because they may not be installed.
+pub(super) const RIGHTS: &str = rights!(
+    "'conninfo', has_parameter_privilege('primary_conninfo', 'ALTER SYSTEM'),
+     'slot', has_parameter_privilege('primary_slot_name', 'ALTER SYSTEM'),"
+);
+
+/// The same before 15, where only a superuser may change a parameter.
+pub(super) const RIGHTS_BEFORE_15: &str = rights!(
+    "'conninfo', (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),
+     'slot', (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),"
+);

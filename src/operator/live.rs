@@ -1,0 +1,118 @@
+//! The live cluster: real servers, watched by `observe` and written to by `act`.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use futures::future::join_all;
+
+use super::{Cluster, clock};
+use crate::act::{self, NotDone};
+use crate::model::{Automation, Desired, Memory, Millis, NodeName, Observed};
+use crate::observe::{Fence, Fleet, ServerAccess, ServerSpec, Timing, Wallet};
+use crate::plan::{self, Done, Outcome, Plan, Planned, Step};
+
+/// The servers of one topology and what is remembered of them. Dropping it ends every session.
+pub struct LiveCluster {
+    fleet: Fleet,
+    access: Mutex<BTreeMap<NodeName, ServerAccess>>,
+    fence: Option<Fence>,
+    memory: Mutex<Memory>,
+}
+
+impl LiveCluster {
+    /// A cluster that logs in with what `wallet` has and remembers `memory`. Without a `fence` it can only be looked at:
+    /// every step is refused.
+    pub fn new(wallet: Wallet, timing: Timing, fence: Option<Fence>, memory: Memory) -> Self {
+        let fleet = Fleet::new(wallet, timing, clock::now);
+        Self { fleet, access: Mutex::default(), fence, memory: Mutex::new(memory) }
+    }
+
+    /// How each server is reached, from the next look on. A node that is not named is logged in to with defaults.
+    pub fn set_access(&self, access: BTreeMap<NodeName, ServerAccess>) {
+        *lock(&self.access) = access;
+    }
+
+    /// Returns when something changed that is worth a pass: a server came into or went out of sight, or its role,
+    /// upstream or route is another.
+    pub async fn changed(&self) {
+        self.fleet.changed().await;
+    }
+
+    fn specs(&self, desired: &Desired) -> BTreeMap<NodeName, ServerSpec> {
+        let access = lock(&self.access);
+        // Whoever only observes takes no lock, so that nothing at all is changed by it.
+        let fence = self.fence.as_ref().filter(|_| desired.automation != Automation::Observe);
+        let spec = |(name, node): (&NodeName, &crate::model::NodeSpec)| {
+            let access = access.get(name).cloned().unwrap_or_default();
+            let spec = ServerSpec { address: node.address.clone(), port: node.port, access, fence: fence.cloned() };
+            (name.clone(), spec)
+        };
+        desired.nodes.iter().map(spec).collect()
+    }
+
+    /// The steps of one server, in their order.
+    async fn on_one_server(&self, steps: Vec<(usize, &Planned)>) -> Vec<(usize, Done)> {
+        let mut done = Vec::with_capacity(steps.len());
+        for (place, planned) in steps {
+            let result = self.one(&planned.step).await;
+            if let Err(reason) = &result {
+                let name: &'static str = (&planned.step).into();
+                tracing::warn!(node = %planned.step.server(), step = name, why = %planned.why, reason, "not done");
+            }
+            done.push((place, Done { planned: planned.clone(), result }));
+        }
+        done
+    }
+
+    async fn one(&self, step: &Step) -> Result<(), String> {
+        let writer = self.fleet.writer(step.server()).await.map_err(|no_right| no_right.to_string())?;
+        match act::carry_out(&writer, step).await {
+            Err(overdue @ NotDone::Overdue) => {
+                writer.give_up();
+                Err(overdue.to_string())
+            }
+            result => result.map_err(|not_done| not_done.to_string()),
+        }
+    }
+}
+
+impl Cluster for LiveCluster {
+    fn now(&self) -> Millis {
+        clock::now()
+    }
+
+    async fn observe(&self, desired: &Desired) -> Observed {
+        self.fleet.watch(&self.specs(desired));
+        self.fleet.tried().await;
+        let nodes = self.fleet.views();
+        let mut memory = lock(&self.memory);
+        memory.advance(desired, &nodes, clock::now());
+        Observed { nodes, memory: memory.clone() }
+    }
+
+    async fn carry_out(&self, plan: &Plan) -> Outcome {
+        let mut servers: BTreeMap<&NodeName, Vec<(usize, &Planned)>> = BTreeMap::new();
+        for step in plan.steps.iter().enumerate() {
+            servers.entry(step.1.step.server()).or_default().push(step);
+        }
+        let touched: Vec<&NodeName> = plan.steps.iter().flat_map(|planned| touches(&planned.step)).collect();
+        let mut done = join_all(servers.into_values().map(|steps| self.on_one_server(steps))).await.concat();
+        done.sort_by_key(|(place, _)| *place);
+        for node in touched {
+            self.fleet.poke(node);
+        }
+        let outcome = Outcome { done: done.into_iter().map(|(_, done)| done).collect() };
+        plan::record(&mut lock(&self.memory), &outcome, clock::now());
+        outcome
+    }
+}
+
+/// The servers on which a step can be seen: an edge is seen when both ends agree (law 9).
+fn touches(step: &Step) -> Vec<&NodeName> {
+    let upstream = if let Step::SetRoute { route, .. } = step { route.first() } else { None };
+    std::iter::once(step.server()).chain(upstream).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

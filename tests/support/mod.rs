@@ -1,0 +1,4 @@
+//! Real PostgreSQL servers for the tests.
+
+pub mod fleet;
+pub mod postgres;

@@ -1,0 +1,481 @@
+//! Trees of real PostgreSQL servers on 127.0.0.1, and what can happen to them.
+//!
+//! Every server runs below a small shell that holds a pipe to the test process. When the pipe ends, because the tree
+//! was dropped, the test panicked or the test process was killed, the shell kills the server and removes the files.
+#![allow(dead_code)] // Each test binary uses its own part of this.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{BufRead, BufReader, Write as _};
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio_postgres::SimpleQueryMessage;
+
+/// Password of the role `waltree` on every server here.
+pub const WALTREE_PASSWORD: &str = "not-a-secret-waltree";
+/// Password of the role `repl`, which the standbys stream as; they have it in a passfile.
+pub const REPL_PASSWORD: &str = "not-a-secret-repl";
+
+const OPERATOR_ROLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/sql/operator-role.sql");
+
+const CONF: &str = "
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+fsync = off
+shared_buffers = 8MB
+dynamic_shared_memory_type = mmap
+max_connections = 30
+max_wal_senders = 32
+max_replication_slots = 32
+max_worker_processes = 2
+max_parallel_workers = 0
+max_logical_replication_workers = 0
+autovacuum = off
+wal_level = replica
+wal_keep_size = 256MB
+wal_log_hints = on
+hot_standby = on
+wal_retrieve_retry_interval = 100ms
+wal_receiver_timeout = 3s
+wal_sender_timeout = 5s
+wal_receiver_status_interval = 1s
+log_line_prefix = '%m %b '
+";
+
+const HBA: &str = "
+host    all          postgres  127.0.0.1/32  trust
+host    all          waltree   127.0.0.1/32  scram-sha-256
+host    replication  repl      127.0.0.1/32  scram-sha-256
+";
+
+/// Runs one server and waits for a word on its input: `kill`, `stop`, or the end of the input.
+const KEEPER: &str = r#"
+trap '' INT TERM HUP
+exec 2>/dev/null
+dir=$1 log=$2; shift 2
+"$@" </dev/null >>"$log" 2>&1 &
+pid=$!
+echo $pid
+read word || word=gone
+if [ "$word" = stop ]; then
+    kill -INT $pid
+else
+    kill -STOP $pid
+    kill -KILL $pid $(cat /proc/$pid/task/$pid/children)
+fi
+wait $pid
+[ "$word" != gone ] || rm -rf "$dir"
+"#;
+
+/// A tree of servers. Everything of it is gone when it is dropped.
+pub struct Tree {
+    dir: PathBuf,
+    bin: PathBuf,
+    template: PathBuf,
+    servers: BTreeMap<String, Server>,
+}
+
+struct Server {
+    port: u16,
+    data: PathBuf,
+    log: PathBuf,
+    running: Option<Running>,
+}
+
+struct Running {
+    keeper: Child,
+    pid: u32,
+}
+
+impl Tree {
+    /// An empty tree of the given major version; `None` is what `WALTREE_PG_BIN` has, or the newest that is installed.
+    pub fn start(version: Option<u32>) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let bin = binaries(version);
+        let template = template(&bin);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("waltree-{}-{count}", std::process::id()));
+        own_dir(&dir);
+        let passfile = dir.join("passfile");
+        fs::write(&passfile, format!("*:*:replication:repl:{REPL_PASSWORD}\n")).unwrap();
+        fs::set_permissions(&passfile, fs::Permissions::from_mode(0o600)).unwrap();
+        give(&passfile);
+        Self { dir, bin, template, servers: BTreeMap::new() }
+    }
+
+    /// Starts the primary.
+    pub async fn primary(&mut self, node: &str) {
+        self.make(node, "");
+        self.start_node(node).await;
+    }
+
+    /// Starts a standby that streams from `upstream` as the role `repl`, without a slot.
+    pub async fn standby(&mut self, node: &str, upstream: &str) {
+        let conninfo = self.conninfo(node, upstream);
+        self.make(node, &format!("primary_conninfo = '{}'\n", conninfo.replace('\'', "''")));
+        let signal = self.servers[node].data.join("standby.signal");
+        fs::write(&signal, "").unwrap();
+        give(&signal);
+        self.start_node(node).await;
+    }
+
+    /// The `primary_conninfo` with which `node` streams from `upstream`.
+    pub fn conninfo(&self, node: &str, upstream: &str) -> String {
+        let passfile = self.dir.join("passfile");
+        format!(
+            "host=127.0.0.1 port={} application_name={node} user=repl passfile={}",
+            self.port(upstream),
+            passfile.display()
+        )
+    }
+
+    /// Copies the template, which is the data directory of a server that was shut down cleanly. That is what a standby
+    /// may start from as long as its upstream has the WAL since then.
+    fn make(&mut self, node: &str, settings: &str) {
+        let (data, log) = (self.dir.join(node), self.dir.join(format!("{node}.log")));
+        run(Command::new("cp").arg("-a").arg(&self.template).arg(&data));
+        let port = free_port();
+        append(&data.join("postgresql.conf"), &format!("port = {port}\ncluster_name = '{node}'\n"));
+        append(&data.join("postgresql.auto.conf"), settings);
+        self.servers.insert(node.to_owned(), Server { port, data, log, running: None });
+    }
+
+    /// Adds lines to a server's postgresql.conf; they act from the next start or reload.
+    pub fn configure(&self, node: &str, lines: &str) {
+        append(&self.servers[node].data.join("postgresql.conf"), &format!("{lines}\n"));
+    }
+
+    /// Replaces a server's pg_hba.conf; it acts from the next start or reload. Keep a way in for `postgres`.
+    pub fn write_hba(&self, node: &str, lines: &str) {
+        fs::write(self.servers[node].data.join("pg_hba.conf"), lines).unwrap();
+    }
+
+    /// Starts a server that does not run, and waits until it lets `postgres` in.
+    pub async fn start_node(&mut self, node: &str) {
+        self.spawn(node);
+        eventually(&format!("{node} lets us in"), async || self.connect(node).await.is_ok()).await;
+    }
+
+    /// Starts a server that does not run, and waits for nothing.
+    pub fn spawn(&mut self, node: &str) {
+        let (dir, bin) = (self.dir.clone(), self.bin.clone());
+        let server = self.servers.get_mut(node).unwrap();
+        assert!(server.running.is_none(), "{node} runs already");
+        server.running = Some(Running::new(&dir, &bin, &server.data, &server.log));
+    }
+
+    /// Kills every process of a server at once.
+    pub fn kill(&mut self, node: &str) {
+        self.servers.get_mut(node).unwrap().running.take().expect("it runs").end("kill");
+    }
+
+    /// Stops a server as `pg_ctl stop -m fast` does.
+    pub fn stop(&mut self, node: &str) {
+        self.servers.get_mut(node).unwrap().running.take().expect("it runs").end("stop");
+    }
+
+    /// Freezes every process of a server: the kernel still accepts connections, nobody answers.
+    pub fn freeze(&self, node: &str) {
+        self.signal(node, "STOP");
+    }
+
+    /// Lets a frozen server go on.
+    pub fn thaw(&self, node: &str) {
+        self.signal(node, "CONT");
+    }
+
+    fn signal(&self, node: &str, signal: &str) {
+        let pid = self.servers[node].running.as_ref().expect("it runs").pid;
+        let script = format!("kill -{signal} {pid} $(cat /proc/{pid}/task/{pid}/children)");
+        run(Command::new("sh").arg("-c").arg(script));
+    }
+
+    /// The port of a server.
+    pub fn port(&self, node: &str) -> u16 {
+        self.servers[node].port
+    }
+
+    /// What a server has logged so far.
+    pub fn log(&self, node: &str) -> String {
+        fs::read_to_string(&self.servers[node].log).unwrap_or_default()
+    }
+
+    /// The data directory of a server.
+    pub fn data(&self, node: &str) -> &Path {
+        &self.servers[node].data
+    }
+
+    /// A session as the superuser `postgres`.
+    pub async fn connect(&self, node: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        let config = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port(node));
+        let (client, connection) = tokio_postgres::connect(&config, tokio_postgres::NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Runs SQL as the superuser and returns the rows, each value as text, `|` between them.
+    pub async fn sql(&self, node: &str, sql: &str) -> Vec<String> {
+        let client = self.connect(node).await.unwrap();
+        let messages = client.simple_query(sql).await.unwrap_or_else(|e| panic!("{node}: {sql}: {e:?}"));
+        let row = |row: &tokio_postgres::SimpleQueryRow| {
+            (0..row.len()).map(|i| row.get(i).unwrap_or_default()).collect::<Vec<_>>().join("|")
+        };
+        messages.iter().filter_map(|m| if let SimpleQueryMessage::Row(r) = m { Some(row(r)) } else { None }).collect()
+    }
+
+    /// Runs SQL as the superuser and returns its one value.
+    pub async fn value(&self, node: &str, sql: &str) -> String {
+        self.sql(node, sql).await.pop().unwrap_or_default()
+    }
+
+    /// Waits until SQL returns `expected`.
+    pub async fn until(&self, node: &str, sql: &str, expected: &str) {
+        eventually(&format!("{node}: {sql} = {expected}"), async || self.value(node, sql).await == expected).await;
+    }
+
+    /// Waits until `node` has replayed everything that `primary` has written by now.
+    pub async fn caught_up(&self, node: &str, primary: &str) {
+        let end = self.value(primary, "SELECT pg_current_wal_flush_lsn()").await;
+        self.until(node, &format!("SELECT pg_last_wal_replay_lsn() >= '{end}'"), "t").await;
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        for server in self.servers.values_mut() {
+            if let Some(running) = server.running.take() {
+                running.end("kill");
+            }
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Running {
+    fn new(dir: &Path, bin: &Path, data: &Path, log: &Path) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", KEEPER, "keeper"]).arg(dir).arg(log).arg(bin.join("postgres")).arg("-D").arg(data);
+        let mut keeper =
+            as_owner(&mut command).stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir(dir).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { keeper, pid: line.trim().parse().expect("the keeper says the pid") }
+    }
+
+    fn end(mut self, word: &str) {
+        let _ = self.keeper.stdin.take().map(|mut input| writeln!(input, "{word}"));
+        let _ = self.keeper.wait();
+    }
+}
+
+/// Polls until a condition holds; panics after 30 s.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..3000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within 30 s: {what}");
+}
+
+/// A writer: one row with the time of the boot-time clock, in milliseconds, again and again.
+pub struct Writer(tokio::task::JoinHandle<()>);
+
+impl Writer {
+    /// Begins to write on the primary, a row every `milliseconds`.
+    pub async fn on(tree: &Tree, primary: &str, milliseconds: u64) -> Self {
+        let client = tree.connect(primary).await.unwrap();
+        client.batch_execute("CREATE TABLE IF NOT EXISTS beat (at bigint NOT NULL)").await.unwrap();
+        Self(tokio::spawn(async move {
+            loop {
+                let now = i64::try_from(waltree::operator::clock::now().0).unwrap();
+                if client.execute("INSERT INTO beat VALUES ($1)", &[&now]).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A reader on one standby that remembers how old its newest row ever was.
+pub struct Staleness {
+    stop: tokio_util::sync::CancellationToken,
+    task: tokio::task::JoinHandle<u64>,
+}
+
+impl Staleness {
+    /// Begins to read, every 10 ms, as soon as the first row is there.
+    pub async fn on(tree: &Tree, node: &str) -> Self {
+        tree.until(node, "SELECT to_regclass('beat') IS NOT NULL", "t").await;
+        tree.until(node, "SELECT count(*) > 0 FROM beat", "t").await;
+        let client = tree.connect(node).await.unwrap();
+        let stop = tokio_util::sync::CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            let mut worst = 0;
+            while !stopped.is_cancelled() {
+                let row = client.query_one("SELECT max(at) FROM beat", &[]).await.unwrap();
+                let newest = u64::try_from(row.get::<_, i64>(0)).unwrap();
+                worst = worst.max(waltree::operator::clock::now().0.saturating_sub(newest));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            worst
+        });
+        Self { stop, task }
+    }
+
+    /// Ends reading and tells the worst staleness, in milliseconds.
+    pub async fn stop(self) -> u64 {
+        self.stop.cancel();
+        self.task.await.unwrap()
+    }
+}
+
+fn binaries(version: Option<u32>) -> PathBuf {
+    let given = version.map_or("WALTREE_PG_BIN".to_owned(), |v| format!("WALTREE_PG_BIN_{v}"));
+    if let Some(bin) = std::env::var_os(given) {
+        return bin.into();
+    }
+    let versions = match version {
+        Some(version) => vec![version],
+        None => fs::read_dir("/usr/lib/postgresql")
+            .map(|dir| dir.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect())
+            .unwrap_or_default(),
+    };
+    let newest = versions.iter().max().expect("PostgreSQL is not installed: apt-get install postgresql");
+    PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"))
+}
+
+/// A data directory, shut down cleanly, with the roles in it. Made once and kept among the build's files.
+fn template(bin: &Path) -> PathBuf {
+    static MADE: OnceLock<std::sync::Mutex<BTreeMap<PathBuf, PathBuf>>> = OnceLock::new();
+    let mut made = MADE.get_or_init(Default::default).lock().unwrap();
+    made.entry(bin.to_owned()).or_insert_with(|| make_template(bin)).clone()
+}
+
+fn make_template(bin: &Path) -> PathBuf {
+    let role = fs::read_to_string(OPERATOR_ROLE).unwrap();
+    let version = run(Command::new(bin.join("postgres")).arg("--version"));
+    let mut hasher = DefaultHasher::new();
+    (&role, CONF, HBA, version, include_str!("postgres.rs")).hash(&mut hasher);
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres-{:016x}", hasher.finish()));
+    if kept.exists() {
+        return kept;
+    }
+    let dir = std::env::temp_dir().join(format!("waltree-{}-template", std::process::id()));
+    own_dir(&dir);
+    let data = dir.join("data");
+    let mut initdb = Command::new(bin.join("initdb"));
+    initdb.arg("-D").arg(&data).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"]);
+    run(as_owner(&mut initdb).current_dir(&dir));
+    append(&data.join("postgresql.conf"), CONF);
+    fs::write(data.join("pg_hba.conf"), HBA).unwrap();
+    let port = free_port();
+    append(&data.join("postgresql.auto.conf"), &format!("port = {port}\n"));
+    let running = Running::new(&dir, bin, &data, &dir.join("log"));
+    let mut sql = role;
+    writeln!(sql, "ALTER ROLE waltree PASSWORD '{WALTREE_PASSWORD}';").unwrap();
+    writeln!(sql, "CREATE ROLE repl LOGIN REPLICATION PASSWORD '{REPL_PASSWORD}';").unwrap();
+    psql(port, &sql);
+    running.end("stop");
+    fs::write(data.join("postgresql.auto.conf"), "").unwrap();
+    let fresh = kept.with_extension(std::process::id().to_string());
+    run(Command::new("cp").arg("-a").arg(&data).arg(&fresh));
+    // Another test binary may have been quicker; then its template is as good.
+    if fs::rename(&fresh, &kept).is_err() {
+        let _ = fs::remove_dir_all(&fresh);
+    }
+    let _ = fs::remove_dir_all(&dir);
+    kept
+}
+
+/// Runs a script with psql, as soon as the server lets us in.
+fn psql(port: u16, sql: &str) {
+    for _ in 0..600 {
+        let mut child = Command::new("psql")
+            .args(["-X", "-q", "-h", "127.0.0.1", "-U", "postgres", "-d", "postgres", "-v", "ON_ERROR_STOP=1"])
+            .args(["-p", &port.to_string(), "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let _ = child.stdin.take().unwrap().write_all(sql.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        match output.status.code() {
+            Some(0) => return,
+            Some(2) => std::thread::sleep(Duration::from_millis(50)), // Not let in yet.
+            _ => panic!("psql: {}", String::from_utf8_lossy(&output.stderr)),
+        }
+    }
+    panic!("the template server did not start");
+}
+
+/// Servers do not run as root: then they run as the user `postgres`.
+fn owner() -> Option<(u32, u32)> {
+    static OWNER: OnceLock<Option<(u32, u32)>> = OnceLock::new();
+    *OWNER.get_or_init(|| {
+        let id = |args: &[&str]| run(Command::new("id").args(args)).trim().parse::<u32>().unwrap();
+        (id(&["-u"]) == 0).then(|| (id(&["-u", "postgres"]), id(&["-g", "postgres"])))
+    })
+}
+
+fn as_owner(command: &mut Command) -> &mut Command {
+    match owner() {
+        Some((uid, gid)) => command.uid(uid).gid(gid),
+        None => command,
+    }
+}
+
+fn give(path: &Path) {
+    if let Some((uid, gid)) = owner() {
+        chown(path, Some(uid), Some(gid)).unwrap();
+    }
+}
+
+fn own_dir(dir: &Path) {
+    fs::create_dir(dir).unwrap();
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
+    give(dir);
+}
+
+fn append(path: &Path, text: &str) {
+    let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A port below those that the kernel gives to outgoing connections, so that only another test could take it.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let base = u16::try_from(std::process::id() * 61 % 11_000).unwrap();
+    for _ in 0..1000 {
+        let port = 20_000 + (base + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port");
+}
