@@ -1,0 +1,5 @@
+//! Real servers for tests: each is started, and ended again, by the test that needs it.
+
+#![allow(dead_code, unreachable_pub, reason = "every test binary compiles this module and uses a part of it")]
+
+pub mod kube;
