@@ -82,7 +82,9 @@ fn upstreams(desired: &Desired) -> Vec<Rejection> {
             let field = group_field(place, &format!("upstreams[{index}]"));
             let name = &group.name;
             let message = match place_of.get(upstream) {
-                None => format!("{name} names {upstream}, and there is no such group: correct the name, or add the group"),
+                None => {
+                    format!("{name} names {upstream}, and there is no such group: correct the name, or add the group")
+                }
                 Some(&there) if there == place => format!("{name} names itself: remove it"),
                 Some(&there) if there > place => match circles.iter().find(|circle| circle.contains(name)) {
                     Some(circle) if circle.contains(upstream) => {
@@ -128,7 +130,10 @@ fn roots(desired: &Desired) -> Vec<Rejection> {
         )],
         _ => vec![Rejection::new(
             "spec.groups",
-            format!("{} have no upstreams, and only the root group may have none: give the others upstreams", list(&roots)),
+            format!(
+                "{} have no upstreams, and only the root group may have none: give the others upstreams",
+                list(&roots)
+            ),
         )],
     }
 }
