@@ -1,6 +1,9 @@
 //! The command line.
 
 mod crd;
+pub mod draw;
+pub mod look;
+pub mod plugin;
 mod validate;
 
 use std::process::ExitCode;
@@ -11,6 +14,8 @@ use clap::{Parser, Subcommand};
 pub const OK: u8 = 0;
 /// It could not be done: an unreadable file, a server that does not answer.
 pub const ERROR: u8 = 1;
+/// What was looked at is not as declared.
+pub const DEGRADED: u8 = 2;
 /// It was refused: what was asked for is wrong.
 pub const REFUSED: u8 = 3;
 
