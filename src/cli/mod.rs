@@ -1,7 +1,10 @@
 //! The command line.
 
 mod crd;
+pub mod draw;
+pub mod look;
 mod operator;
+pub mod plugin;
 mod validate;
 
 use std::process::ExitCode;
@@ -12,6 +15,8 @@ use clap::{Parser, Subcommand};
 pub const OK: u8 = 0;
 /// It could not be done: an unreadable file, a server that does not answer.
 pub const ERROR: u8 = 1;
+/// What was looked at is not as declared.
+pub const DEGRADED: u8 = 2;
 /// It was refused: what was asked for is wrong.
 pub const REFUSED: u8 = 3;
 

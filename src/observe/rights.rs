@@ -54,5 +54,5 @@ fn missing(answer: &Answer) -> Vec<String> {
             format!("GRANT EXECUTE ON FUNCTION pg_catalog.pg_logical_emit_message(boolean, text, text) TO {role}"),
         ),
     ];
-    wanted.into_iter().filter(|(granted, _)| !granted).map(|(_, sql)| sql).collect()
+    wanted.into_iter().filter(|(granted, _)| !granted).map(|(_, sql)| sql + ";").collect()
 }

@@ -131,7 +131,7 @@ impl Session {
     fn denied(&self, error: &tokio_postgres::Error, rights: &Rights) -> Unseen {
         let mut said = unseen::of_error(error);
         if error.code().is_some_and(|code| code.code() == "42501") {
-            said = unseen(said.why, format!("{}; run: {}", said.detail, rights.missing_grants.join("; ")));
+            said = unseen(said.why, format!("{}; run: {}", said.detail, rights.missing_grants.join(" ")));
         }
         self.why_ended().filter(|_| error.is_closed()).unwrap_or(said)
     }

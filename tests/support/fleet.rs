@@ -1,5 +1,5 @@
 //! Servers of a [`Tree`](super::postgres::Tree), watched as the operator watches them: as the role `waltree`.
-#![allow(dead_code)] // Each test binary uses its own part of this.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

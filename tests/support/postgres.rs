@@ -2,7 +2,7 @@
 //!
 //! Every server runs below a small shell that holds a pipe to the test process. When the pipe ends, because the tree
 //! was dropped, the test panicked or the test process was killed, the shell kills the server and removes the files.
-#![allow(dead_code)] // Each test binary uses its own part of this.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
