@@ -260,8 +260,3 @@ impl Fleet {
         self.servers.iter().map(|(name, server)| (name.clone(), server.upstream.clone())).collect()
     }
 }
-
-/// Whether a step changes the tree or what it rests on; heartbeats and moving idle slots on are housekeeping.
-pub(crate) fn changes_the_tree(planned: &Planned) -> bool {
-    !matches!(planned.step, Step::Heartbeat { .. } | Step::AdvanceSlot { .. })
-}

@@ -1,4 +1,7 @@
-//! Real PostgreSQL servers for the tests.
+//! Real servers for tests: each is started, and ended again, by the test that needs it.
+
+#![allow(dead_code, unreachable_pub, reason = "every test binary compiles this module and uses a part of it")]
 
 pub mod fleet;
+pub mod kube;
 pub mod postgres;
