@@ -1,5 +1,6 @@
 //! Watches, the straight line, leadership, shutdown.
 
 pub mod cluster;
+pub mod report;
 
 pub use cluster::Cluster;
