@@ -44,7 +44,8 @@ GRANT USAGE ON SCHEMA waltree TO waltree;
 
 -- Where the timelines before the given one ended: the text of its history file, or null when there is none.
 CREATE OR REPLACE FUNCTION waltree.timeline_history(timeline integer) RETURNS text
-    LANGUAGE sql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql VOLATILE STRICT SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
     SELECT CASE WHEN timeline > 1 THEN
         pg_read_file('pg_wal/' || lpad(upper(to_hex(timeline)), 8, '0') || '.history', 0, 1048576, true)
@@ -54,7 +55,8 @@ $$;
 -- The primary_conninfo that the configuration files hold, which the next reload or restart brings, without passwords;
 -- null when they hold none.
 CREATE OR REPLACE FUNCTION waltree.pending_route() RETURNS text
-    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql VOLATILE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
     SELECT CASE WHEN setting ~ '^\s*postgres(ql)?://' THEN 'postgresql://'
         ELSE regexp_replace(setting, '(password\s*=\s*)(''(\\.|[^''\\])*(''|$)|(\\.?|[^\s\\])*)', '\1***', 'g') END
