@@ -3,6 +3,7 @@
 mod crd;
 pub mod draw;
 pub mod look;
+mod operator;
 pub mod plugin;
 mod validate;
 
@@ -36,6 +37,8 @@ pub enum Command {
     /// Check manifests without a cluster, by the rules of the API server and of the operator. Exit code 0: all are good,
     /// 3: one is refused, 1: one cannot be read.
     Validate(validate::Validate),
+    /// Run the operator until it is told to stop.
+    Operator(operator::Operator),
 }
 
 /// Does what the arguments say. The exit code is 0, or 3 when what was asked for is refused.
@@ -47,6 +50,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Crd => crd::print(&mut out),
         Command::Validate(what) => validate::run(&what, &mut out),
+        Command::Operator(what) => operator::run(what),
     }
     .map(ExitCode::from)
 }

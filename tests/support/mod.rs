@@ -4,4 +4,5 @@
 
 pub mod fleet;
 pub mod kube;
+pub mod operator;
 pub mod postgres;
