@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod events;
 pub mod leadership;
 pub mod live;
+pub mod reach;
 pub mod reconcile;
 pub mod report;
 pub mod run;
@@ -15,6 +16,7 @@ pub mod wake;
 
 pub use cluster::Cluster;
 pub use live::LiveCluster;
+pub use reach::{accesses, remembered};
 pub use run::{RunError, Settings, run};
 
 /// Under which name everything is written to the API server.

@@ -19,12 +19,12 @@ use super::clock;
 use super::events::{Known, deeds};
 use super::leadership::Term;
 use super::live::LiveCluster;
+use super::reach::{accesses, remembered};
 use super::reconcile::{Pass, reconcile};
 use super::wake::Waker;
-use crate::api::topology::SslMode as Wanted;
-use crate::api::{ReplicaTopology, ReplicaTopologySpec, ReplicaTopologyStatus, access};
-use crate::model::{Diagnosis, Memory, Millis, NodeName, Timeline};
-use crate::observe::{Fence, ServerAccess, SslMode, Timing, Wallet};
+use crate::api::{ReplicaTopology, ReplicaTopologyStatus};
+use crate::model::{Diagnosis, Millis};
+use crate::observe::{Fence, Timing, Wallet};
 use crate::plan::{Done, Outcome, Step};
 use crate::web::{Metrics, Tree};
 
@@ -222,35 +222,6 @@ impl Tended {
 /// Steps that an undisturbed tree takes all the time.
 fn is_routine(step: &Step) -> bool {
     matches!(step, Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::Reload { .. })
-}
-
-/// How each server is reached.
-fn accesses(spec: &ReplicaTopologySpec) -> BTreeMap<NodeName, ServerAccess> {
-    let hosts = spec.groups.iter().flat_map(|group| &group.hosts);
-    let names = hosts.filter_map(|host| NodeName::new(&host.name).ok());
-    let one = |node: NodeName| {
-        let access = access(spec, &node)?;
-        let ssl_mode = match access.ssl_mode {
-            Wanted::Disable => SslMode::Disable,
-            Wanted::Require => SslMode::Require,
-            Wanted::VerifyCa => SslMode::VerifyCa,
-            Wanted::VerifyFull => SslMode::VerifyFull,
-        };
-        Some((node, ServerAccess { secret: access.secret, ssl_mode }))
-    };
-    names.filter_map(one).collect()
-}
-
-/// What an earlier operator left in the status: whose data this is, and which history was the newest.
-fn remembered(topology: &ReplicaTopology) -> Memory {
-    let status = topology.status.as_ref();
-    let primary = status.and_then(|status| status.primary.as_ref());
-    Memory {
-        system_identifier: status.and_then(|status| status.system_identifier.as_ref()?.parse().ok()),
-        primary: primary.and_then(|primary| NodeName::new(&primary.name).ok()),
-        timeline: primary.and_then(|primary| u32::try_from(primary.timeline?).ok()).map(Timeline),
-        ..Memory::default()
-    }
 }
 
 /// Which topology this is.
