@@ -385,6 +385,6 @@ fn a_test_server_keeps_its_data_over_an_outage_and_leaves_nothing_behind() {
     drop(server);
     assert!(!directory.exists());
     for pid in pids {
-        assert!(!std::path::Path::new("/proc").join(&pid).exists(), "{pid} is still there");
+        assert!(!std::path::Path::new("/proc").join(pid.trim()).exists(), "{pid} is still there");
     }
 }
