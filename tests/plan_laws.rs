@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use fleet::{Fleet, changes_the_tree};
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use waltree::model::tree::{self, Union};
 use waltree::model::{
     Automation, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec, Observed,
@@ -138,7 +139,8 @@ fn as_wanted(fleet: &Fleet, made: &Plan) -> Result<(), TestCaseError> {
     for (node, route) in &made.wanted {
         let server = &fleet.servers[node];
         if server.up {
-            prop_assert_eq!(server.upstream.as_ref(), route.first(), "{} is not where it is wanted", node);
+            let waits = &made.waits;
+            prop_assert_eq!(server.upstream.as_ref(), route.first(), "{} is not where it is wanted: {:?}", node, waits);
         }
     }
     for (on, server) in fleet.servers.iter().filter(|(_, server)| server.up) {
@@ -166,8 +168,18 @@ fn survives_any_one_loss(fleet: &mut Fleet) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// The same cases in every run, so that a red test is red again; `PROPTEST_RNG_SEED` draws others.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let rng_seed = match default.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(20_261_122),
+        given @ RngSeed::Fixed(_) => given,
+    };
+    ProptestConfig { cases: 3_400, max_shrink_iters: 400, failure_persistence: None, rng_seed, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3_400, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn any_tree_becomes_the_declared_one_and_then_rests(shape in shapes(), parents in draws()) {

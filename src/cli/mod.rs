@@ -1,1 +1,47 @@
-//! (placeholder)
+//! The command line.
+
+mod crd;
+mod validate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Done, and nothing stands against it.
+pub const OK: u8 = 0;
+/// It could not be done: an unreadable file, a server that does not answer.
+pub const ERROR: u8 = 1;
+/// It was refused: what was asked for is wrong.
+pub const REFUSED: u8 = 3;
+
+/// Keeps a PostgreSQL replica tree connected as declared.
+#[derive(Debug, Parser)]
+#[command(name = "waltree", version, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `waltree` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print the CustomResourceDefinition, ready for `kubectl apply --server-side -f -`.
+    Crd,
+    /// Check manifests without a cluster, by the rules of the API server and of the operator. Exit code 0: all are good,
+    /// 3: one is refused, 1: one cannot be read.
+    Validate(validate::Validate),
+}
+
+/// Does what the arguments say. The exit code is 0, or 3 when what was asked for is refused.
+///
+/// # Errors
+/// Whatever kept it from being done; the exit code is then 1.
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    match arguments.command {
+        Command::Crd => crd::print(&mut out),
+        Command::Validate(what) => validate::run(&what, &mut out),
+    }
+    .map(ExitCode::from)
+}

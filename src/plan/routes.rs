@@ -23,7 +23,7 @@ const GIVE_BACK_AFTER_MILLISECONDS: u64 = 2_000;
 /// Adds the steps that install wanted routes, and what is waited for.
 pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
     let mut union = Union::of(world.desired, world.observed);
-    let mut under_way = plan.wanted.keys().filter(|node| is_under_way(world, plan, node)).count();
+    let mut under_way = plan.wanted.keys().filter(|node| is_under_way(world, node)).count();
     if under_way > 0 {
         plan.look_again_after_milliseconds = VERIFY_MILLISECONDS;
     }
@@ -53,11 +53,10 @@ fn order<'a>(world: &World<'a>, node: &NodeName) -> Option<&'a Ordered> {
     world.observed.memory.nodes.get(node).and_then(|memory| memory.ordered.as_ref())
 }
 
-/// An order was given a short while ago and the edge it is for is not seen.
-fn is_under_way(world: &World<'_>, plan: &Plan, node: &NodeName) -> bool {
-    let recent = order(world, node).is_some_and(|order| world.now.since(order.at) < ORDER_MILLISECONDS);
-    let first = plan.wanted.get(node).and_then(Route::first);
-    recent && !matches!(world.edges.get(node), Some(Edge::Both(upstream)) if Some(upstream) == first)
+/// An order was given a short while ago and no edge that it allows is seen.
+fn is_under_way(world: &World<'_>, node: &NodeName) -> bool {
+    let Some(order) = order(world, node).filter(|o| world.now.since(o.at) < ORDER_MILLISECONDS) else { return false };
+    !matches!(world.edges.get(node), Some(Edge::Both(upstream)) if order.route.contains(upstream))
 }
 
 /// The next step of one node towards its wanted route: none when it is there, or what it waits for.

@@ -1,0 +1,204 @@
+//! From what a person wrote to what the planner takes: defaults, types, and every check.
+
+use std::collections::BTreeMap;
+
+use super::topology::{
+    AutomationMode, CROSS_REGION_STREAMS_MAX, DEPTH_MAX, FAN_OUT_MAX, GROUPS_MAX, GroupSpec, HOSTS_MAX, HealingSpec,
+    HostSpec, LimitsSpec, ManagementMode, ReplicaTopologySpec, SECONDS_MAX, SUSPECT_AFTER_MILLISECONDS_MAX,
+    SUSPECT_AFTER_MILLISECONDS_MIN, SslMode, UPSTREAMS_MAX,
+};
+use crate::model::check::{Rejection, check};
+use crate::model::{
+    Automation, BadName, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec,
+};
+
+/// How the operator gets into one server.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Access {
+    /// Name of the Secret in the topology's namespace; `None`: user waltree, database postgres, no password.
+    pub secret: Option<String>,
+    /// How the connection is encrypted.
+    pub ssl_mode: SslMode,
+}
+
+/// How the operator gets into a server; `None` for a node that the spec does not name.
+pub fn access(spec: &ReplicaTopologySpec, node: &NodeName) -> Option<Access> {
+    let group = spec.groups.iter().find(|group| group.hosts.iter().any(|host| host.name == node.as_str()))?;
+    Some(Access {
+        secret: group.credentials_secret_ref.as_ref().map(|secret| secret.name.clone()),
+        ssl_mode: group.ssl_mode.unwrap_or(SslMode::VerifyFull),
+    })
+}
+
+impl TryFrom<&ReplicaTopologySpec> for Desired {
+    type Error = Vec<Rejection>;
+
+    /// Fills in the defaults and checks everything again that the API server checked, and what it cannot check.
+    /// [`Desired::deleting`] is false: the spec does not know.
+    fn try_from(spec: &ReplicaTopologySpec) -> Result<Self, Vec<Rejection>> {
+        let mut reader = Reader::default();
+        let limits = reader.limits(spec.limits.as_ref());
+        let healing = reader.healing(spec.healing.as_ref());
+        reader.at_most("spec.groups", "groups", spec.groups.len(), GROUPS_MAX);
+        let mut nodes = BTreeMap::new();
+        let mut groups = Vec::with_capacity(spec.groups.len());
+        for (place, group) in spec.groups.iter().enumerate() {
+            groups.extend(reader.group(place, group, &limits, &mut nodes));
+        }
+        let automation = match spec.automation {
+            Some(AutomationMode::Observe) => Automation::Observe,
+            Some(AutomationMode::Heal) | None => Automation::Heal,
+        };
+        let desired = Self { automation, deleting: false, limits, healing, groups, nodes };
+        // A group whose name cannot be read is missing from `desired`, so every other check would only mislead.
+        if reader.rejections.is_empty() {
+            reader.rejections = check(&desired);
+        }
+        if reader.rejections.is_empty() { Ok(desired) } else { Err(reader.rejections) }
+    }
+}
+
+/// Reads values and gathers what is wrong with them.
+#[derive(Default)]
+struct Reader {
+    rejections: Vec<Rejection>,
+}
+
+impl Reader {
+    fn reject(&mut self, field: &str, message: String) {
+        self.rejections.push(Rejection::new(field, message));
+    }
+
+    fn at_most(&mut self, field: &str, what: &str, count: usize, most: usize) {
+        if count > most {
+            self.reject(field, format!("{count} {what} are more than the {most} that are possible: split the topology"));
+        }
+    }
+
+    /// A number within its bounds, or `default` when it is left out or wrong.
+    fn number<T: TryFrom<i32> + Copy>(
+        &mut self,
+        field: &str,
+        value: Option<i32>,
+        bounds: std::ops::RangeInclusive<i32>,
+        default: T,
+    ) -> T {
+        let Some(value) = value else { return default };
+        match T::try_from(value) {
+            Ok(number) if bounds.contains(&value) => number,
+            _ => {
+                let (low, high) = bounds.into_inner();
+                self.reject(field, format!("{value} is not within {low} to {high}: choose a value in between"));
+                default
+            }
+        }
+    }
+
+    fn name<T>(&mut self, field: &str, read: Result<T, BadName>) -> Option<T> {
+        read.map_err(|bad| self.reject(field, bad.to_string())).ok()
+    }
+
+    fn place(&mut self, field: &str, value: Option<&String>) -> Option<String> {
+        let value = value?;
+        let inner = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let edge = |c: char| c.is_ascii_alphanumeric();
+        if value.len() > 63 || !value.chars().all(inner) || !value.starts_with(edge) || !value.ends_with(edge) {
+            self.reject(
+                field,
+                format!(
+                    "{value:?} is no region or zone: use 1 to 63 letters, digits, '.', '_' and '-', with a letter or digit \
+                     at both ends"
+                ),
+            );
+        }
+        Some(value.clone())
+    }
+
+    fn limits(&mut self, spec: Option<&LimitsSpec>) -> Limits {
+        let spec = spec.cloned().unwrap_or_default();
+        let streams = spec.cross_region_streams;
+        Limits {
+            fan_out: self.number("spec.limits.fanOut", spec.fan_out, 1..=FAN_OUT_MAX, 8),
+            depth: self.number("spec.limits.depth", spec.depth, 1..=DEPTH_MAX, 4),
+            cross_region_streams: self.number(
+                "spec.limits.crossRegionStreams",
+                streams,
+                1..=CROSS_REGION_STREAMS_MAX,
+                2,
+            ),
+        }
+    }
+
+    fn healing(&mut self, spec: Option<&HealingSpec>) -> Healing {
+        let spec = spec.cloned().unwrap_or_default();
+        let suspect = SUSPECT_AFTER_MILLISECONDS_MIN..=SUSPECT_AFTER_MILLISECONDS_MAX;
+        Healing {
+            suspect_after_milliseconds: self.number(
+                "spec.healing.suspectAfterMilliseconds",
+                spec.suspect_after_milliseconds,
+                suspect,
+                2000,
+            ),
+            lag_seconds: self.number("spec.healing.lagSeconds", spec.lag_seconds, 1..=SECONDS_MAX, 30),
+            settle_seconds: self.number("spec.healing.settleSeconds", spec.settle_seconds, 0..=SECONDS_MAX, 60),
+        }
+    }
+
+    fn group(
+        &mut self,
+        place: usize,
+        spec: &GroupSpec,
+        limits: &Limits,
+        nodes: &mut BTreeMap<NodeName, NodeSpec>,
+    ) -> Option<Group> {
+        let at = |field: &str| format!("spec.groups[{place}].{field}");
+        let name = self.name(&at("name"), GroupName::new(&spec.name));
+        let written = spec.upstreams.as_deref().unwrap_or_default();
+        self.at_most(&at("upstreams"), "upstreams", written.len(), UPSTREAMS_MAX);
+        let mut upstreams = Vec::with_capacity(written.len());
+        for (index, upstream) in written.iter().enumerate() {
+            upstreams.extend(self.name(&at(&format!("upstreams[{index}]")), GroupName::new(upstream)));
+        }
+        let hosts_max = i32::try_from(HOSTS_MAX).unwrap_or(i32::MAX);
+        let relays = self.number(&at("relays"), spec.relays, 0..=hosts_max - 1, 0);
+        let fan_out = self.number(&at("fanOut"), spec.fan_out, 1..=FAN_OUT_MAX, limits.fan_out);
+        let region = self.place(&at("region"), spec.region.as_ref());
+        self.at_most(&at("hosts"), "hosts", spec.hosts.len(), HOSTS_MAX);
+        let mut members = Vec::with_capacity(spec.hosts.len());
+        for (index, host) in spec.hosts.iter().enumerate() {
+            let Some(node) = self.host(&at(&format!("hosts[{index}]")), place, host) else { continue };
+            members.push(node.name.clone());
+            nodes.entry(node.name.clone()).or_insert(node);
+        }
+        let management = match spec.management {
+            Some(ManagementMode::Observe) => Management::Observe,
+            Some(ManagementMode::Routes) | None => Management::Routes,
+        };
+        Some(Group { name: name?, upstreams, relays, region, management, fan_out, members })
+    }
+
+    fn host(&mut self, at: &str, group: usize, spec: &HostSpec) -> Option<NodeSpec> {
+        let name = self.name(&format!("{at}.name"), NodeName::new(&spec.name));
+        let inner = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
+        let edge = |c: char| c.is_ascii_alphanumeric() || c == ':';
+        let address = spec.address.as_str();
+        if address.len() > 253 || !address.chars().all(inner) || !address.starts_with(edge) || !address.ends_with(edge) {
+            let message = format!("{address:?} of {} is no IP and no host name: write one, without a port", spec.name);
+            self.reject(&format!("{at}.address"), message);
+        }
+        let port = match spec.port {
+            None => 5432,
+            Some(port) => u16::try_from(port).ok().filter(|port| *port > 0).unwrap_or_else(|| {
+                let message = format!("{port} of {} is no TCP port: choose one within 1 to 65535", spec.name);
+                self.reject(&format!("{at}.port"), message);
+                5432
+            }),
+        };
+        let zone = self.place(&format!("{at}.zone"), spec.zone.as_ref());
+        Some(NodeSpec { name: name?, group, address: address.to_owned(), port, zone })
+    }
+}
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;

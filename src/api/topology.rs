@@ -1,0 +1,265 @@
+//! What a person writes. Only fields that do something; every default is resolved in [`super::convert`], so that a
+//! later default reaches the objects that are stored already (kubernetes-facts.md).
+
+#![allow(unreachable_pub, reason = "KubeSchema repeats each struct, its `pub` included, inside a function")]
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::schema::plain;
+use super::status::ReplicaTopologyStatus;
+
+/// Most groups of one topology. The cost of the CEL rules was measured up to 100 (kubernetes-facts.md).
+pub const GROUPS_MAX: usize = 64;
+/// Most upstream groups of one group.
+pub const UPSTREAMS_MAX: usize = 4;
+/// Most hosts of one group.
+pub const HOSTS_MAX: usize = 512;
+/// Most children of one server: beyond it PostgreSQL's own walsenders are the bottleneck.
+pub const FAN_OUT_MAX: i32 = 100;
+/// Most hops from the primary to the lowest server.
+pub const DEPTH_MAX: i32 = 16;
+/// Most WAL streams into one region.
+pub const CROSS_REGION_STREAMS_MAX: i32 = 512;
+/// Shortest silence that can count as a failure: below it, an ordinary pause of a busy machine does.
+pub const SUSPECT_AFTER_MILLISECONDS_MIN: i32 = 500;
+/// Longest silence that can be asked for: ten minutes.
+pub const SUSPECT_AFTER_MILLISECONDS_MAX: i32 = 600_000;
+/// Largest bound in seconds: one day.
+pub const SECONDS_MAX: i32 = 86_400;
+/// A group or host name. The same as [`crate::model::NodeName`] takes.
+pub const NAME_PATTERN: &str = "^[a-z]([-a-z0-9]*[a-z0-9])?$";
+/// A host name or IP as libpq takes it: no comma, blank, quote or slash, which have a meaning of their own there.
+pub const ADDRESS_PATTERN: &str = "^[A-Za-z0-9:]([A-Za-z0-9._:-]*[A-Za-z0-9:])?$";
+/// A region or zone: the same as the value of a Kubernetes label.
+pub const PLACE_PATTERN: &str = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
+/// The name of a Kubernetes Secret.
+pub const SECRET_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+
+/// The tree that is wanted. Everything that is left out has the default that its description names.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[kube(
+    group = "waltree.dev",
+    version = "v1alpha1",
+    kind = "ReplicaTopology",
+    plural = "replicatopologies",
+    shortname = "rtopo",
+    category = "postgres",
+    namespaced,
+    status = "ReplicaTopologyStatus",
+    derive = "PartialEq",
+    doc = "A PostgreSQL primary and its replicas, connected as a tree that heals itself.",
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Primary", type_ = "string", json_path = ".status.primary.name"),
+    printcolumn(name = "Nodes", type_ = "string", json_path = ".status.summary.nodes"),
+    printcolumn(name = "Fallbacks", type_ = "string", json_path = ".status.summary.fallbacks"),
+    printcolumn(name = "Lag", type_ = "string", json_path = ".status.summary.lag"),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[x_kube(validation = Rule::new("self.groups[0].name == oldSelf.groups[0].name")
+    .message("The first group is the root group; it cannot be removed or renamed. Make another topology instead.")
+    .field_path(".groups"))]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = plain)]
+pub struct ReplicaTopologySpec {
+    /// How much waltree does by itself. Observe: it looks and reports, and writes nothing to any server. Heal: it sets
+    /// routes and keeps slots; it never promotes a server and never makes one anew. Default: Heal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub automation: Option<AutomationMode>,
+    /// What no server may exceed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<LimitsSpec>,
+    /// When a server counts as failed, and when as well again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healing: Option<HealingSpec>,
+    /// Groups of servers, top to bottom: a group names only groups written above it. The first is the root group: it has
+    /// no upstreams, and one of its servers is the primary.
+    #[x_kube(
+        merge_strategy = ListMerge::Map(vec!["name".to_owned()]),
+        validation = Rule::new("self.all(i, g, !has(g.upstreams) || g.upstreams.all(u, self.exists(j, h, j < i && h.name == u)))")
+            .message("A group names as upstreams only groups that are written above it. Move the group below its upstreams, or correct the name."),
+        validation = Rule::new("self.filter(g, !has(g.upstreams) || g.upstreams.size() == 0).size() == 1")
+            .message("Exactly one group, the root group, has no upstreams. Give every other group at least one."),
+    )]
+    #[schemars(length(min = 1, max = GROUPS_MAX))]
+    pub groups: Vec<GroupSpec>,
+}
+
+/// How much waltree does by itself.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AutomationMode {
+    /// Look and report only.
+    Observe,
+    /// Routes and slots.
+    Heal,
+}
+
+/// What no server may exceed.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = plain)]
+pub struct LimitsSpec {
+    /// Children of one server in normal times; right after the loss of a server, one and a half times as many. A group
+    /// can say otherwise for its own servers. Default: 8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = FAN_OUT_MAX))]
+    pub fan_out: Option<i32>,
+    /// Hops from the primary to the lowest server. The relays of a group are one hop below the servers that feed it, its
+    /// leaves one more. Default: 4.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = DEPTH_MAX))]
+    pub depth: Option<i32>,
+    /// WAL streams into one region from other regions. Default: 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = CROSS_REGION_STREAMS_MAX))]
+    pub cross_region_streams: Option<i32>,
+}
+
+/// When a server counts as failed, and when as well again.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = plain)]
+pub struct HealingSpec {
+    /// How long a server may be silent or stand still before its children are moved, in milliseconds. Default: 2000.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = SUSPECT_AFTER_MILLISECONDS_MIN, max = SUSPECT_AFTER_MILLISECONDS_MAX))]
+    pub suspect_after_milliseconds: Option<i32>,
+    /// How far behind the primary a server may be before it counts as lagging, in seconds. Default: 30.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = SECONDS_MAX))]
+    pub lag_seconds: Option<i32>,
+    /// How long a server that failed must have been well before it gets its children back, in seconds. Default: 60.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = SECONDS_MAX))]
+    pub settle_seconds: Option<i32>,
+}
+
+/// A group of servers with the same upstream groups.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[x_kube(
+    validation = Rule::new("!has(self.relays) || self.relays < self.hosts.size()")
+        .message("relays must be smaller than the number of hosts: the first hosts are the relays and feed the others.")
+        .field_path(".relays"),
+    validation = Rule::new("!has(self.relays) || self.relays == 0 || (has(self.upstreams) && self.upstreams.size() > 0)")
+        .message("The root group has no relays: its primary feeds its other servers. Leave relays out.")
+        .field_path(".relays"),
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = plain)]
+pub struct GroupSpec {
+    /// Name of the group, unique in the topology: lower-case letters, digits and '-', beginning with a letter.
+    #[schemars(length(min = 1, max = crate::model::name::NAME_BYTES_MAX), regex(pattern = NAME_PATTERN))]
+    pub name: String,
+    /// Groups that feed this one, the most wanted first; each is written above this one. None for the root group, of
+    /// which one server is the primary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[x_kube(
+        merge_strategy = ListMerge::Atomic,
+        validation = Rule::new("self.all(u, self.exists_one(v, v == u))")
+            .message("A group names each upstream once. Remove the repeated name.")
+    )]
+    #[schemars(
+        length(max = UPSTREAMS_MAX),
+        inner(length(min = 1, max = crate::model::name::NAME_BYTES_MAX), regex(pattern = NAME_PATTERN))
+    )]
+    pub upstreams: Option<Vec<String>>,
+    /// How many of the first hosts feed the others of this group. 0: every host hangs directly below the upstream groups.
+    /// Default: 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = HOSTS_MAX - 1))]
+    pub relays: Option<i32>,
+    /// Children of one server of this group in normal times. Default: limits.fanOut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = FAN_OUT_MAX))]
+    pub fan_out: Option<i32>,
+    /// Region of all servers of this group, for limits.crossRegionStreams. Groups without one are in one region together.
+    /// Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = PLACE_PATTERN))]
+    pub region: Option<String>,
+    /// What waltree may write on the servers of this group. Observe: only the slots of the nodes below; somebody else, say
+    /// Patroni, keeps their settings. Routes: also primary_conninfo and primary_slot_name, by SQL. Default: Routes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub management: Option<ManagementMode>,
+    /// Secret in the namespace of the topology with what is needed to log in on these servers. Keys: `username` (default
+    /// waltree), `password`, `tls.crt` and `tls.key` (a client certificate in place of the password), `ca.crt` (what the
+    /// servers' certificates are checked against), `dbname` (default postgres). Default: none, which logs in as waltree
+    /// on postgres without a password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretReference>,
+    /// TLS between the operator and these servers; streams between servers keep what their own primary_conninfo says.
+    /// Disable: none. Require: encrypted, any certificate. VerifyCa: signed by ca.crt. VerifyFull: and for this address.
+    /// Default: VerifyFull.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssl_mode: Option<SslMode>,
+    /// Servers that exist already. In a group with relays the first are the relays.
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    #[schemars(length(min = 1, max = HOSTS_MAX))]
+    pub hosts: Vec<HostSpec>,
+}
+
+/// What waltree may write on the servers of a group.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ManagementMode {
+    /// Only slots.
+    Observe,
+    /// Routes too.
+    Routes,
+}
+
+/// How the operator's connections are encrypted and whose certificate is taken.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SslMode {
+    /// No TLS.
+    Disable,
+    /// TLS, with whatever certificate the server shows.
+    Require,
+    /// TLS, with a certificate signed by `ca.crt`.
+    VerifyCa,
+    /// TLS, with a certificate signed by `ca.crt` for the address of the host.
+    VerifyFull,
+}
+
+/// Which Secret.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = plain)]
+pub struct SecretReference {
+    /// Name of the Secret, in the namespace of the topology.
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_PATTERN))]
+    pub name: String,
+}
+
+/// One PostgreSQL server, 15 or later.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = plain)]
+pub struct HostSpec {
+    /// Name of the server, unique in the topology: lower-case letters, digits and '-', beginning with a letter. It
+    /// becomes its application_name, and with '_' for '-' the name of its slots.
+    #[schemars(length(min = 1, max = crate::model::name::NAME_BYTES_MAX), regex(pattern = NAME_PATTERN))]
+    pub name: String,
+    /// IP or host name under which both the operator and the other servers reach it. An IP is better: PostgreSQL cannot
+    /// give up a name lookup that hangs.
+    #[schemars(length(min = 1, max = 253), regex(pattern = ADDRESS_PATTERN))]
+    pub address: String,
+    /// TCP port of the server. Default: 5432.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: Option<i32>,
+    /// Failure zone, such as a data centre room: the upstreams of one route are taken from different zones where
+    /// possible. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = PLACE_PATTERN))]
+    pub zone: Option<String>,
+}
+
+impl ReplicaTopology {
+    /// The conditions reported last.
+    pub fn conditions(&self) -> &[Condition] {
+        self.status.as_ref().map_or(&[], |status| &status.conditions)
+    }
+}
