@@ -10,7 +10,7 @@ use kube::{Api, Client};
 use support::kube::ApiServer;
 use support::operator::{Operator, install, leader};
 use support::postgres::{Tree, WALTREE_PASSWORD, eventually};
-use waltree::api::conditions::{ConditionType, is_true};
+use waltree::api::conditions::ConditionType;
 use waltree::api::{ReplicaTopology, conditions};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,13 +45,36 @@ async fn a_leader_that_was_killed_is_followed_by_another_under_a_new_term() {
     eventually("the second acts", async || second.shows("waltree_leading 1").await).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_the_api_server_does_not_answer_stops_and_leads_again_under_a_new_term() {
+    let mut server = ApiServer::start();
+    install(&server);
+    let client = server.client().await;
+    let operator = Operator::start(&server, "first").await;
+    eventually("it leads", async || operator.shows("waltree_leading 1").await).await;
+    server.stop();
+    eventually("it stops", async || operator.shows("waltree_leading 0").await).await;
+    assert_eq!(operator.get("/livez").await.unwrap().0, 200, "it lives");
+    server.resume();
+    eventually("it leads again", async || operator.shows("waltree_leading 1").await).await;
+    assert_eq!(leader(&client).await, (Some("first".to_owned()), 2));
+}
+
+#[test]
+fn the_deployment_is_taken_without_a_warning_where_pods_are_restricted() {
+    let server = ApiServer::start();
+    install(&server);
+    let said = support::operator::apply(&server, "deploy/operator.yaml", &["--dry-run=server"]);
+    assert_eq!(said, "");
+}
+
 /// A topology of the four servers of [`star`].
 fn manifest(tree: &Tree) -> String {
     let host = |node: &str| format!("{{name: {node}, address: 127.0.0.1, port: {}}}", tree.port(node));
     format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: sql, namespace: default}}\n\
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: sql}}\n\
          stringData: {{username: waltree, password: {WALTREE_PASSWORD}}}\n---\n\
-         apiVersion: waltree.dev/v1alpha1\nkind: ReplicaTopology\nmetadata: {{name: orders, namespace: default}}\n\
+         apiVersion: waltree.dev/v1alpha1\nkind: ReplicaTopology\nmetadata: {{name: orders}}\n\
          spec:\n  healing: {{settleSeconds: 1}}\n  groups:\n\
          \x20 - {{name: core, sslMode: Disable, credentialsSecretRef: {{name: sql}}, hosts: [{}]}}\n\
          \x20 - {{name: eu, upstreams: [core], relays: 2, sslMode: Disable, credentialsSecretRef: {{name: sql}},\n\
@@ -73,17 +96,18 @@ async fn star() -> Tree {
     tree
 }
 
-fn apply(server: &ApiServer, manifest: &str) {
-    let done = server.kubectl(&["apply", "--server-side", "-f", "-"], manifest);
+fn apply(server: &ApiServer, namespace: &str, manifest: &str) {
+    let done = server.kubectl(&["apply", "--server-side", "-n", namespace, "-f", "-"], manifest);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-async fn is_ready(client: &Client) -> bool {
-    let topologies: Api<ReplicaTopology> = Api::namespaced(client.clone(), "default");
+/// The topology, when it is as declared.
+async fn ready(client: &Client, namespace: &str) -> Option<ReplicaTopology> {
+    let topologies: Api<ReplicaTopology> = Api::namespaced(client.clone(), namespace);
     let topology = topologies.get("orders").await.unwrap();
     let kinds = [ConditionType::Ready, ConditionType::Rooted, ConditionType::Converged];
-    kinds.into_iter().all(|kind| conditions::is_true(topology.conditions(), kind))
-        && is_true(topology.conditions(), kinds[0])
+    let is_ready = kinds.into_iter().all(|kind| conditions::is_true(topology.conditions(), kind));
+    is_ready.then_some(topology)
 }
 
 async fn reasons(client: &Client) -> Vec<String> {
@@ -98,12 +122,12 @@ async fn a_topology_is_built_healed_reported_and_taken_down_with_the_operators_o
     install(&server);
     let client = server.client().await;
     let operator = Operator::start(&server, "first").await;
-    apply(&server, &manifest(&tree));
+    apply(&server, "default", &manifest(&tree));
 
     let feeds = |tree: &Tree, relay: &str| format!("port={}", tree.port(relay));
     let upstream = "SELECT 'port=' || sender_port FROM pg_stat_wal_receiver WHERE status = 'streaming'";
     tree.until("eu-3", upstream, &feeds(&tree, "eu-1")).await;
-    eventually("the topology is ready", async || is_ready(&client).await).await;
+    eventually("the topology is ready", async || ready(&client, "default").await.is_some()).await;
     assert!(operator.shows("waltree_topologies 1").await);
     assert!(reasons(&client).await.iter().any(|reason| reason.starts_with("SetRoute ")));
 
@@ -112,7 +136,7 @@ async fn a_topology_is_built_healed_reported_and_taken_down_with_the_operators_o
     eventually("the loss is told", async || reasons(&client).await.contains(&"Diagnose DeadNode".to_owned())).await;
     tree.spawn("eu-1");
     tree.until("eu-3", upstream, &feeds(&tree, "eu-1")).await;
-    eventually("the topology is ready again", async || is_ready(&client).await).await;
+    eventually("the topology is ready again", async || ready(&client, "default").await.is_some()).await;
 
     let topologies: Api<ReplicaTopology> = Api::namespaced(client.clone(), "default");
     topologies.delete("orders", &DeleteParams::default()).await.unwrap();
@@ -123,4 +147,30 @@ async fn a_topology_is_built_healed_reported_and_taken_down_with_the_operators_o
     }
     assert_eq!(tree.value("eu-3", upstream).await, feeds(&tree, "eu-1"), "replication goes on");
     assert!(operator.shows("waltree_topologies 0").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topology_of_one_namespace_is_tended_with_rights_in_it_only_and_nothing_is_written_while_nothing_happens() {
+    let (server, tree) = (ApiServer::start(), star().await);
+    support::operator::apply(&server, "crds/waltree.dev_replicatopologies.yaml", &[]);
+    assert!(server.kubectl(&["create", "namespace", "shop"], "").status.success());
+    support::operator::apply(&server, "deploy/rbac-namespaced.yaml", &["-n", "shop"]);
+    let client = server.client().await;
+    let operator = Operator::start_in(&server, "first", "shop").await;
+    apply(&server, "shop", &manifest(&tree));
+    eventually("the topology is ready", async || ready(&client, "shop").await.is_some()).await;
+
+    let passes = async || operator.figure("waltree_reconcile_duration_seconds_count").await.unwrap_or(0.0);
+    let rest = async |count: f64| {
+        let from = passes().await;
+        eventually("more passes", async || passes().await >= from + count).await;
+    };
+    // Until it has come to rest; then the same again, in which nothing may be written.
+    rest(5.0).await;
+    let before = ready(&client, "shop").await.unwrap().metadata.resource_version;
+    let writes = operator.figure("waltree_status_writes_total").await;
+    rest(10.0).await;
+    assert_eq!(ready(&client, "shop").await.unwrap().metadata.resource_version, before);
+    assert_eq!(operator.figure("waltree_status_writes_total").await, writes);
+    assert!(writes.is_some_and(|writes| writes >= 1.0));
 }

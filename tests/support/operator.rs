@@ -20,13 +20,19 @@ pub const SYSTEM: &str = "waltree-system";
 
 /// Installs what a person installs: the custom resource and the rights.
 pub fn install(server: &ApiServer) {
-    for file in ["crds/waltree.dev_replicatopologies.yaml", "deploy/rbac.yaml"] {
-        let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
-        let done = server.kubectl(&["apply", "--server-side", "-f", &path], "");
-        assert!(done.status.success(), "{file}: {}", String::from_utf8_lossy(&done.stderr));
-    }
+    apply(server, "crds/waltree.dev_replicatopologies.yaml", &[]);
+    apply(server, "deploy/rbac.yaml", &[]);
     let wait = ["wait", "--for=condition=Established", "crd/replicatopologies.waltree.dev", "--timeout=30s"];
     assert!(server.kubectl(&wait, "").status.success());
+}
+
+/// Applies a file of the repository, with more arguments for kubectl, and returns what it warned of.
+pub fn apply(server: &ApiServer, file: &str, more: &[&str]) -> String {
+    let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
+    let done = server.kubectl(&[&["apply", "--server-side", "-f", &path], more].concat(), "");
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{file}: {said}");
+    said
 }
 
 /// A running operator. It ends when dropped, without handing over: as if it were killed.
@@ -38,16 +44,26 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts one, with the operator's rights.
+    /// Starts one for the whole cluster, with the rights of `deploy/rbac.yaml`.
     pub async fn start(server: &ApiServer, identity: &str) -> Self {
-        let client = server.client_as(SYSTEM, "waltree-operator").await;
+        Self::begin(server, identity, None).await
+    }
+
+    /// Starts one for one namespace, with the rights of `deploy/rbac-namespaced.yaml` there.
+    pub async fn start_in(server: &ApiServer, identity: &str, namespace: &str) -> Self {
+        Self::begin(server, identity, Some(namespace)).await
+    }
+
+    async fn begin(server: &ApiServer, identity: &str, namespace: Option<&str>) -> Self {
+        let home = namespace.unwrap_or(SYSTEM);
+        let client = server.client_as(home, "waltree-operator").await;
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let settings = Settings {
-            namespace: None,
+            namespace: namespace.map(str::to_owned),
             listen: address,
             identity: identity.to_owned(),
-            lease_namespace: SYSTEM.to_owned(),
+            lease_namespace: home.to_owned(),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(settings, client, stop.clone()));
@@ -74,6 +90,12 @@ impl Operator {
             Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
         };
         tokio::time::timeout(Duration::from_secs(5), ask).await.ok()?
+    }
+
+    /// One of its figures; `None` while it does not show it.
+    pub async fn figure(&self, name: &str) -> Option<f64> {
+        let (_, text) = self.get("/metrics").await?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
     /// Whether its figures have this line.
