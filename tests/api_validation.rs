@@ -1,16 +1,20 @@
 //! What the API server takes and refuses, asked of a real one, and what the operator says about the same objects.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "functions beside the tests fail as the tests do: by panic")]
+
 mod support;
 
 use std::sync::OnceLock;
 
-use kube::api::{DynamicObject, PostParams};
+use kube::api::{DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use support::kube::ApiServer;
 use tokio::sync::OnceCell;
-use waltree::api::{self, ReplicaTopology};
-use waltree::model::Desired;
+use waltree::api::{self, ReplicaTopology, ReplicaTopologyStatus};
+use waltree::model::{Desired, Memory, NodeView, Observed, Unseen, WhyUnseen};
+use waltree::operator::report;
+use waltree::plan::{Outcome, Plan};
 
 /// One server for this binary. It is a static, so its keeper ends it when this process does.
 fn server() -> &'static ApiServer {
@@ -36,7 +40,7 @@ async fn install(client: Client) {
     let kind = kube::api::ApiResource::erase::<ReplicaTopology>(&());
     let objects: Api<DynamicObject> = Api::default_namespaced_with(client, &kind);
     for _ in 0..200 {
-        if objects.list(&kube::api::ListParams::default()).await.is_ok() {
+        if objects.list(&ListParams::default()).await.is_ok() {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -93,6 +97,9 @@ fn with(pointer: &str, value: Value) -> Value {
     }
     spec
 }
+
+/// A spec with one value in the place in question.
+type SpecWith<'a> = &'a dyn Fn(i64) -> Value;
 
 /// Of each rule that does not look at the old object: the beginning of its message, what passes, what does not.
 fn rules() -> Vec<(&'static str, Value, Value)> {
@@ -214,7 +221,7 @@ async fn every_bound_holds_at_its_edge_and_the_operator_has_the_same_bounds() {
     let limits = |field: &str, value: i64| with("/limits", json!({ field: value }));
     let port = |value: i64| with("/groups/0/hosts/0/port", json!(value));
     let fan_out = |value: i64| with("/groups/1/fanOut", json!(value));
-    let bounds: [(&dyn Fn(i64) -> Value, i64, i64); 8] = [
+    let bounds: [(SpecWith<'_>, i64, i64); 8] = [
         (&|v| healing("suspectAfterMilliseconds", v), 500, 600_000),
         (&|v| healing("lagSeconds", v), 1, 86_400),
         (&|v| healing("settleSeconds", v), 0, 86_400),
@@ -324,4 +331,60 @@ async fn kubectl_explains_every_field() {
     }
     // The root and list types alone have no text of their own.
     assert!(!group.contains("<no description>"), "{group}");
+}
+
+#[tokio::test]
+async fn a_status_is_read_back_as_it_was_written_and_the_columns_show_it() {
+    let topologies = topologies().await;
+    topologies.create(&PostParams::default(), &object("told", &good())).await.unwrap();
+    let spec = serde_json::from_value(good()).unwrap();
+    let desired = Desired::try_from(&spec).unwrap();
+    let unseen = Unseen { why: WhyUnseen::Refused, detail: "connection refused".to_owned() };
+    let view = NodeView { last: None, unseen: Some(unseen) };
+    let nodes = desired.nodes.keys().cloned().map(|node| (node, view.clone())).collect();
+    let observed = Observed { nodes, memory: Memory::default() };
+    let (plan, outcome) = (Plan::default(), Outcome::default());
+    let now = jiff::Timestamp::from_millisecond(1_700_000_000_123).unwrap();
+    let written = report::status(&desired, &observed, &plan, &outcome, None, 1, now);
+    let patch = json!({"apiVersion": "waltree.dev/v1alpha1", "kind": "ReplicaTopology", "status": written});
+    let apply = PatchParams::apply("waltree");
+    let stored = topologies.patch_status("told", &apply, &Patch::Apply(&patch)).await.unwrap();
+    let read: ReplicaTopologyStatus = serde_json::from_value(stored.data["status"].clone()).unwrap();
+    assert_eq!(read, written);
+    let again = report::status(&desired, &observed, &plan, &outcome, Some(&read), 1, jiff::Timestamp::UNIX_EPOCH);
+    assert_eq!(again, read);
+    let said = server().kubectl(&["get", "rtopo", "told"], "");
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(words[0], ["NAME", "READY", "PRIMARY", "NODES", "FALLBACKS", "LAG", "REASON", "AGE"]);
+    assert_eq!(words[1][..6], ["told", "Unknown", "0/6", "0/0", "?", "Refused"]);
+    topologies.delete("told", &kube::api::DeleteParams::default()).await.unwrap();
+}
+
+#[test]
+fn a_test_server_keeps_its_data_over_an_outage_and_leaves_nothing_behind() {
+    let mut server = ApiServer::start();
+    let directory = server.directory().to_owned();
+    let pids: Vec<String> = ["etcd", "kube-apiserver"]
+        .map(|name| std::fs::read_to_string(directory.join(format!("{name}.pid"))).unwrap())
+        .into();
+    let made = server.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"], "");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(server.kubectl(&["create", "serviceaccount", "nobody"], "").status.success());
+    server.stop();
+    assert!(!server.kubectl(&["get", "configmap", "kept"], "").status.success());
+    server.resume();
+    assert!(server.kubectl(&["get", "configmap", "kept"], "").status.success());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let listed = runtime.block_on(async {
+        let client = server.client_as("default", "nobody").await;
+        Api::<k8s_openapi::api::core::v1::ConfigMap>::default_namespaced(client).list(&ListParams::default()).await
+    });
+    let refusal = listed.unwrap_err().to_string();
+    assert!(refusal.contains("system:serviceaccount:default:nobody"), "{refusal}");
+    drop(server);
+    assert!(!directory.exists());
+    for pid in pids {
+        assert!(!std::path::Path::new("/proc").join(pid.trim()).exists(), "{pid} is still there");
+    }
 }

@@ -143,13 +143,12 @@ fn walk(schema: &Value, value: &Value, path: &str, found: &mut Vec<Rejection>) {
             let Some(Value::Object(known)) = schema.get("properties") else { return };
             for (field, value) in fields {
                 let path = format!("{path}.{field}");
-                match known.get(field) {
-                    Some(schema) => walk(schema, value, &path, found),
-                    None => {
-                        let names: Vec<&str> = known.keys().map(String::as_str).collect();
-                        let message = format!("there is no such field: use one of {}", names.join(", "));
-                        found.push(Rejection::new(path, message));
-                    }
+                if let Some(schema) = known.get(field) {
+                    walk(schema, value, &path, found);
+                } else {
+                    let names: Vec<&str> = known.keys().map(String::as_str).collect();
+                    let message = format!("there is no such field: use one of {}", names.join(", "));
+                    found.push(Rejection::new(path, message));
                 }
             }
         }

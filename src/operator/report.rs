@@ -288,16 +288,16 @@ impl View<'_> {
             depth: i32::try_from(deepest.max().unwrap_or_default()).unwrap_or(i32::MAX),
         }
     }
+}
 
-    /// Steps that change the tree; the others only keep it as it is and come again and again.
-    fn changes<'a>(&self, steps: &'a [Planned]) -> Vec<&'a Planned> {
-        let upkeep = |planned: &Planned| match planned.step {
-            Step::Heartbeat { .. } | Step::AdvanceSlot { .. } => true,
-            Step::RecreateSlot { .. } => planned.why == Why::ReleaseXmin,
-            _ => false,
-        };
-        steps.iter().filter(|planned| !upkeep(planned)).collect()
-    }
+/// Steps that change the tree; the others only keep it as it is and come again and again.
+fn changes(steps: &[Planned]) -> Vec<&Planned> {
+    let upkeep = |planned: &Planned| match planned.step {
+        Step::Heartbeat { .. } | Step::AdvanceSlot { .. } => true,
+        Step::RecreateSlot { .. } => planned.why == Why::ReleaseXmin,
+        _ => false,
+    };
+    steps.iter().filter(|planned| !upkeep(planned)).collect()
 }
 
 /// The step of a lag, given the one told last: that one is kept as long as the lag is not clearly outside it.

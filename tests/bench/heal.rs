@@ -26,9 +26,9 @@ async fn main() {
     println!("{:<34} {:>6} {:>10} {:>10}", "relay killed, staleness of its leaves", "kills", "median ms", "worst ms");
     print("floor: reload fired at once", floor(&mut tree, kills).await);
 
-    let server = ApiServer::start().await;
+    let server = ApiServer::start();
     install(&server);
-    topology::apply(&server, &tree, "healing: {settleSeconds: 1}").await;
+    topology::apply(&server, &tree, "healing: {settleSeconds: 1}");
     let operator = Operator::start(&server, "bench").await;
     topology::converged(&server).await;
     print("operator up", killed(&mut tree, kills, Some(&server)).await);

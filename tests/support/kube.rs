@@ -24,10 +24,12 @@ use kube::{Api, Client, Config};
 /// end of its input, which comes when the test process closes the pipe or ends.
 const KEEPER: &str = r#"
 cat >/dev/null
-for file in "$1"/*.pid; do
-  [ -e "$file" ] || continue
-  pid=$(cat "$file"); kill -CONT "$pid" 2>/dev/null; kill -KILL "$pid" 2>/dev/null
-  while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
+pids=$(cat "$1"/*.pid 2>/dev/null)
+for pid in $pids; do kill -KILL "$pid" 2>/dev/null; done
+for pid in $pids; do
+  # A dead process that nobody has waited for yet still has its pid, so this does not wait for ever.
+  tries=250
+  while kill -0 "$pid" 2>/dev/null && [ $tries -gt 0 ]; do sleep 0.02; tries=$((tries - 1)); done
 done
 rm -rf "$1"
 "#;
@@ -191,7 +193,7 @@ impl ApiServer {
             .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("start {name}: {error}"));
-        fs::write(self.directory.join(format!("{name}.pid")), child.id().to_string()).expect("write the pid");
+        fs::write(self.directory.join(format!("{name}.pid")), format!("{}\n", child.id())).expect("write the pid");
         child
     }
 

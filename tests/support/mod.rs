@@ -7,3 +7,5 @@ pub mod fleet;
 pub mod kube;
 pub mod operator;
 pub mod postgres;
+pub mod readers;
+pub mod topology;

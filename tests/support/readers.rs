@@ -20,7 +20,9 @@ impl Writer {
     pub async fn start(tree: &Tree, primary: &str) -> Self {
         let client = tree.connect(primary).await.unwrap();
         client
-            .batch_execute("CREATE TABLE IF NOT EXISTS beat (at timestamptz); CREATE INDEX IF NOT EXISTS beat_at ON beat (at)")
+            .batch_execute(
+                "CREATE TABLE IF NOT EXISTS beat (at timestamptz); CREATE INDEX IF NOT EXISTS beat_at ON beat (at)",
+            )
             .await
             .unwrap();
         Self(tokio::spawn(write(client)))

@@ -48,7 +48,7 @@ pub fn secret(password: &str) -> String {
 }
 
 /// Applies the Secret and the topology.
-pub async fn apply(server: &ApiServer, tree: &Tree, settings: &str) {
+pub fn apply(server: &ApiServer, tree: &Tree, settings: &str) {
     apply_text(server, &format!("{}---\n{}", secret(WALTREE_PASSWORD), manifest(tree, settings)));
 }
 
@@ -60,7 +60,7 @@ pub fn apply_text(server: &ApiServer, text: &str) {
 
 /// The topology as the API server has it now.
 pub async fn get(server: &ApiServer) -> ReplicaTopology {
-    let topologies: Api<ReplicaTopology> = Api::namespaced(server.client(), NAMESPACE);
+    let topologies: Api<ReplicaTopology> = Api::namespaced(server.client().await, NAMESPACE);
     topologies.get(NAME).await.unwrap()
 }
 

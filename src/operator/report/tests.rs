@@ -175,7 +175,7 @@ fn a_tree_as_declared_is_ready_and_leaves_nothing_to_do() {
     assert_eq!(status.primary, Some(expected));
     assert_eq!(status.system_identifier.as_deref(), Some("7300000000000000001"));
     assert_eq!(status.observed_generation, Some(7));
-    let states: Vec<_> = status.nodes.iter().map(|node| (node.state, node.upstream.as_deref())).collect();
+    let as_seen: Vec<_> = status.nodes.iter().map(|node| (node.state, node.upstream.as_deref())).collect();
     let expected = [
         (NodeState::Primary, None),
         (NodeState::Standby, Some("core-1")),
@@ -183,7 +183,7 @@ fn a_tree_as_declared_is_ready_and_leaves_nothing_to_do() {
         (NodeState::Leaf, Some("eu-1")),
         (NodeState::Leaf, Some("eu-1")),
     ];
-    assert_eq!(states, expected);
+    assert_eq!(as_seen, expected);
 }
 
 #[test]

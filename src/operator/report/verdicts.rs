@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Primary, View, texts};
+use super::{Primary, View, changes, texts};
 use crate::api::conditions::{ConditionType, Truth, Verdict};
 use crate::api::reason::{Plain, Reason};
 use crate::model::rooted::Rooted;
@@ -133,7 +133,7 @@ fn fallbacks_ready(view: &View<'_>) -> Verdict {
             open.map(move |(upstream, _)| format!("{upstream} for {node}"))
         });
         let open: Vec<String> = open.collect();
-        let cure = match (view.changes(&view.plan.steps).is_empty(), view.desired.automation) {
+        let cure = match (changes(&view.plan.steps).is_empty(), view.desired.automation) {
             (_, Automation::Observe) => "Set automation: Heal to have them prepared.",
             (false, Automation::Heal) => "They are being prepared. Nothing to do.",
             (true, Automation::Heal) => "See Converged for what they wait for.",
@@ -182,7 +182,7 @@ fn converged(view: &View<'_>) -> Verdict {
         let message = format!("{step} failed: {error} It is tried again; if it lasts, read that server's log.");
         return Verdict::new(Truth::False, Plain::StepFailed, message);
     }
-    let steps = view.changes(&view.plan.steps);
+    let steps = changes(&view.plan.steps);
     if !steps.is_empty() {
         let message = format!("Being done: {}. {NOTHING}", steps_text(&steps));
         return Verdict::new(Truth::False, Plain::Working, message);
@@ -192,7 +192,7 @@ fn converged(view: &View<'_>) -> Verdict {
     if let Some(wait) = waits.iter().find(|wait| !comes_by_itself(wait)).or(waits.first()) {
         return waiting(view, wait);
     }
-    let withheld = view.changes(&view.plan.withheld);
+    let withheld = changes(&view.plan.withheld);
     if !withheld.is_empty() {
         let message = format!(
             "Not done, as Observe forbids it: {}. Set automation: Heal, and management: Routes in the group, to have it done.",
@@ -227,7 +227,7 @@ fn waiting(view: &View<'_>, wait: &Wait) -> Verdict {
 }
 
 fn progressing(view: &View<'_>, verdicts: &BTreeMap<ConditionType, Verdict>) -> Verdict {
-    let steps = view.changes(&view.plan.steps);
+    let steps = changes(&view.plan.steps);
     if view.desired.deleting {
         return Verdict::new(Truth::True, Plain::Deleting, format!("The topology is being deleted. {NOTHING}"));
     }
