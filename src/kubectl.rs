@@ -1,1 +1,11 @@
-fn main() {}
+//! The kubectl plugin: `kubectl waltree` finds this binary as `kubectl-waltree` in the PATH.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use waltree::cli::plugin;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    plugin::run(plugin::Arguments::parse(), &mut std::io::stdout()).await
+}

@@ -4,7 +4,7 @@ mod fleet;
 
 use std::collections::BTreeMap;
 
-use fleet::{Fleet, changes_the_tree};
+use fleet::Fleet;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use waltree::model::tree::{self, Union};
@@ -116,7 +116,9 @@ fn settle(fleet: &mut Fleet) -> Result<Plan, TestCaseError> {
         legal(&fleet.desired, &observed, &made)?;
         fleet.carry_out(&made, |_| true);
         last = made;
-        calm = if last.steps.iter().any(changes_the_tree) || !observed.memory.nodes.values().all(calm_node) {
+        calm = if last.steps.iter().any(|planned| !planned.step.is_housekeeping())
+            || !observed.memory.nodes.values().all(calm_node)
+        {
             0
         } else {
             calm + 1

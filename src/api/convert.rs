@@ -8,9 +8,7 @@ use super::topology::{
     SUSPECT_AFTER_MILLISECONDS_MIN, SslMode, UPSTREAMS_MAX,
 };
 use crate::model::check::{Rejection, check};
-use crate::model::{
-    Automation, BadName, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec,
-};
+use crate::model::{Automation, BadName, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
 
 /// How the operator gets into one server.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,7 +69,10 @@ impl Reader {
 
     fn at_most(&mut self, field: &str, what: &str, count: usize, most: usize) {
         if count > most {
-            self.reject(field, format!("{count} {what} are more than the {most} that are possible: split the topology"));
+            self.reject(
+                field,
+                format!("{count} {what} are more than the {most} that are possible: split the topology"),
+            );
         }
     }
 
@@ -182,7 +183,8 @@ impl Reader {
         let inner = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
         let edge = |c: char| c.is_ascii_alphanumeric() || c == ':';
         let address = spec.address.as_str();
-        if address.len() > 253 || !address.chars().all(inner) || !address.starts_with(edge) || !address.ends_with(edge) {
+        if address.len() > 253 || !address.chars().all(inner) || !address.starts_with(edge) || !address.ends_with(edge)
+        {
             let message = format!("{address:?} of {} is no IP and no host name: write one, without a port", spec.name);
             self.reject(&format!("{at}.address"), message);
         }

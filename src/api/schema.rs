@@ -10,7 +10,16 @@ pub(super) fn plain(schema: &mut Schema) {
     let Some(Value::Object(properties)) = schema.get_mut("properties") else { return };
     for property in properties.values_mut().filter_map(Value::as_object_mut) {
         property.remove("default");
+        one_line(property);
         without_null(property);
+    }
+}
+
+/// Doc comments break their lines for this source; kubectl breaks them again for the terminal. The default gets a line
+/// of its own.
+fn one_line(property: &mut Map<String, Value>) {
+    if let Some(Value::String(text)) = property.get_mut("description") {
+        *text = text.split_whitespace().collect::<Vec<_>>().join(" ").replace(" Default:", "\nDefault:");
     }
 }
 

@@ -137,7 +137,18 @@ pub enum NodeState {
 
 /// How far behind, in steps coarse enough to stand still while nothing happens.
 #[derive(
-    JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::Display, strum::EnumIter,
+    JsonSchema,
+    Serialize,
+    Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    strum::Display,
+    strum::EnumIter,
 )]
 pub enum LagBucket {
     /// Below one second.

@@ -2,6 +2,7 @@
 //! later default reaches the objects that are stored already (kubernetes-facts.md).
 
 #![allow(unreachable_pub, reason = "KubeSchema repeats each struct, its `pub` included, inside a function")]
+#![allow(clippy::duplicated_attributes, reason = "each printed column has a name and a type of its own")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};

@@ -13,3 +13,17 @@ pub(super) fn print(out: &mut impl Write) -> anyhow::Result<u8> {
     out.write_all(yaml.as_bytes()).context("write to the standard output")?;
     Ok(OK)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_in_crds_is_the_one_this_code_prints() {
+        let mut printed = Vec::new();
+        print(&mut printed).unwrap();
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/crds/waltree.dev_replicatopologies.yaml");
+        let kept = std::fs::read_to_string(file).unwrap();
+        assert_eq!(String::from_utf8(printed).unwrap(), kept, "run: waltree crd > {file}");
+    }
+}

@@ -53,7 +53,6 @@ pub fn lines(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Line> {
         }
     }
     let mut drawing = Drawing {
-        desired,
         observed,
         findings: plan.findings.iter().map(|finding| (&finding.node, finding)).collect(),
         plan,
@@ -80,7 +79,6 @@ pub fn lines(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Line> {
 }
 
 struct Drawing<'a> {
-    desired: &'a Desired,
     observed: &'a Observed,
     plan: &'a Plan,
     findings: BTreeMap<&'a NodeName, &'a Finding>,

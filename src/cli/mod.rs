@@ -1,6 +1,10 @@
 //! The command line.
 
 mod crd;
+pub mod draw;
+pub mod look;
+mod operator;
+pub mod plugin;
 mod validate;
 
 use std::process::ExitCode;
@@ -11,6 +15,8 @@ use clap::{Parser, Subcommand};
 pub const OK: u8 = 0;
 /// It could not be done: an unreadable file, a server that does not answer.
 pub const ERROR: u8 = 1;
+/// What was looked at is not as declared.
+pub const DEGRADED: u8 = 2;
 /// It was refused: what was asked for is wrong.
 pub const REFUSED: u8 = 3;
 
@@ -31,6 +37,8 @@ pub enum Command {
     /// Check manifests without a cluster, by the rules of the API server and of the operator. Exit code 0: all are good,
     /// 3: one is refused, 1: one cannot be read.
     Validate(validate::Validate),
+    /// Run the operator until it is told to stop.
+    Operator(operator::Operator),
 }
 
 /// Does what the arguments say. The exit code is 0, or 3 when what was asked for is refused.
@@ -42,6 +50,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Crd => crd::print(&mut out),
         Command::Validate(what) => validate::run(&what, &mut out),
+        Command::Operator(what) => operator::run(what),
     }
     .map(ExitCode::from)
 }

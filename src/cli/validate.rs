@@ -35,19 +35,31 @@ pub(super) fn run(what: &Validate, out: &mut impl Write) -> anyhow::Result<u8> {
     let mut worst = OK;
     for file in &what.files {
         let text = read(file).with_context(|| format!("read {}", file.display()))?;
-        let mut topologies = 0;
-        for (index, document) in serde_yaml::Deserializer::from_str(&text).enumerate() {
-            let place = format!("{}[{index}]", file.display());
-            let (name, judgement) = judge(document);
-            topologies += usize::from(!matches!(judgement, Judgement::OtherKind));
-            let code = report(out, &place, &name, &judgement)?;
-            // 1 (could not be judged) is worse than 3 (judged, and refused).
-            worst = if worst == ERROR || code == ERROR { ERROR } else { worst.max(code) };
+        worst = worse(worst, documents(&text, &file.display().to_string(), out)?);
+    }
+    Ok(worst)
+}
+
+/// 1 (could not be judged) is worse than 3 (judged, and refused).
+fn worse(one: u8, other: u8) -> u8 {
+    if one == ERROR || other == ERROR { ERROR } else { one.max(other) }
+}
+
+fn documents(text: &str, file: &str, out: &mut impl Write) -> anyhow::Result<u8> {
+    let mut worst = OK;
+    let mut topologies = 0;
+    for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
+        let (name, judgement) = judge(document);
+        topologies += usize::from(!matches!(judgement, Judgement::OtherKind));
+        worst = worse(worst, report(out, &format!("{file}[{index}]"), &name, &judgement)?);
+        // The reader would give the same error for ever.
+        if matches!(judgement, Judgement::Unreadable(_)) {
+            return Ok(ERROR);
         }
-        if topologies == 0 {
-            writeln!(out, "{}: there is no ReplicaTopology in it", file.display())?;
-            worst = ERROR;
-        }
+    }
+    if topologies == 0 {
+        writeln!(out, "{file}: there is no ReplicaTopology in it")?;
+        worst = ERROR;
     }
     Ok(worst)
 }
@@ -91,7 +103,7 @@ fn judge(document: serde_yaml::Deserializer<'_>) -> (String, Judgement) {
         return (name, Judgement::Refused(vec![Rejection::new("apiVersion", message)]));
     }
     let mut rejections = unknown_fields(&value);
-    match serde_path(&value) {
+    match typed(&value) {
         Err(rejection) => rejections.push(rejection),
         Ok(topology) => rejections.extend(Desired::try_from(&topology.spec).err().unwrap_or_default()),
     }
@@ -100,7 +112,7 @@ fn judge(document: serde_yaml::Deserializer<'_>) -> (String, Judgement) {
 }
 
 /// Reads a document through YAML text again, because only that reader names the path of a wrong type.
-fn serde_path(value: &Value) -> Result<ReplicaTopology, Rejection> {
+fn typed(value: &Value) -> Result<ReplicaTopology, Rejection> {
     let refused = |error: serde_yaml::Error| {
         let text = error.to_string();
         // "spec.groups[0].relays: invalid type: ... at line 9 column 11": the line is that of our own text.
@@ -131,13 +143,12 @@ fn walk(schema: &Value, value: &Value, path: &str, found: &mut Vec<Rejection>) {
             let Some(Value::Object(known)) = schema.get("properties") else { return };
             for (field, value) in fields {
                 let path = format!("{path}.{field}");
-                match known.get(field) {
-                    Some(schema) => walk(schema, value, &path, found),
-                    None => {
-                        let names: Vec<&str> = known.keys().map(String::as_str).collect();
-                        let message = format!("there is no such field: use one of {}", names.join(", "));
-                        found.push(Rejection::new(path, message));
-                    }
+                if let Some(schema) = known.get(field) {
+                    walk(schema, value, &path, found);
+                } else {
+                    let names: Vec<&str> = known.keys().map(String::as_str).collect();
+                    let message = format!("there is no such field: use one of {}", names.join(", "));
+                    found.push(Rejection::new(path, message));
                 }
             }
         }
@@ -148,5 +159,68 @@ fn walk(schema: &Value, value: &Value, path: &str, found: &mut Vec<Rejection>) {
             }
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Exit code and output for a file with this text.
+    fn validate(text: &str) -> (u8, String) {
+        let mut out = Vec::new();
+        let code = documents(text, "t.yaml", &mut out).unwrap();
+        (code, String::from_utf8(out).unwrap())
+    }
+
+    fn manifest(groups: &str) -> String {
+        format!(
+            "apiVersion: waltree.dev/v1alpha1\nkind: ReplicaTopology\nmetadata: {{name: orders}}\nspec:\n  groups:\n{groups}\n"
+        )
+    }
+
+    const CORE: &str = "  - {name: core, hosts: [{name: core-1, address: 192.0.2.1}]}";
+
+    #[test]
+    fn a_good_manifest_among_others_is_valid() {
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: sql}\n";
+        let (code, said) = validate(&format!("{secret}---\n{}", manifest(CORE)));
+        assert_eq!((code, said.as_str()), (OK, "t.yaml[1]: ReplicaTopology orders is valid\n"));
+    }
+
+    #[test]
+    fn each_refusal_names_its_document_and_the_guilty_group() {
+        let bad = format!("{CORE}\n  - {{name: eu, upstreams: [cor], hosts: [{{name: eu-1, address: 192.0.2.2}}]}}");
+        let (code, said) = validate(&format!("{}---\n{}", manifest(CORE), manifest(&bad)));
+        assert_eq!(code, REFUSED);
+        let expected =
+            "t.yaml[1]: ReplicaTopology orders: spec.groups[1].upstreams[0]: eu names cor, and there is no such group";
+        assert!(said.contains(expected), "{said}");
+    }
+
+    #[test]
+    fn an_unknown_field_and_a_wrong_type_are_named_by_path() {
+        let (code, said) =
+            validate(&manifest("  - {name: core, fanout: 3, hosts: [{name: core-1, address: 192.0.2.1}]}"));
+        assert_eq!(code, REFUSED);
+        assert!(
+            said.contains("spec.groups[0].fanout: there is no such field: use one of credentialsSecretRef, fanOut"),
+            "{said}"
+        );
+        let (code, said) =
+            validate(&manifest("  - {name: core, fanOut: many, hosts: [{name: core-1, address: 192.0.2.1}]}"));
+        assert_eq!(code, REFUSED);
+        assert!(said.contains("spec.groups[0].fanOut: invalid type"), "{said}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_holds_no_topology_is_an_error() {
+        assert_eq!(validate("a: [").0, ERROR);
+        assert_eq!(
+            validate("apiVersion: v1\nkind: Secret\n"),
+            (ERROR, "t.yaml: there is no ReplicaTopology in it\n".to_owned())
+        );
+        let old = manifest(CORE).replace("v1alpha1", "v1");
+        assert_eq!(validate(&old).0, REFUSED);
     }
 }

@@ -71,6 +71,11 @@ impl Step {
         self.into()
     }
 
+    /// What an undisturbed tree has done to it all the time: it changes neither the tree nor what it rests on.
+    pub fn is_housekeeping(&self) -> bool {
+        matches!(self, Self::Heartbeat { .. } | Self::AdvanceSlot { .. })
+    }
+
     /// The server on which it writes.
     pub fn server(&self) -> &NodeName {
         match self {

@@ -2,6 +2,8 @@
 //! postgres-facts.md measured it (libpq goes on to the next entry when one refuses, and sticks to one that lacks the
 //! slot). They are input for a pure function, not a stand-in for PostgreSQL: what PostgreSQL does is tested on servers.
 
+#![allow(dead_code, reason = "every test binary compiles this module and uses a part of it")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -259,9 +261,4 @@ impl Fleet {
     pub(crate) fn tree(&self) -> BTreeMap<NodeName, Option<NodeName>> {
         self.servers.iter().map(|(name, server)| (name.clone(), server.upstream.clone())).collect()
     }
-}
-
-/// Whether a step changes the tree or what it rests on; heartbeats and moving idle slots on are housekeeping.
-pub(crate) fn changes_the_tree(planned: &Planned) -> bool {
-    !matches!(planned.step, Step::Heartbeat { .. } | Step::AdvanceSlot { .. })
 }

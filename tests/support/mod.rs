@@ -1,4 +1,11 @@
-//! Real PostgreSQL servers for the tests.
+//! Real servers for tests: each is started, and ended again, by the test that needs it.
+
+#![allow(dead_code, unreachable_pub, reason = "every test binary compiles this module and uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 pub mod fleet;
+pub mod kube;
+pub mod operator;
 pub mod postgres;
+pub mod readers;
+pub mod topology;

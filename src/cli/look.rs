@@ -1,0 +1,54 @@
+//! Looks at the servers of a topology from here, without the operator and without writing anything.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use kube::api::Api;
+use kube::{Client, ResourceExt as _};
+
+use crate::api::ReplicaTopology;
+use crate::model::{Desired, Observed};
+use crate::observe::{Timing, Wallet};
+use crate::operator::{Cluster as _, LiveCluster, accesses, remembered};
+use crate::plan::{Plan, plan};
+
+/// What is wanted, what is seen and what would be done.
+#[derive(Debug)]
+pub struct Look {
+    /// What is wanted.
+    pub desired: Desired,
+    /// What is seen.
+    pub observed: Observed,
+    /// What would be done.
+    pub plan: Plan,
+}
+
+/// The topology of that name.
+///
+/// # Errors
+/// When the API server does not give it.
+pub async fn topology(client: &Client, namespace: &str, name: &str) -> anyhow::Result<ReplicaTopology> {
+    let topologies: Api<ReplicaTopology> = Api::namespaced(client.clone(), namespace);
+    topologies.get(name).await.with_context(|| format!("cannot read ReplicaTopology {namespace}/{name}"))
+}
+
+/// Asks every server twice, a tick apart, so that a position that stands still can be told from one that moves.
+///
+/// # Errors
+/// When the spec is refused.
+pub async fn look(client: &Client, namespace: &str, topology: &ReplicaTopology) -> anyhow::Result<Look> {
+    let desired = Desired::try_from(&topology.spec).map_err(|rejections| {
+        let all: Vec<String> = rejections.iter().map(ToString::to_string).collect();
+        anyhow!("{} is refused:\n{}", topology.name_any(), all.join("\n"))
+    })?;
+    let timing = Timing { tick: Duration::from_millis(500), ..Timing::default() };
+    let wallet = Wallet::secrets(Api::namespaced(client.clone(), namespace));
+    // Without a fence nothing can be written, whatever is asked.
+    let cluster = LiveCluster::new(wallet, timing, None, remembered(topology));
+    cluster.set_access(accesses(&topology.spec));
+    cluster.observe(&desired).await;
+    tokio::time::sleep(timing.tick + timing.tick / 2).await;
+    let observed = cluster.observe(&desired).await;
+    let plan = plan(&desired, &observed, cluster.now());
+    Ok(Look { desired, observed, plan })
+}

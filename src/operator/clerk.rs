@@ -1,0 +1,143 @@
+//! What is written to the API server about a topology: its status when it changed, at most once a second, and events.
+//! Both are written beside the passes, never in them: an API server that is slow or away delays no healing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Resource as _, ResourceExt as _};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::FIELD_MANAGER;
+use super::events::Notice;
+use crate::api::{ReplicaTopology, ReplicaTopologyStatus};
+use crate::web::Metrics;
+
+/// Between two writes of one status.
+const STATUS_PACE: Duration = Duration::from_secs(1);
+/// Deadline of one request: a frozen API server accepts TCP and says nothing.
+const REQUEST: Duration = Duration::from_secs(5);
+/// Events that may wait to be written. Beyond it they are dropped: news is worth less than memory.
+const EVENTS_WAITING: usize = 256;
+
+/// Writes about one topology. Dropping it ends both tasks; what is not written then is left to the next leader.
+pub struct Clerk {
+    status: watch::Sender<Option<ReplicaTopologyStatus>>,
+    notices: mpsc::Sender<Notice>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Clerk {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Clerk {
+    /// A clerk whose last written status is that of `topology`. Must be called on a tokio runtime.
+    pub fn new(
+        topology: &ReplicaTopology,
+        topologies: Api<ReplicaTopology>,
+        recorder: Recorder,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (status, wanted) = watch::channel(None);
+        let (notices, waiting) = mpsc::channel(EVENTS_WAITING);
+        let written = topology.status.clone();
+        let reports = write_statuses(topologies, topology.name_any(), written, wanted, metrics);
+        let events = publish(recorder, topology.object_ref(&()), waiting);
+        Self { status, notices, tasks: [tokio::spawn(reports), tokio::spawn(events)] }
+    }
+
+    /// Has this status written, if it is another than the one written last.
+    pub fn report(&self, status: &ReplicaTopologyStatus) {
+        self.status.send_if_modified(|wanted| {
+            let changed = wanted.as_ref() != Some(status);
+            if changed {
+                *wanted = Some(status.clone());
+            }
+            changed
+        });
+    }
+
+    /// Has an event written.
+    pub fn tell(&self, notice: Notice) {
+        if let Err(mpsc::error::TrySendError::Full(notice)) = self.notices.try_send(notice) {
+            tracing::warn!(node = %notice.node, reason = notice.reason, "an event was dropped: too many wait");
+        }
+    }
+}
+
+async fn write_statuses(
+    topologies: Api<ReplicaTopology>,
+    name: String,
+    mut written: Option<ReplicaTopologyStatus>,
+    mut wanted: watch::Receiver<Option<ReplicaTopologyStatus>>,
+    metrics: Arc<Metrics>,
+) {
+    let mut failing = false;
+    while failing || wanted.changed().await.is_ok() {
+        let status = wanted.borrow_and_update().clone();
+        if status.is_some() && status != written {
+            match write_status(&topologies, &name, status.as_ref()).await {
+                Ok(()) => {
+                    metrics.wrote_status();
+                    written = status;
+                    failing = false;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(topology = name, %error, "the status cannot be written; it is tried again");
+                    }
+                }
+            }
+            tokio::time::sleep(STATUS_PACE).await;
+        } else {
+            failing = false;
+        }
+    }
+}
+
+async fn write_status(
+    topologies: &Api<ReplicaTopology>,
+    name: &str,
+    status: Option<&ReplicaTopologyStatus>,
+) -> Result<(), String> {
+    let patch = Patch::Apply(serde_json::json!({
+        "apiVersion": ReplicaTopology::api_version(&()),
+        "kind": ReplicaTopology::kind(&()),
+        "metadata": { "name": name },
+        "status": status,
+    }));
+    let parameters = PatchParams::apply(FIELD_MANAGER).force();
+    let request = topologies.patch_status(name, &parameters, &patch);
+    match tokio::time::timeout(REQUEST, request).await {
+        Ok(Ok(_)) => Ok(()),
+        // The topology is gone: nothing to report on any more.
+        Ok(Err(kube::Error::Api(answer))) if answer.code == 404 => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {REQUEST:?}")),
+    }
+}
+
+async fn publish(recorder: Recorder, topology: ObjectReference, mut notices: mpsc::Receiver<Notice>) {
+    while let Some(notice) = notices.recv().await {
+        let event = Event {
+            type_: if notice.warning { EventType::Warning } else { EventType::Normal },
+            reason: notice.reason.to_owned(),
+            note: Some(notice.note),
+            action: notice.action.to_owned(),
+            // One series a node: without it the same word about two nodes would become one event.
+            secondary: Some(ObjectReference { field_path: Some(notice.node.to_string()), ..topology.clone() }),
+        };
+        let error = match tokio::time::timeout(REQUEST, recorder.publish(&event, &topology)).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {REQUEST:?}"),
+        };
+        tracing::warn!(node = %notice.node, reason = notice.reason, error, "an event was not written");
+    }
+}

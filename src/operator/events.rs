@@ -1,0 +1,128 @@
+//! Events: one for every change of what is wrong with a node, one for every route that was set.
+
+use std::collections::BTreeMap;
+
+use crate::model::{Diagnosis, Finding, NodeName};
+use crate::plan::{Outcome, Step};
+
+/// Longest note the API server takes, in bytes.
+const NOTE_BYTES_MAX: usize = 1024;
+
+/// One thing that people should hear of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Whether it is bad news.
+    pub warning: bool,
+    /// One word: a diagnosis, the reason of a step, or `Recovered`.
+    pub reason: &'static str,
+    /// What was done, in one word.
+    pub action: &'static str,
+    /// Whom it is about.
+    pub node: NodeName,
+    /// One or two sentences.
+    pub note: String,
+}
+
+/// The diagnoses of one pass, to be compared with the next. What a message says may change with every look; only another
+/// diagnosis is news.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Known(BTreeMap<(NodeName, Diagnosis), String>);
+
+impl Known {
+    /// Remembers what is wrong now, and tells what is new and what is over.
+    pub fn learn(&mut self, findings: &[Finding]) -> Vec<Notice> {
+        let now: BTreeMap<_, _> = findings.iter().map(|f| ((f.node.clone(), f.diagnosis), f.message.clone())).collect();
+        let begun =
+            now.iter().filter(|(key, _)| !self.0.contains_key(key)).map(|((node, diagnosis), message)| Notice {
+                warning: diagnosis.is_failure(),
+                reason: diagnosis.into(),
+                action: "Diagnose",
+                node: node.clone(),
+                note: note(&format!("{node}: {message}")),
+            });
+        let over = self.0.keys().filter(|key| !now.contains_key(key)).map(|(node, diagnosis)| Notice {
+            warning: false,
+            reason: "Recovered",
+            action: "Diagnose",
+            node: node.clone(),
+            note: note(&format!("{node}: {diagnosis} is over. Nothing to do.")),
+        });
+        let notices = begun.chain(over).collect();
+        self.0 = now;
+        notices
+    }
+}
+
+/// The deeds of one pass that people should hear of: routes that were set.
+pub fn deeds(outcome: &Outcome) -> Vec<Notice> {
+    let done = outcome.done.iter().filter(|done| done.result.is_ok());
+    let notice = |step: &Step, why| match step {
+        Step::SetRoute { node, route, .. } => {
+            let names: Vec<&str> = route.entries.iter().map(NodeName::as_str).collect();
+            let note = note(&format!("{node}: route set to {}. Nothing to do.", names.join(", then ")));
+            Some(Notice { warning: false, reason: why, action: "SetRoute", node: node.clone(), note })
+        }
+        _ => None,
+    };
+    done.filter_map(|done| notice(&done.planned.step, done.planned.why.into())).collect()
+}
+
+fn note(text: &str) -> String {
+    let end = (0..=NOTE_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or(0)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Conninfo, Route, SessionAttrs};
+    use crate::plan::{Done, Planned, Why};
+
+    fn node(name: &str) -> NodeName {
+        NodeName::new(name).unwrap()
+    }
+
+    fn finding(name: &str, diagnosis: Diagnosis, message: &str) -> Finding {
+        Finding { node: node(name), diagnosis, message: message.to_owned() }
+    }
+
+    fn told(notices: &[Notice]) -> Vec<(&str, &str, bool)> {
+        notices.iter().map(|notice| (notice.node.as_str(), notice.reason, notice.warning)).collect()
+    }
+
+    #[test]
+    fn a_diagnosis_is_told_once_when_it_begins_and_once_when_it_ends() {
+        let mut known = Known::default();
+        let dead = [finding("r1", Diagnosis::DeadNode, "refused")];
+        assert_eq!(told(&known.learn(&dead)), [("r1", "DeadNode", true)]);
+        assert_eq!(known.learn(&[finding("r1", Diagnosis::DeadNode, "refused for 3 s")]), []);
+        let settling = [finding("r1", Diagnosis::Settling, "well since 1 s")];
+        assert_eq!(told(&known.learn(&settling)), [("r1", "Settling", false), ("r1", "Recovered", false)]);
+        assert_eq!(told(&known.learn(&[])), [("r1", "Recovered", false)]);
+        assert_eq!(known.learn(&[]), []);
+    }
+
+    #[test]
+    fn a_route_that_was_set_is_told_and_one_that_failed_is_not() {
+        let entries = vec![node("r2"), node("r1")];
+        let step = Step::SetRoute {
+            node: node("l1"),
+            route: Route { entries, attrs: SessionAttrs::Any },
+            conninfo: Conninfo::default(),
+            nudge: false,
+            slot: None,
+        };
+        let done = |step, result| Done { planned: Planned { step, why: Why::Unrooted }, result };
+        let failed = done(step.clone(), Err("no".to_owned()));
+        let reload = done(Step::Reload { node: node("l1") }, Ok(()));
+        let notices = deeds(&Outcome { done: vec![failed, reload, done(step, Ok(()))] });
+        assert_eq!(told(&notices), [("l1", "Unrooted", false)]);
+        assert_eq!(notices[0].note, "l1: route set to r2, then r1. Nothing to do.");
+    }
+
+    #[test]
+    fn a_long_note_is_cut_between_two_letters() {
+        assert_eq!(note(&"é".repeat(600)).len(), 1024);
+        assert_eq!(note(&format!("x{}", "é".repeat(600))).len(), 1023);
+    }
+}

@@ -1,0 +1,37 @@
+//! From the resource to a live cluster: how each server is reached, and what an earlier operator knew.
+
+use std::collections::BTreeMap;
+
+use crate::api::topology::SslMode as Wanted;
+use crate::api::{ReplicaTopology, ReplicaTopologySpec, access};
+use crate::model::{Memory, NodeName, Timeline};
+use crate::observe::{ServerAccess, SslMode};
+
+/// How each server is reached.
+pub fn accesses(spec: &ReplicaTopologySpec) -> BTreeMap<NodeName, ServerAccess> {
+    let hosts = spec.groups.iter().flat_map(|group| &group.hosts);
+    let names = hosts.filter_map(|host| NodeName::new(&host.name).ok());
+    let one = |node: NodeName| {
+        let access = access(spec, &node)?;
+        let ssl_mode = match access.ssl_mode {
+            Wanted::Disable => SslMode::Disable,
+            Wanted::Require => SslMode::Require,
+            Wanted::VerifyCa => SslMode::VerifyCa,
+            Wanted::VerifyFull => SslMode::VerifyFull,
+        };
+        Some((node, ServerAccess { secret: access.secret, ssl_mode }))
+    };
+    names.filter_map(one).collect()
+}
+
+/// What an earlier operator left in the status: whose data this is, and which history was the newest.
+pub fn remembered(topology: &ReplicaTopology) -> Memory {
+    let status = topology.status.as_ref();
+    let primary = status.and_then(|status| status.primary.as_ref());
+    Memory {
+        system_identifier: status.and_then(|status| status.system_identifier.as_ref()?.parse().ok()),
+        primary: primary.and_then(|primary| NodeName::new(&primary.name).ok()),
+        timeline: primary.and_then(|primary| u32::try_from(primary.timeline?).ok()).map(Timeline),
+        ..Memory::default()
+    }
+}

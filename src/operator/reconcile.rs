@@ -1,0 +1,86 @@
+//! The straight line: one pass over one topology, read top to bottom. It decides nothing and knows no client: the live
+//! operator, the dry run and a simulated world all walk it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Cluster;
+use super::report::{rejected, status};
+use crate::api::{ReplicaTopology, ReplicaTopologyStatus};
+use crate::model::rooted::{Rooted, rooted};
+use crate::model::{Desired, Finding, NodeName, Observed};
+use crate::plan::{Outcome, plan};
+
+/// How often a topology that was refused is looked at again; a change of its spec wakes at once.
+const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(300);
+
+/// What came of one pass.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pass {
+    /// What is to be reported.
+    pub status: ReplicaTopologyStatus,
+    /// What is wrong with which node.
+    pub findings: Vec<Finding>,
+    /// What became of the steps.
+    pub outcome: Outcome,
+    /// How old the data of each node with a path to the primary is at most.
+    pub lag: BTreeMap<NodeName, Duration>,
+    /// Every server was seen, and there is nothing to do.
+    pub at_rest: bool,
+    /// When to look again at the latest.
+    pub look_again_after: Duration,
+}
+
+/// Looks at one topology and takes the next steps. `previous` is what was reported last; `wall` is wall time, for texts
+/// only (law 14).
+pub async fn reconcile<C: Cluster>(
+    topology: &ReplicaTopology,
+    previous: Option<&ReplicaTopologyStatus>,
+    cluster: &C,
+    wall: Timestamp,
+) -> Pass {
+    let generation = topology.metadata.generation.unwrap_or_default();
+    let mut desired = match Desired::try_from(&topology.spec) {
+        Ok(desired) => desired,
+        Err(rejections) => return Pass::refused(rejected(&rejections, previous, generation, wall)),
+    };
+    desired.deleting = topology.metadata.deletion_timestamp.is_some();
+
+    let observed = cluster.observe(&desired).await;
+    let plan = plan(&desired, &observed, cluster.now());
+    let outcome = cluster.carry_out(&plan).await;
+    let status = status(&desired, &observed, &plan, &outcome, previous, generation, wall);
+
+    Pass {
+        status,
+        lag: lag(&desired, &observed),
+        at_rest: plan.steps.is_empty() && observed.nodes.values().all(|view| view.seen().is_some()),
+        look_again_after: Duration::from_millis(plan.look_again_after_milliseconds),
+        findings: plan.findings,
+        outcome,
+    }
+}
+
+impl Pass {
+    /// A topology that cannot be as written. Nothing is touched: replication goes on as it is.
+    fn refused(status: ReplicaTopologyStatus) -> Self {
+        Self {
+            status,
+            findings: Vec::new(),
+            outcome: Outcome::default(),
+            lag: BTreeMap::new(),
+            at_rest: true,
+            look_again_after: REFUSED_AGAIN_AFTER,
+        }
+    }
+}
+
+fn lag(desired: &Desired, observed: &Observed) -> BTreeMap<NodeName, Duration> {
+    let known = |rooted| match rooted {
+        Rooted::Yes { lag_milliseconds, .. } => Some(Duration::from_millis(lag_milliseconds)),
+        Rooted::No(_) | Rooted::Unknown(_) => None,
+    };
+    rooted(desired, observed).into_iter().filter_map(|(node, rooted)| Some((node, known(rooted)?))).collect()
+}

@@ -1,0 +1,323 @@
+//! What is reported: the status as a pure function of what is wanted, seen, planned and done.
+//!
+//! Nothing in a status may change while nothing happens: no LSN, no count of milliseconds. Lag is told in steps with a
+//! margin, times are those of changes, and the text of a condition changes only with what it says.
+
+mod history;
+mod texts;
+mod verdicts;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use strum::IntoEnumIterator;
+
+use crate::api::conditions::{ConditionType, Truth, Verdict, set_condition, stored};
+use crate::api::reason::{Plain, Reason};
+use crate::api::status::{
+    GroupStatus, LagBucket, NodeState, NodeStatus, PrimaryStatus, ReplicaTopologyStatus as Status, Summary,
+};
+use crate::model::check::Rejection;
+use crate::model::rooted::{Rooted, rooted};
+use crate::model::{
+    Addresses, Desired, Diagnosis, Finding, Group, NodeName, Observed, SessionAttrs, Unseen, WhyUnseen,
+};
+use crate::plan::{Outcome, Plan, Planned, Readiness, Step, Why};
+
+/// How coarsely lag is known: servers are asked once a second, so a node without any lag is seen up to a tick behind.
+/// A step of lag is left upwards only beyond this much more.
+const LAG_MARGIN_MILLISECONDS: u64 = 1500;
+
+/// Longest message of one node: a fleet that fails as a whole still has to fit into the object.
+const NODE_MESSAGE_CHARS: usize = 300;
+
+/// The status after one pass. As long as a node of the topology has not been tried yet, which is so right after the
+/// operator's start, it is the previous status unchanged: a restart of the operator is no news.
+pub fn status(
+    desired: &Desired,
+    observed: &Observed,
+    plan: &Plan,
+    outcome: &Outcome,
+    previous: Option<&Status>,
+    generation: i64,
+    now: Timestamp,
+) -> Status {
+    let untried = |unseen: &Unseen| unseen.why == WhyUnseen::NotYet;
+    if let Some(previous) = previous
+        && observed.nodes.values().any(|view| view.unseen.as_ref().is_some_and(untried))
+    {
+        return previous.clone();
+    }
+    let rooted = rooted(desired, observed);
+    let addresses = desired.addresses();
+    let view = View { desired, observed, plan, outcome, previous, rooted, addresses };
+    compose(&view, generation, now)
+}
+
+/// The status of a spec that cannot be acted on: the rest of the previous status stays, as the tree goes on as it is.
+pub fn rejected(rejections: &[Rejection], previous: Option<&Status>, generation: i64, now: Timestamp) -> Status {
+    const NAMED: usize = 5;
+    let mut status = previous.cloned().unwrap_or_default();
+    status.observed_generation = Some(generation);
+    let named: Vec<String> = rejections.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = match rejections.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    let message = format!("{}{more}. Correct the spec: until then no server is touched.", named.join("; "));
+    for kind in [ConditionType::Accepted, ConditionType::Ready] {
+        let verdict = Verdict::new(Truth::False, Plain::Invalid, message.clone());
+        set_condition(&mut status.conditions, kind, verdict, generation, now);
+    }
+    status
+}
+
+/// Everything that a status is made of.
+struct View<'a> {
+    desired: &'a Desired,
+    observed: &'a Observed,
+    plan: &'a Plan,
+    outcome: &'a Outcome,
+    previous: Option<&'a Status>,
+    rooted: BTreeMap<NodeName, Rooted>,
+    addresses: Addresses<'a>,
+}
+
+/// Who takes writes.
+enum Primary<'a> {
+    /// This one.
+    One(&'a NodeName),
+    /// More than one.
+    Several(Vec<&'a NodeName>),
+    /// Nobody: the whole root group is seen and is on standby.
+    Nobody,
+    /// It may be one of those that cannot be seen; the one seen last comes first.
+    Unseen(&'a NodeName, &'a Unseen),
+}
+
+fn compose(view: &View<'_>, generation: i64, now: Timestamp) -> Status {
+    let primary = view.primary();
+    let mut verdicts = verdicts::all(view, &primary);
+    let mut conditions = view.previous.map(|status| status.conditions.clone()).unwrap_or_default();
+    let converged = verdicts.get(&ConditionType::Converged).is_some_and(|verdict| verdict.truth == Truth::True);
+    for kind in ConditionType::iter() {
+        if let Some(verdict) = verdicts.remove(&kind) {
+            set_condition(&mut conditions, kind, verdict, generation, now);
+        }
+    }
+    let nodes = view.nodes(&primary);
+    let mut status = Status {
+        observed_generation: Some(generation),
+        conditions,
+        system_identifier: view.system_identifier(&primary),
+        primary: view.primary_status(&primary, now),
+        summary: Some(view.summary(&nodes)),
+        groups: view.desired.groups.iter().map(|group| view.group_status(group)).collect(),
+        nodes,
+        history: Vec::new(),
+    };
+    status.history = history::after(view, &status, converged, now);
+    status
+}
+
+impl View<'_> {
+    /// The first finding about a node, which is the worst.
+    fn finding(&self, node: &NodeName) -> Option<&Finding> {
+        self.plan.findings.iter().find(|finding| &finding.node == node)
+    }
+
+    fn unseen(&self, node: &NodeName) -> Option<&Unseen> {
+        self.observed.nodes.get(node).and_then(|view| view.unseen.as_ref())
+    }
+
+    /// What deviates about a node, with what to do: what is wrong with it, or why it is not seen.
+    fn trouble(&self, node: &NodeName) -> Option<(Reason, String)> {
+        let unseen = self.unseen(node);
+        match (self.finding(node), unseen) {
+            // The finding only says that it is not seen; why it is not says more.
+            (Some(Finding { diagnosis: Diagnosis::Unseen, .. }) | None, Some(unseen)) => {
+                Some((unseen.why.into(), texts::unseen(unseen)))
+            }
+            (Some(finding), _) => Some((finding.diagnosis.into(), finding.message.clone())),
+            (None, None) => None,
+        }
+    }
+
+    fn primary(&self) -> Primary<'_> {
+        let Some(root) = self.desired.root() else { return Primary::Nobody };
+        let foreign = |node: &NodeName| {
+            use Diagnosis::{Diverged, ForeignPrimary, ForeignServer};
+            let of = self.finding(node).map(|finding| finding.diagnosis);
+            matches!(of, Some(ForeignServer | ForeignPrimary | Diverged))
+        };
+        let takes_writes = |node: &&NodeName| self.observed.seen(node).is_some_and(|facts| !facts.in_recovery);
+        let writers: Vec<&NodeName> = root.members.iter().filter(takes_writes).filter(|node| !foreign(node)).collect();
+        match writers.as_slice() {
+            [] => {}
+            [one] => return Primary::One(one),
+            _ => return Primary::Several(writers),
+        }
+        let known = self.observed.memory.primary.as_ref().map(NodeName::as_str);
+        let known = known.or_else(|| self.previous?.primary.as_ref().map(|primary| primary.name.as_str()));
+        let unseen = root.members.iter().filter_map(|node| Some((node, self.unseen(node)?)));
+        let first = unseen.min_by_key(|(node, _)| Some(node.as_str()) != known);
+        first.map_or(Primary::Nobody, |(node, unseen)| Primary::Unseen(node, unseen))
+    }
+
+    fn system_identifier(&self, primary: &Primary<'_>) -> Option<String> {
+        let known = self.previous.and_then(|status| status.system_identifier.clone());
+        let Primary::One(primary) = primary else { return known };
+        known.or_else(|| self.observed.seen(primary).map(|facts| facts.system_identifier.to_string()))
+    }
+
+    fn primary_status(&self, primary: &Primary<'_>, now: Timestamp) -> Option<PrimaryStatus> {
+        let previous = self.previous.and_then(|status| status.primary.clone());
+        let Primary::One(node) = primary else { return previous };
+        let timeline = self.observed.seen(node).and_then(|facts| facts.timeline).map(|timeline| i64::from(timeline.0));
+        let same =
+            |known: &PrimaryStatus| known.name == node.as_str() && (timeline.is_none() || known.timeline == timeline);
+        let name = node.to_string();
+        Some(previous.filter(same).unwrap_or_else(|| PrimaryStatus { name, timeline, since: stored(now) }))
+    }
+
+    /// The node from which a node is seen to receive: it says so, and so does the other end as far as that is seen
+    /// (law 9).
+    fn upstream(&self, node: &NodeName) -> Option<&NodeName> {
+        let receiver = self.observed.seen(node)?.receiver.as_ref()?;
+        let name = self.addresses.node_at(&receiver.host, receiver.port)?;
+        let slot = node.slot();
+        let agrees = self.observed.seen(name).is_none_or(|facts| {
+            let its = |sender: &crate::model::observed::Sender| {
+                sender.application_name == node.as_str() || sender.slot.as_ref() == Some(&slot)
+            };
+            facts.senders.iter().any(its)
+        });
+        agrees.then_some(name)
+    }
+
+    fn nodes(&self, primary: &Primary<'_>) -> Vec<NodeStatus> {
+        let members =
+            || self.desired.groups.iter().flat_map(|group| group.members.iter().map(move |node| (group, node)));
+        let upstreams: BTreeMap<&NodeName, Option<&NodeName>> =
+            members().map(|(_, node)| (node, self.upstream(node))).collect();
+        let feeding: BTreeSet<&NodeName> = upstreams.values().copied().flatten().collect();
+        members()
+            .map(|(group, node)| {
+                let is_primary = matches!(primary, Primary::One(one) if *one == node);
+                let upstream = upstreams.get(node).copied().flatten();
+                let state = match self.rooted.get(node) {
+                    Some(Rooted::No(_)) => NodeState::Unrooted,
+                    Some(Rooted::Unknown(_)) | None => NodeState::Unknown,
+                    Some(Rooted::Yes { .. }) if is_primary => NodeState::Primary,
+                    Some(Rooted::Yes { .. }) if group.is_root() => NodeState::Standby,
+                    Some(Rooted::Yes { .. }) if feeding.contains(node) => NodeState::Relay,
+                    Some(Rooted::Yes { .. }) => NodeState::Leaf,
+                };
+                let deviation = self.deviation(node, upstream);
+                NodeStatus {
+                    name: node.to_string(),
+                    upstream: upstream.map(ToString::to_string),
+                    state,
+                    lag: if is_primary { None } else { self.lag(node) },
+                    reason: deviation.as_ref().map(|(reason, _)| reason.to_string()),
+                    message: deviation.and_then(|(_, message)| message),
+                }
+            })
+            .collect()
+    }
+
+    fn deviation(&self, node: &NodeName, upstream: Option<&NodeName>) -> Option<(Reason, Option<String>)> {
+        let short = |text: &str| Some(text.chars().take(NODE_MESSAGE_CHARS).collect());
+        if let Some((reason, message)) = self.trouble(node) {
+            return Some((reason, short(&message)));
+        }
+        if let Some(Rooted::No(why) | Rooted::Unknown(why)) = self.rooted.get(node) {
+            return Some((Plain::Unrooted.into(), short(why)));
+        }
+        let route = self.plan.wanted.get(node)?;
+        let elsewhere = route.attrs == SessionAttrs::Any && upstream.is_some() && upstream != route.first();
+        elsewhere.then_some((Plain::OnFallback.into(), None))
+    }
+
+    fn lag(&self, node: &NodeName) -> Option<LagBucket> {
+        let Some(Rooted::Yes { lag_milliseconds, .. }) = self.rooted.get(node) else { return None };
+        let known = self.previous.and_then(|status| status.nodes.iter().find(|known| known.name == node.as_str()));
+        Some(lag_bucket(*lag_milliseconds, known.and_then(|known| known.lag)))
+    }
+
+    fn serves(&self, node: &NodeName) -> bool {
+        let bound = self.desired.healing.lag_seconds.saturating_mul(1000);
+        matches!(self.rooted.get(node), Some(Rooted::Yes { lag_milliseconds, .. }) if *lag_milliseconds <= bound)
+    }
+
+    fn is_rooted(&self, node: &NodeName) -> bool {
+        matches!(self.rooted.get(node), Some(Rooted::Yes { .. }))
+    }
+
+    fn group_status(&self, group: &Group) -> GroupStatus {
+        let count = |which: &dyn Fn(&NodeName) -> bool| {
+            i32::try_from(group.members.iter().filter(|node| which(node)).count()).unwrap_or(i32::MAX)
+        };
+        GroupStatus {
+            name: group.name.to_string(),
+            nodes: count(&|_| true),
+            rooted: count(&|node| self.is_rooted(node)),
+            serving: count(&|node| self.serves(node)),
+        }
+    }
+
+    /// Fallbacks that would work, and all that the wanted routes name.
+    fn fallbacks(&self) -> (usize, usize) {
+        let all = || self.plan.fallbacks.values().flatten();
+        (all().filter(|(_, readiness)| *readiness != Readiness::NotReady).count(), all().count())
+    }
+
+    fn summary(&self, nodes: &[NodeStatus]) -> Summary {
+        let rooted = self.desired.nodes.keys().filter(|node| self.is_rooted(node)).count();
+        let (ready, all) = self.fallbacks();
+        let deepest = self.rooted.values().filter_map(|rooted| match rooted {
+            Rooted::Yes { hops, .. } => Some(*hops),
+            _ => None,
+        });
+        let lag = nodes.iter().filter_map(|node| node.lag).max();
+        let nobody = if rooted == 0 { LagBucket::Unknown } else { LagBucket::Second };
+        Summary {
+            nodes: format!("{rooted}/{}", self.desired.nodes.len()),
+            fallbacks: format!("{ready}/{all}"),
+            lag: lag.unwrap_or(nobody).to_string(),
+            depth: i32::try_from(deepest.max().unwrap_or_default()).unwrap_or(i32::MAX),
+        }
+    }
+}
+
+/// Steps that change the tree; the others only keep it as it is and come again and again.
+fn changes(steps: &[Planned]) -> Vec<&Planned> {
+    let upkeep = |planned: &Planned| match planned.step {
+        Step::Heartbeat { .. } | Step::AdvanceSlot { .. } => true,
+        Step::RecreateSlot { .. } => planned.why == Why::ReleaseXmin,
+        _ => false,
+    };
+    steps.iter().filter(|planned| !upkeep(planned)).collect()
+}
+
+/// The step of a lag, given the one told last: that one is kept as long as the lag is not clearly outside it.
+fn lag_bucket(milliseconds: u64, told: Option<LagBucket>) -> LagBucket {
+    const UPPER: [(LagBucket, u64); 4] = [
+        (LagBucket::Second, 1_000),
+        (LagBucket::Seconds, 5_000),
+        (LagBucket::HalfMinute, 30_000),
+        (LagBucket::Minutes, 300_000),
+    ];
+    let plain = |lag: u64| UPPER.iter().find(|(_, upper)| lag < *upper).map_or(LagBucket::More, |(bucket, _)| *bucket);
+    let now = plain(milliseconds);
+    match told {
+        Some(told) if now > told && told != LagBucket::Unknown => {
+            plain((milliseconds * 4 / 5).saturating_sub(LAG_MARGIN_MILLISECONDS)).max(told)
+        }
+        Some(told) if now < told && told != LagBucket::Unknown => plain(milliseconds * 4 / 3).min(told),
+        _ => now,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! The newest changes of the tree, as a person would tell them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use super::{Status, View, texts};
+use crate::api::conditions::stored;
+use crate::api::reason::Plain;
+use crate::api::status::{Change, HISTORY_ENTRIES, NodeState, NodeStatus};
+use crate::plan::Step;
+
+/// The history after this pass: what differs from the previous status, in front of what was told before. Once the tree is
+/// as declared again, the open entries are given the time it took.
+pub(super) fn after(view: &View<'_>, status: &Status, converged: bool, now: Timestamp) -> Vec<Change> {
+    let Some(previous) = view.previous else { return Vec::new() };
+    let mut entries = changes(view, previous, status)
+        .into_iter()
+        .map(|(what, why)| Change { at: stored(now), what, why, healed_after_seconds: None })
+        .collect::<Vec<_>>();
+    entries.extend(previous.history.iter().cloned());
+    entries.truncate(HISTORY_ENTRIES);
+    if converged {
+        for open in entries.iter_mut().filter(|entry| entry.healed_after_seconds.is_none()) {
+            open.healed_after_seconds = Some((now.as_second() - open.at.0.as_second()).max(0));
+        }
+    }
+    entries
+}
+
+fn changes(view: &View<'_>, previous: &Status, status: &Status) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    if let (Some(before), Some(primary)) = (&previous.primary, &status.primary)
+        && before.name != primary.name
+    {
+        found.push((format!("{} is the primary in place of {}", primary.name, before.name), "Promoted".to_owned()));
+    }
+    let known: BTreeMap<&str, &NodeStatus> = previous.nodes.iter().map(|node| (node.name.as_str(), node)).collect();
+    let mut moved: BTreeMap<(String, &str, &str), Vec<&str>> = BTreeMap::new();
+    let mut fell: BTreeMap<(String, &str), Vec<&str>> = BTreeMap::new();
+    for node in &status.nodes {
+        let Some(before) = known.get(node.name.as_str()) else { continue };
+        if let Some(change) = state_change(before, node) {
+            fell.entry(change).or_default().push(&node.name);
+        }
+        if let (Some(from), Some(to)) = (&before.upstream, &node.upstream)
+            && from != to
+        {
+            moved.entry((why_moved(view, status, before, node), from, to)).or_default().push(&node.name);
+        }
+    }
+    found.extend(
+        moved
+            .into_iter()
+            .map(|((why, from, to), nodes)| (format!("{} moved from {from} to {to}", texts::names(nodes)), why)),
+    );
+    found.extend(fell.into_iter().map(|((why, what), nodes)| (format!("{} {what}", texts::names(nodes)), why)));
+    found
+}
+
+fn is_well(state: NodeState) -> bool {
+    !matches!(state, NodeState::Unrooted | NodeState::Unknown)
+}
+
+/// Why and how the state of a node changed, when it did between well and not well.
+fn state_change(before: &NodeStatus, node: &NodeStatus) -> Option<(String, &'static str)> {
+    match (is_well(before.state), is_well(node.state)) {
+        (true, false) => {
+            let what = if node.state == NodeState::Unknown { "cannot be seen" } else { "lost the primary" };
+            Some((node.reason.clone().unwrap_or_else(|| Plain::Unrooted.to_string()), what))
+        }
+        (false, true) => Some((before.reason.clone().unwrap_or_else(|| Plain::Unrooted.to_string()), "came back")),
+        _ => None,
+    }
+}
+
+/// Why a node moved: it came back to its intended upstream, its upstream failed, or it was told to.
+fn why_moved(view: &View<'_>, status: &Status, before: &NodeStatus, node: &NodeStatus) -> String {
+    let on_fallback = Plain::OnFallback.to_string();
+    if before.reason.as_ref() == Some(&on_fallback) && node.reason.is_none() {
+        return crate::plan::Why::GiveBack.to_string();
+    }
+    let from = status.nodes.iter().find(|other| Some(&other.name) == before.upstream.as_ref());
+    if let Some(reason) = from.filter(|from| !is_well(from.state)).and_then(|from| from.reason.clone()) {
+        return reason;
+    }
+    let ordered =
+        view.outcome.done.iter().find(
+            |done| matches!(&done.planned.step, Step::SetRoute { node: moved, .. } if moved.as_str() == node.name),
+        );
+    match ordered {
+        Some(done) => done.planned.why.to_string(),
+        None if node.reason.as_ref() == Some(&on_fallback) => on_fallback,
+        None => crate::plan::Why::AsDeclared.to_string(),
+    }
+}

@@ -1,0 +1,438 @@
+//! A small topology in one state after the other: what is said about each.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::*;
+use crate::api::conditions::condition;
+use crate::api::status::HISTORY_ENTRIES;
+use crate::model::observed::{InstalledRoute, Receiver, Sender};
+use crate::model::{Conninfo, Facts, Lsn, Millis, NodeView, Route, Timeline};
+use crate::plan::{Done, Wait, WaitReason};
+
+const NODES: [(&str, Option<&str>); 5] = [
+    ("core-1", None),
+    ("core-2", Some("core-1")),
+    ("eu-1", Some("core-1")),
+    ("eu-2", Some("eu-1")),
+    ("eu-3", Some("eu-1")),
+];
+
+fn name(text: &str) -> NodeName {
+    NodeName::new(text).unwrap()
+}
+
+fn now(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// A world with everything as declared; tests spoil it.
+struct World {
+    desired: Desired,
+    observed: Observed,
+    plan: Plan,
+    outcome: Outcome,
+    rooted: BTreeMap<NodeName, Rooted>,
+}
+
+impl World {
+    fn new() -> Self {
+        let host = |node: &str| json!({"name": node, "address": node});
+        let spec = json!({"groups": [
+            {"name": "core", "hosts": [host("core-1"), host("core-2")]},
+            {"name": "eu", "upstreams": ["core"], "relays": 1, "hosts": [host("eu-1"), host("eu-2"), host("eu-3")]},
+        ]});
+        let desired = Desired::try_from(&serde_json::from_value(spec).unwrap()).unwrap();
+        let mut observed = Observed { nodes: BTreeMap::new(), memory: crate::model::Memory::default() };
+        let mut plan = Plan::default();
+        let mut rooted = BTreeMap::new();
+        for (node, upstream) in NODES {
+            observed.nodes.insert(name(node), NodeView { last: Some(Arc::new(facts(node, upstream))), unseen: None });
+            let hops = usize::from(upstream.is_some()) + usize::from(upstream == Some("eu-1"));
+            rooted.insert(name(node), Rooted::Yes { hops, lag_milliseconds: 300 });
+            if let Some(upstream) = upstream {
+                let (entries, attrs) = (vec![name(upstream), name("core-2")], SessionAttrs::Any);
+                plan.wanted.insert(name(node), Route { entries, attrs });
+                plan.fallbacks.insert(name(node), vec![(name("core-2"), Readiness::Unproven)]);
+            }
+        }
+        Self { desired, observed, plan, outcome: Outcome::default(), rooted }
+    }
+
+    fn report(&self, previous: Option<&Status>, second: i64) -> Status {
+        let view = View {
+            desired: &self.desired,
+            observed: &self.observed,
+            plan: &self.plan,
+            outcome: &self.outcome,
+            previous,
+            rooted: self.rooted.clone(),
+            addresses: self.desired.addresses(),
+        };
+        let status = compose(&view, 7, now(second));
+        for known in &status.conditions {
+            let kind = ConditionType::iter().find(|kind| kind.to_string() == known.type_).unwrap();
+            let allowed = crate::api::Reason::all().filter(|reason| reason.conditions().contains(&kind));
+            assert!(allowed.map(Reason::as_str).any(|reason| reason == known.reason), "{known:?}");
+            assert!(known.message.ends_with('.'), "{known:?}");
+        }
+        status
+    }
+
+    fn unsee(&mut self, node: &str, why: WhyUnseen, detail: &str) {
+        let view = self.observed.nodes.get_mut(&name(node)).unwrap();
+        view.unseen = Some(Unseen { why, detail: detail.to_owned() });
+        self.rooted.insert(name(node), Rooted::Unknown("it is not seen".to_owned()));
+    }
+
+    fn reattach(&mut self, node: &str, upstream: &str) {
+        let mut changed = facts(node, Some(upstream));
+        changed.position = Lsn(9);
+        self.observed.nodes.get_mut(&name(node)).unwrap().last = Some(Arc::new(changed));
+        let view = self.observed.nodes.get_mut(&name(upstream)).unwrap();
+        let mut above = view.last.as_deref().cloned().unwrap();
+        above.senders.push(sender(node));
+        view.last = Some(Arc::new(above));
+    }
+}
+
+fn sender(node: &str) -> Sender {
+    Sender { pid: 1, application_name: node.to_owned(), state: "streaming".to_owned(), slot: None }
+}
+
+fn facts(node: &str, upstream: Option<&str>) -> Facts {
+    Facts {
+        asked_at: Millis(0),
+        at: Millis(0),
+        system_identifier: 7_300_000_000_000_000_001,
+        version_num: 150_018,
+        started: 1,
+        in_recovery: upstream.is_some(),
+        position: Lsn(1),
+        replay: Lsn(1),
+        timeline: Some(Timeline(3)),
+        history: Vec::new(),
+        redo: Lsn(0),
+        oldest_wal: None,
+        segment_bytes: 16 << 20,
+        replay_paused: false,
+        startup_wait: None,
+        receiver: upstream.map(|upstream| Receiver {
+            pid: 1,
+            status: "streaming".to_owned(),
+            host: upstream.to_owned(),
+            port: 5432,
+            slot: None,
+            timeline: Timeline(3),
+        }),
+        route: InstalledRoute {
+            conninfo: Conninfo::default(),
+            slot: String::new(),
+            nudged: false,
+            has_password: false,
+            unreadable: false,
+            pending: None,
+        },
+        senders: NODES.iter().filter(|(_, above)| *above == Some(node)).map(|(child, _)| sender(child)).collect(),
+        slots: BTreeMap::new(),
+        alter_system_allowed: true,
+        missing_grants: Vec::new(),
+    }
+}
+
+/// Truth and reason of a condition.
+fn said(status: &Status, kind: ConditionType) -> (&str, &str) {
+    let known = condition(&status.conditions, kind).unwrap();
+    (known.status.as_str(), known.reason.as_str())
+}
+
+fn message(status: &Status, kind: ConditionType) -> &str {
+    &condition(&status.conditions, kind).unwrap().message
+}
+
+#[test]
+fn a_tree_as_declared_is_ready_and_leaves_nothing_to_do() {
+    let status = World::new().report(None, 100);
+    let all = ConditionType::iter().map(|kind| said(&status, kind)).collect::<Vec<_>>();
+    let expected = [
+        ("True", "Valid"),
+        ("True", "AsDeclared"),
+        ("True", "PrimarySeen"),
+        ("True", "EveryGroupServes"),
+        ("True", "AllRooted"),
+        ("True", "Unproven"),
+        ("True", "AsDeclared"),
+        ("False", "Idle"),
+    ];
+    assert_eq!(all, expected);
+    for known in &status.conditions {
+        assert!(known.message.ends_with("Nothing to do."), "{known:?}");
+    }
+    let summary = Summary { nodes: "5/5".into(), fallbacks: "4/4".into(), lag: "<1s".into(), depth: 2 };
+    assert_eq!(status.summary, Some(summary));
+    let expected = PrimaryStatus { name: "core-1".into(), timeline: Some(3), since: stored(now(100)) };
+    assert_eq!(status.primary, Some(expected));
+    assert_eq!(status.system_identifier.as_deref(), Some("7300000000000000001"));
+    assert_eq!(status.observed_generation, Some(7));
+    let as_seen: Vec<_> = status.nodes.iter().map(|node| (node.state, node.upstream.as_deref())).collect();
+    let expected = [
+        (NodeState::Primary, None),
+        (NodeState::Standby, Some("core-1")),
+        (NodeState::Relay, Some("core-1")),
+        (NodeState::Leaf, Some("eu-1")),
+        (NodeState::Leaf, Some("eu-1")),
+    ];
+    assert_eq!(as_seen, expected);
+}
+
+#[test]
+fn a_healthy_node_takes_eighty_bytes_at_most() {
+    let status = World::new().report(None, 100);
+    for node in &status.nodes {
+        let bytes = serde_json::to_vec(node).unwrap().len();
+        assert!(bytes <= 80, "{bytes} bytes: {node:?}");
+    }
+}
+
+#[test]
+fn an_idle_or_steadily_loaded_topology_says_the_same_for_ever() {
+    let mut world = World::new();
+    let first = world.report(None, 100);
+    for (pass, lag) in [0, 1100, 40, 999, 1000, 2300, 600, 1500].into_iter().enumerate() {
+        for rooted in world.rooted.values_mut() {
+            if let Rooted::Yes { lag_milliseconds, .. } = rooted {
+                *lag_milliseconds = lag;
+            }
+        }
+        let primary = name("core-1");
+        let step = match pass % 2 {
+            0 => Step::Heartbeat { primary },
+            _ => Step::AdvanceSlot { on: primary, owner: name("eu-1"), to: Lsn(lag) },
+        };
+        let planned = Planned { step, why: Why::Quiet };
+        world.outcome.done = vec![Done { planned: planned.clone(), result: Ok(()) }];
+        world.plan.steps = vec![planned];
+        // Read back from the API, as the operator does.
+        let stored: Status = serde_json::from_value(serde_json::to_value(&first).unwrap()).unwrap();
+        assert_eq!(world.report(Some(&stored), 200), first);
+    }
+}
+
+#[test]
+fn a_lag_that_grows_is_told_and_told_again_when_it_shrinks() {
+    let steps =
+        [(300, "<1s"), (3500, "<5s"), (900, "<5s"), (600, "<1s"), (60_000, "<5m"), (900_000, ">5m"), (10, "<1s")];
+    let mut told = None;
+    for (lag, expected) in steps {
+        let bucket = lag_bucket(lag, told);
+        assert_eq!(bucket.to_string(), expected, "{lag}");
+        told = Some(bucket);
+    }
+}
+
+#[test]
+fn until_every_node_was_tried_the_previous_status_stands() {
+    let mut world = World::new();
+    let before = world.report(None, 100);
+    world.unsee("eu-3", WhyUnseen::NotYet, "");
+    let after = status(&world.desired, &world.observed, &world.plan, &world.outcome, Some(&before), 8, now(200));
+    assert_eq!(after, before);
+    let first = status(&world.desired, &world.observed, &world.plan, &world.outcome, None, 8, now(200));
+    assert_eq!(first.observed_generation, Some(8));
+}
+
+#[test]
+fn a_wrong_password_names_the_node_and_the_secret() {
+    let mut world = World::new();
+    world.unsee("eu-3", WhyUnseen::CredentialsRejected, "password authentication failed for user \"waltree\"");
+    let status = world.report(None, 100);
+    assert_eq!(said(&status, ConditionType::Rooted), ("Unknown", "CredentialsRejected"));
+    let expected = "1 of 5 nodes have no proven path to the primary: eu-3. eu-3: It rejects the operator's credentials: \
+                    password authentication failed for user \"waltree\". Correct username and password in the Secret, or \
+                    give the role a line in pg_hba.conf.";
+    assert_eq!(message(&status, ConditionType::Rooted), expected);
+    assert_eq!(said(&status, ConditionType::Ready), ("True", "Degraded"));
+    let node = status.nodes.last().unwrap();
+    assert_eq!((node.state, node.reason.as_deref(), node.lag), (NodeState::Unknown, Some("CredentialsRejected"), None));
+    assert_eq!(status.summary.unwrap().nodes, "4/5");
+}
+
+#[test]
+fn a_primary_that_is_not_seen_is_unknown_and_its_last_name_stays() {
+    let mut world = World::new();
+    let before = world.report(None, 100);
+    world.unsee("core-1", WhyUnseen::Refused, "connection refused");
+    let after = world.report(Some(&before), 200);
+    assert_eq!(said(&after, ConditionType::Writable), ("Unknown", "Refused"));
+    assert_eq!(said(&after, ConditionType::Ready), ("Unknown", "Refused"));
+    assert!(message(&after, ConditionType::Writable).contains("core-1 of core may be it"));
+    assert_eq!(after.primary, before.primary);
+    assert_eq!(after.system_identifier, before.system_identifier);
+}
+
+#[test]
+fn nobody_and_two_primaries_are_not_writable() {
+    let mut world = World::new();
+    world.observed.nodes.get_mut(&name("core-1")).unwrap().last = Some(Arc::new(facts("core-1", Some("core-2"))));
+    assert_eq!(said(&world.report(None, 1), ConditionType::Writable), ("False", "NoPrimary"));
+    let mut world = World::new();
+    world.observed.nodes.get_mut(&name("core-2")).unwrap().last = Some(Arc::new(facts("core-2", None)));
+    let status = world.report(None, 1);
+    assert_eq!(said(&status, ConditionType::Writable), ("False", "TwoPrimaries"));
+    assert_eq!(said(&status, ConditionType::Ready), ("False", "TwoPrimaries"));
+    assert!(message(&status, ConditionType::Writable).starts_with("core-1, core-2 all take writes"));
+}
+
+#[test]
+fn a_group_without_a_rooted_node_within_the_bound_is_down() {
+    let mut world = World::new();
+    for node in ["eu-1", "eu-2", "eu-3"] {
+        world.rooted.insert(name(node), Rooted::No("its position stands still".to_owned()));
+    }
+    let status = world.report(None, 1);
+    assert_eq!(said(&status, ConditionType::Serving), ("False", "GroupDown"));
+    assert_eq!(said(&status, ConditionType::Ready), ("False", "GroupDown"));
+    assert!(
+        message(&status, ConditionType::Serving)
+            .contains("at most 30 s behind in eu. eu-1: its position stands still.")
+    );
+    let counts: Vec<_> = status.groups.iter().map(|group| (group.nodes, group.rooted, group.serving)).collect();
+    assert_eq!(counts, [(2, 2, 2), (3, 0, 0)]);
+    for node in ["eu-1", "eu-2", "eu-3"] {
+        world.rooted.insert(name(node), Rooted::Yes { hops: 1, lag_milliseconds: 30_001 });
+    }
+    let status = world.report(None, 1);
+    assert_eq!((said(&status, ConditionType::Serving).0, said(&status, ConditionType::Rooted).0), ("False", "True"));
+}
+
+#[test]
+fn the_reason_of_not_rooted_is_the_worst_finding() {
+    let mut world = World::new();
+    for node in ["eu-1", "eu-2"] {
+        world.rooted.insert(name(node), Rooted::No("no stream".to_owned()));
+    }
+    let message_of = "It refuses connections and nobody receives from it. Start it.";
+    let finding = Finding { node: name("eu-1"), diagnosis: Diagnosis::DeadNode, message: message_of.to_owned() };
+    world.plan.findings = vec![finding];
+    let status = world.report(None, 1);
+    assert_eq!(said(&status, ConditionType::Rooted), ("False", "DeadNode"));
+    assert!(message(&status, ConditionType::Rooted).ends_with(message_of));
+    assert_eq!(said(&status, ConditionType::Converged), ("False", "DeadNode"));
+}
+
+#[test]
+fn a_fallback_that_is_not_ready_and_a_shortage_are_told() {
+    let mut world = World::new();
+    world.plan.shortages = vec!["eu: 2 nodes have one fallback instead of two".to_owned()];
+    assert_eq!(said(&world.report(None, 1), ConditionType::FallbacksReady), ("False", "TooFew"));
+    world.plan.fallbacks.insert(name("eu-2"), vec![(name("core-2"), Readiness::NotReady)]);
+    let status = world.report(None, 1);
+    assert_eq!(said(&status, ConditionType::FallbacksReady), ("False", "NotReady"));
+    assert!(
+        message(&status, ConditionType::FallbacksReady)
+            .starts_with("3 of 4 fallbacks are ready; not yet: core-2 for eu-2.")
+    );
+    assert_eq!(status.summary.unwrap().fallbacks, "3/4");
+}
+
+#[test]
+fn steps_waits_and_withheld_steps_are_not_converged() {
+    let create = || Planned { step: Step::CreateSlot { on: name("core-2"), owner: name("eu-2") }, why: Why::Prepare };
+    let wait = |reason| Wait { node: name("eu-2"), reason, message: "the slot is not there".to_owned() };
+    let mut world = World::new();
+    let both = |world: &World| {
+        let status = world.report(None, 1);
+        let (converged, progressing) =
+            (said(&status, ConditionType::Converged), said(&status, ConditionType::Progressing));
+        (converged.0.to_owned(), converged.1.to_owned(), progressing.0.to_owned(), progressing.1.to_owned())
+    };
+    let expect = |a: &str, b: &str, c: &str, d: &str| (a.to_owned(), b.to_owned(), c.to_owned(), d.to_owned());
+    world.plan.steps = vec![create()];
+    assert_eq!(both(&world), expect("False", "Working", "True", "Working"));
+    assert_eq!(said(&world.report(None, 1), ConditionType::Ready), ("True", "Healing"));
+    world.outcome.done = vec![Done { planned: create(), result: Err("permission denied".to_owned()) }];
+    assert_eq!(both(&world), expect("False", "StepFailed", "True", "Working"));
+    world.outcome.done.clear();
+    world.plan.steps.clear();
+    world.plan.waits = vec![wait(WaitReason::SlotNotReady)];
+    assert_eq!(both(&world), expect("False", "Waiting", "True", "Waiting"));
+    world.plan.waits = vec![wait(WaitReason::NotWritable)];
+    assert_eq!(both(&world), expect("False", "Blocked", "False", "Blocked"));
+    world.plan.waits.clear();
+    world.plan.withheld = vec![create()];
+    assert_eq!(both(&world), expect("False", "ObserveOnly", "False", "Idle"));
+    let status = world.report(None, 1);
+    let expected = "Not done, as Observe forbids it: CreateSlot of eu-2 on core-2 (Prepare).";
+    assert!(message(&status, ConditionType::Converged).starts_with(expected));
+    world.desired.deleting = true;
+    assert_eq!(said(&world.report(None, 1), ConditionType::Progressing), ("True", "Deleting"));
+}
+
+#[test]
+fn an_edge_is_told_only_when_both_ends_agree() {
+    let mut world = World::new();
+    let view = world.observed.nodes.get_mut(&name("eu-1")).unwrap();
+    let mut alone = view.last.as_deref().cloned().unwrap();
+    alone.senders.retain(|sender| sender.application_name != "eu-3");
+    view.last = Some(Arc::new(alone));
+    let status = world.report(None, 1);
+    let upstream = |node: usize| status.nodes[node].upstream.as_deref();
+    assert_eq!((upstream(3), upstream(4)), (Some("eu-1"), None));
+}
+
+#[test]
+fn a_heal_is_told_in_the_history_with_how_long_it_took() {
+    let mut world = World::new();
+    let before = world.report(None, 100);
+    assert!(before.history.is_empty());
+    world.unsee("eu-1", WhyUnseen::Refused, "connection refused");
+    for node in ["eu-2", "eu-3"] {
+        world.reattach(node, "core-2");
+    }
+    world.plan.waits =
+        vec![Wait { node: name("eu-1"), reason: WaitReason::NotWritable, message: "not seen".to_owned() }];
+    let during = world.report(Some(&before), 200);
+    assert_eq!(during.nodes[3].reason.as_deref(), Some("OnFallback"));
+    let told: Vec<_> =
+        during.history.iter().map(|c| (c.what.as_str(), c.why.as_str(), c.healed_after_seconds)).collect();
+    let expected =
+        [("eu-2, eu-3 moved from eu-1 to core-2", "Refused", None), ("eu-1 cannot be seen", "Refused", None)];
+    assert_eq!(told, expected);
+    assert_eq!(world.report(Some(&during), 230).history, during.history);
+    let after = World::new().report(Some(&during), 260);
+    let told: Vec<_> =
+        after.history.iter().map(|c| (c.what.as_str(), c.why.as_str(), c.healed_after_seconds)).collect();
+    let expected = [
+        ("eu-2, eu-3 moved from core-2 to eu-1", "GiveBack", Some(0)),
+        ("eu-1 came back", "Refused", Some(0)),
+        ("eu-2, eu-3 moved from eu-1 to core-2", "Refused", Some(60)),
+        ("eu-1 cannot be seen", "Refused", Some(60)),
+    ];
+    assert_eq!(told, expected);
+    let mut status = after;
+    for second in 300..320 {
+        let mut world = World::new();
+        if second % 2 == 0 {
+            world.unsee("eu-3", WhyUnseen::Timeout, "");
+        }
+        status = world.report(Some(&status), second);
+    }
+    assert_eq!(status.history.len(), HISTORY_ENTRIES);
+}
+
+#[test]
+fn a_refused_spec_keeps_what_was_seen_and_says_what_to_correct() {
+    let before = World::new().report(None, 100);
+    let rejections =
+        vec![Rejection::new("spec.groups[1].relays", "eu: 3 relays of 3 hosts leave nobody to feed: lower it")];
+    let after = rejected(&rejections, Some(&before), 8, now(200));
+    assert_eq!(said(&after, ConditionType::Accepted), ("False", "Invalid"));
+    assert_eq!(said(&after, ConditionType::Ready), ("False", "Invalid"));
+    assert_eq!(said(&after, ConditionType::Writable), ("True", "PrimarySeen"));
+    let expected = "spec.groups[1].relays: eu: 3 relays of 3 hosts leave nobody to feed: lower it. Correct the spec: until \
+                    then no server is touched.";
+    assert_eq!(message(&after, ConditionType::Accepted), expected);
+    assert_eq!((after.nodes, after.observed_generation), (before.nodes, Some(8)));
+    assert_eq!(rejected(&rejections, None, 1, now(1)).conditions.len(), 2);
+}

@@ -1,0 +1,270 @@
+//! The conditions: each judged from what is seen and planned, each with what to do.
+
+use std::collections::BTreeMap;
+
+use super::{Primary, View, changes, texts};
+use crate::api::conditions::{ConditionType, Truth, Verdict};
+use crate::api::reason::{Plain, Reason};
+use crate::model::rooted::Rooted;
+use crate::model::{Automation, Diagnosis, Group, NodeName};
+use crate::plan::{Planned, Readiness, Wait, WaitReason};
+
+const NOTHING: &str = "Nothing to do.";
+
+/// Every condition of an accepted spec.
+pub(super) fn all(view: &View<'_>, primary: &Primary<'_>) -> BTreeMap<ConditionType, Verdict> {
+    let mut verdicts = BTreeMap::from([
+        (ConditionType::Accepted, Verdict::new(Truth::True, Plain::Valid, format!("The spec is valid. {NOTHING}"))),
+        (ConditionType::Writable, writable(view, primary)),
+        (ConditionType::Serving, serving(view)),
+        (ConditionType::Rooted, rooted(view, primary)),
+        (ConditionType::FallbacksReady, fallbacks_ready(view)),
+        (ConditionType::Converged, converged(view)),
+    ]);
+    verdicts.insert(ConditionType::Progressing, progressing(view, &verdicts));
+    verdicts.insert(ConditionType::Ready, ready(&verdicts));
+    verdicts
+}
+
+fn writable(view: &View<'_>, primary: &Primary<'_>) -> Verdict {
+    let root = view.desired.root().map(|group| group.name.to_string()).unwrap_or_default();
+    match primary {
+        Primary::One(node) => {
+            let message = format!("{node} is the primary and takes writes. {NOTHING}");
+            Verdict::new(Truth::True, Plain::PrimarySeen, message)
+        }
+        Primary::Several(nodes) => {
+            let names = texts::names(nodes.iter().map(|node| node.as_str()));
+            let message = format!(
+                "{names} all take writes, so their data goes apart. Stop all but the one that clients are to use, and make \
+                 the others standbys of it."
+            );
+            Verdict::new(Truth::False, Diagnosis::TwoPrimaries, message)
+        }
+        Primary::Nobody => {
+            let message = format!(
+                "No server of {root} is a primary: all are seen, and none takes writes. Promote one of them; waltree never \
+                 does."
+            );
+            Verdict::new(Truth::False, Plain::NoPrimary, message)
+        }
+        Primary::Unseen(node, unseen) => {
+            let message = format!("No primary is seen; {node} of {root} may be it. {}", texts::unseen(unseen));
+            Verdict::new(Truth::Unknown, unseen.why, message)
+        }
+    }
+}
+
+fn serving(view: &View<'_>) -> Verdict {
+    let down = |group: &&Group| !group.members.iter().any(|node| view.serves(node));
+    let mut groups: Vec<_> = view.desired.groups.iter().filter(down).collect();
+    // A group that is surely down says more than one of which it is not known.
+    groups.sort_by_key(|group| unclear(view, group).is_some());
+    let Some(group) = groups.first() else {
+        let message = format!("Every group has a node that is rooted and not lagging. {NOTHING}");
+        return Verdict::new(Truth::True, Plain::EveryGroupServes, message);
+    };
+    let seconds = view.desired.healing.lag_seconds;
+    let names = texts::names(groups.iter().map(|group| group.name.as_str()));
+    let unclear = unclear(view, group);
+    let node = unclear.or(group.members.first());
+    let why = node.map(|node| format!("{node}: {}", explain(view, node))).unwrap_or_default();
+    let message = format!("No node is rooted and at most {seconds} s behind in {names}. {why}");
+    let truth = if unclear.is_some() { Truth::Unknown } else { Truth::False };
+    let unseen = unclear.and_then(|node| view.unseen(node)).map(|unseen| Reason::from(unseen.why));
+    Verdict::new(truth, unseen.unwrap_or(Plain::GroupDown.into()), message)
+}
+
+/// The first node of a group of which it is not known whether it is rooted.
+fn unclear<'a>(view: &View<'_>, group: &'a Group) -> Option<&'a NodeName> {
+    group.members.iter().find(|node| matches!(view.rooted.get(*node), Some(Rooted::Unknown(_)) | None))
+}
+
+/// What is known about a node that is not rooted, and what to do.
+fn explain(view: &View<'_>, node: &NodeName) -> String {
+    if let Some((_, message)) = view.trouble(node) {
+        return texts::sentence(&message);
+    }
+    match view.rooted.get(node) {
+        Some(Rooted::No(why) | Rooted::Unknown(why)) => {
+            let handled = view.plan.steps.iter().any(|planned| planned.step.owner() == node);
+            let cure = if handled { NOTHING } else { "See Converged for what is done about it, and read its log." };
+            format!("{} {cure}", texts::sentence(why))
+        }
+        Some(Rooted::Yes { .. }) => "It lags. See what keeps its replay.".to_owned(),
+        None => "It is not known yet. Nothing to do.".to_owned(),
+    }
+}
+
+fn rooted(view: &View<'_>, primary: &Primary<'_>) -> Verdict {
+    let surely = view.desired.nodes.keys().filter(|node| matches!(view.rooted.get(node), Some(Rooted::No(_))));
+    let unclear =
+        view.desired.nodes.keys().filter(|node| matches!(view.rooted.get(node), Some(Rooted::Unknown(_)) | None));
+    let mut not: Vec<&NodeName> = surely.collect();
+    let truth = if not.is_empty() { Truth::Unknown } else { Truth::False };
+    // The worst finding first: the node that is broken says more than those below it.
+    let rank = |node: &&NodeName| view.plan.findings.iter().position(|f| &f.node == *node).unwrap_or(usize::MAX);
+    not.sort_by_key(rank);
+    not.extend(unclear);
+    let Some(first) = not.first() else {
+        let message = format!("Every node has a path of advancing WAL to the primary. {NOTHING}");
+        return Verdict::new(Truth::True, Plain::AllRooted, message);
+    };
+    let reason = match (view.trouble(first), primary) {
+        (Some((reason, _)), _) => reason,
+        (None, Primary::Nobody) => Plain::NoPrimary.into(),
+        (None, _) => Plain::Unrooted.into(),
+    };
+    let message = format!(
+        "{} of {} nodes have no proven path to the primary: {}. {first}: {}",
+        not.len(),
+        view.desired.nodes.len(),
+        texts::names(not.iter().map(|node| node.as_str())),
+        explain(view, first),
+    );
+    Verdict::new(truth, reason, message)
+}
+
+fn fallbacks_ready(view: &View<'_>) -> Verdict {
+    let (ready, all) = view.fallbacks();
+    if ready < all {
+        let open = view.plan.fallbacks.iter().flat_map(|(node, fallbacks)| {
+            let open = fallbacks.iter().filter(|(_, readiness)| *readiness == Readiness::NotReady);
+            open.map(move |(upstream, _)| format!("{upstream} for {node}"))
+        });
+        let open: Vec<String> = open.collect();
+        let cure = match (changes(&view.plan.steps).is_empty(), view.desired.automation) {
+            (_, Automation::Observe) => "Set automation: Heal to have them prepared.",
+            (false, Automation::Heal) => "They are being prepared. Nothing to do.",
+            (true, Automation::Heal) => "See Converged for what they wait for.",
+        };
+        let names = texts::names(open.iter().map(String::as_str));
+        let message = format!("{ready} of {all} fallbacks are ready; not yet: {names}. {cure}");
+        return Verdict::new(Truth::False, Plain::NotReady, message);
+    }
+    if let Some(shortage) = view.plan.shortages.first() {
+        let message = format!(
+            "{} Bring back the servers that failed, or give the group more relays, upstreams or fanOut.",
+            texts::sentence(shortage)
+        );
+        return Verdict::new(Truth::False, Plain::TooFew, message);
+    }
+    if all == 0 {
+        return Verdict::new(Truth::True, Plain::NoFallbacks, format!("No route has a fallback. {NOTHING}"));
+    }
+    let message = format!(
+        "{all} of {all} fallbacks have slot, WAL and history. That the logins work is not proven: hosts have no agent that \
+         could try them. {NOTHING}"
+    );
+    Verdict::new(Truth::True, Plain::Unproven, message)
+}
+
+/// What comes by itself, as far as the planner knows.
+fn comes_by_itself(wait: &Wait) -> bool {
+    use WaitReason::{MovesUnderWay, SlotNotReady, Unverified, UpstreamBehind, WouldRing};
+    matches!(wait.reason, MovesUnderWay | SlotNotReady | Unverified | UpstreamBehind | WouldRing)
+}
+
+fn steps_text(steps: &[&Planned]) -> String {
+    let text = |planned: &&Planned| {
+        let kind: &str = (&planned.step).into();
+        format!("{kind} of {} on {} ({})", planned.step.owner(), planned.step.server(), planned.why)
+    };
+    let all: Vec<String> = steps.iter().map(text).collect();
+    texts::names(all.iter().map(String::as_str))
+}
+
+fn converged(view: &View<'_>) -> Verdict {
+    let failed = view.outcome.done.iter().find_map(|done| Some((&done.planned, done.result.as_ref().err()?)));
+    if let Some((planned, error)) = failed {
+        let step = steps_text(&[planned]);
+        let error = texts::sentence(error);
+        let message = format!("{step} failed: {error} It is tried again; if it lasts, read that server's log.");
+        return Verdict::new(Truth::False, Plain::StepFailed, message);
+    }
+    let steps = changes(&view.plan.steps);
+    if !steps.is_empty() {
+        let message = format!("Being done: {}. {NOTHING}", steps_text(&steps));
+        return Verdict::new(Truth::False, Plain::Working, message);
+    }
+    // A wait that needs a person says more than one that does not.
+    let waits = &view.plan.waits;
+    if let Some(wait) = waits.iter().find(|wait| !comes_by_itself(wait)).or(waits.first()) {
+        return waiting(view, wait);
+    }
+    let withheld = changes(&view.plan.withheld);
+    if !withheld.is_empty() {
+        let message = format!(
+            "Not done, as Observe forbids it: {}. Set automation: Heal, and management: Routes in the group, to have it done.",
+            steps_text(&withheld)
+        );
+        return Verdict::new(Truth::False, Plain::ObserveOnly, message);
+    }
+    if let Some(finding) = view.plan.findings.iter().find(|finding| finding.diagnosis.is_failure()) {
+        let (reason, message) =
+            view.trouble(&finding.node).unwrap_or_else(|| (finding.diagnosis.into(), finding.message.clone()));
+        return Verdict::new(Truth::False, reason, format!("{}: {}", finding.node, texts::sentence(&message)));
+    }
+    Verdict::new(Truth::True, Plain::AsDeclared, format!("The tree is as declared. {NOTHING}"))
+}
+
+fn waiting(view: &View<'_>, wait: &Wait) -> Verdict {
+    let what = format!("{} waits: {}", wait.node, texts::sentence(&wait.message));
+    if comes_by_itself(wait) {
+        return Verdict::new(Truth::False, Plain::Waiting, format!("{what} {NOTHING}"));
+    }
+    if wait.reason == WaitReason::ObserveOnly {
+        let cure = "Set automation: Heal, and management: Routes in the group, to have it done.";
+        return Verdict::new(Truth::False, Plain::ObserveOnly, format!("{what} {cure}"));
+    }
+    if wait.reason == WaitReason::NoPrimary {
+        return Verdict::new(Truth::False, Plain::NoPrimary, format!("{what} See Writable for what to do."));
+    }
+    match view.trouble(&wait.node) {
+        Some((reason, message)) => Verdict::new(Truth::False, reason, format!("{what} {}", texts::sentence(&message))),
+        None => Verdict::new(Truth::False, Plain::Blocked, format!("{what} See Rooted for what to do.")),
+    }
+}
+
+fn progressing(view: &View<'_>, verdicts: &BTreeMap<ConditionType, Verdict>) -> Verdict {
+    let steps = changes(&view.plan.steps);
+    if view.desired.deleting {
+        return Verdict::new(Truth::True, Plain::Deleting, format!("The topology is being deleted. {NOTHING}"));
+    }
+    if !steps.is_empty() {
+        let message = format!("Being done: {}. {NOTHING}", steps_text(&steps));
+        return Verdict::new(Truth::True, Plain::Working, message);
+    }
+    if let Some(wait) = view.plan.waits.iter().find(|wait| comes_by_itself(wait)) {
+        let message = format!("{} waits: {} {NOTHING}", wait.node, texts::sentence(&wait.message));
+        return Verdict::new(Truth::True, Plain::Waiting, message);
+    }
+    match verdicts.get(&ConditionType::Converged) {
+        Some(converged) if !view.plan.waits.is_empty() => {
+            Verdict::new(Truth::False, Plain::Blocked, converged.message.clone())
+        }
+        _ => Verdict::new(Truth::False, Plain::Idle, format!("There are no steps to carry out. {NOTHING}")),
+    }
+}
+
+fn ready(verdicts: &BTreeMap<ConditionType, Verdict>) -> Verdict {
+    use ConditionType::{Accepted, Converged, FallbacksReady, Progressing, Rooted, Serving, Writable};
+    let of = |kinds: &[ConditionType], truth: Truth| {
+        kinds.iter().find_map(|kind| Some((*kind, verdicts.get(kind).filter(|verdict| verdict.truth == truth)?)))
+    };
+    let needed = [Accepted, Writable, Serving];
+    for truth in [Truth::False, Truth::Unknown] {
+        if let Some((kind, verdict)) = of(&needed, truth) {
+            return Verdict::new(truth, verdict.reason, format!("{kind} is {truth}: {}", verdict.message));
+        }
+    }
+    let rest = [Rooted, FallbacksReady, Converged];
+    let Some((kind, verdict)) = of(&rest, Truth::False).or_else(|| of(&rest, Truth::Unknown)) else {
+        let message = format!("Reads and writes are served and the tree is as declared. {NOTHING}");
+        return Verdict::new(Truth::True, Plain::AsDeclared, message);
+    };
+    let healing = verdicts.get(&Progressing).is_some_and(|verdict| verdict.truth == Truth::True);
+    let reason = if healing { Plain::Healing } else { Plain::Degraded };
+    let message = format!("Reads and writes are served. {kind} is {}: {}", verdict.truth, verdict.message);
+    Verdict::new(Truth::True, reason, message)
+}

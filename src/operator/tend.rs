@@ -1,0 +1,230 @@
+//! Tends topologies under one term of leadership: gives each its world, walks the straight line, and passes on what came
+//! of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex as PlainMutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::api::Api;
+use kube::runtime::controller::Action;
+use kube::runtime::events::Recorder;
+use kube::runtime::finalizer::{self, Event, finalizer};
+use kube::{Client, ResourceExt as _};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use super::clerk::Clerk;
+use super::clock;
+use super::events::{Known, deeds};
+use super::leadership::Term;
+use super::live::LiveCluster;
+use super::reach::{accesses, remembered};
+use super::reconcile::{Pass, reconcile};
+use super::wake::Waker;
+use crate::api::{ReplicaTopology, ReplicaTopologyStatus};
+use crate::model::{Diagnosis, Millis};
+use crate::observe::{Fence, Timing, Wallet};
+use crate::plan::{Done, Outcome, Step};
+use crate::web::{Metrics, Tree};
+
+/// Keeps a topology that is being deleted until its idle slots are dropped.
+pub const FINALIZER: &str = "waltree.dev/teardown";
+/// How long servers that cannot be seen may delay a deletion, in milliseconds.
+const TEARDOWN_MILLISECONDS: u64 = 60_000;
+/// Deadline of one pass with a change of the finalizer; each request to a server has a much shorter one.
+const FINALIZER_REQUEST: Duration = Duration::from_secs(30);
+/// When a pass that failed is repeated.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a pass has to be repeated.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The topology is being deleted, and slots are still to be dropped.
+    #[error("the teardown goes on")]
+    TearingDown(Duration),
+    /// The finalizer could not be set or removed.
+    #[error("the finalizer could not be changed")]
+    Finalizer(#[source] Box<finalizer::Error<Self>>),
+    /// The API server said nothing.
+    #[error("no answer of the API server within {FINALIZER_REQUEST:?}")]
+    Silent,
+}
+
+/// What all topologies of one term share.
+pub struct Desk {
+    /// The client for everything.
+    pub client: Client,
+    /// Our right to write.
+    pub term: Term,
+    /// Who we are.
+    pub identity: String,
+    /// Writes events.
+    pub recorder: Recorder,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// Wakes the controller.
+    pub waker: Waker,
+    /// Every topology that is tended.
+    pub tended: PlainMutex<BTreeMap<Tree, Arc<Mutex<Tended>>>>,
+}
+
+/// One topology that is tended.
+pub struct Tended {
+    cluster: Arc<LiveCluster>,
+    clerk: Clerk,
+    reported: Option<ReplicaTopologyStatus>,
+    known: Known,
+    failures: BTreeSet<String>,
+    deleting_since: Option<Millis>,
+    waking: JoinHandle<()>,
+}
+
+impl Drop for Tended {
+    fn drop(&mut self) {
+        self.waking.abort();
+    }
+}
+
+impl Desk {
+    /// One pass over one topology, or the first half of its life: the finalizer.
+    ///
+    /// # Errors
+    /// [`Trouble`] when it has to be repeated.
+    pub async fn tend(self: Arc<Self>, topology: Arc<ReplicaTopology>) -> Result<Action, Trouble> {
+        let topologies = self.topologies(&topology);
+        let step = finalizer(&topologies, FINALIZER, topology, |event| async {
+            match event {
+                Event::Apply(topology) => Ok(Action::requeue(self.pass(&topology).await.look_again_after)),
+                Event::Cleanup(topology) => self.tear_down(&topology).await,
+            }
+        });
+        match tokio::time::timeout(FINALIZER_REQUEST, step).await {
+            Ok(Ok(action)) => Ok(action),
+            Ok(Err(finalizer::Error::ApplyFailed(trouble) | finalizer::Error::CleanupFailed(trouble))) => Err(trouble),
+            Ok(Err(error)) => Err(Trouble::Finalizer(Box::new(error))),
+            Err(_) => Err(Trouble::Silent),
+        }
+    }
+
+    /// What to do after trouble.
+    pub fn after(trouble: &Trouble) -> Action {
+        Action::requeue(match trouble {
+            Trouble::TearingDown(again) => *again,
+            Trouble::Finalizer(_) | Trouble::Silent => AGAIN_AFTER,
+        })
+    }
+
+    /// Ends everything about a topology that is gone.
+    pub fn forget(&self, tree: &Tree) {
+        self.tended.lock().unwrap_or_else(PoisonError::into_inner).remove(tree);
+        self.metrics.forget(tree);
+    }
+
+    async fn tear_down(&self, topology: &ReplicaTopology) -> Result<Action, Trouble> {
+        let tended = self.tended(topology);
+        let since = *tended.lock().await.deleting_since.get_or_insert_with(clock::now);
+        let pass = self.pass(topology).await;
+        if pass.at_rest || clock::now().since(since) >= TEARDOWN_MILLISECONDS {
+            self.forget(&tree(topology));
+            return Ok(Action::await_change());
+        }
+        Err(Trouble::TearingDown(pass.look_again_after))
+    }
+
+    async fn pass(&self, topology: &ReplicaTopology) -> Pass {
+        let began = clock::now();
+        let tended = self.tended(topology);
+        let mut tended = tended.lock().await;
+        tended.cluster.set_access(accesses(&topology.spec));
+        // The watch may not have shown us yet what we wrote.
+        let previous = tended.reported.as_ref().or(topology.status.as_ref());
+        let pass = reconcile(topology, previous, tended.cluster.as_ref(), Timestamp::now()).await;
+        tended.reported = Some(pass.status.clone());
+        tended.clerk.report(&pass.status);
+        for notice in tended.known.learn(&pass.findings).into_iter().chain(deeds(&pass.outcome)) {
+            tended.clerk.tell(notice);
+        }
+        tended.log(&pass.outcome);
+        self.count(topology, &pass, Duration::from_millis(clock::now().since(began)));
+        pass
+    }
+
+    fn tended(&self, topology: &ReplicaTopology) -> Arc<Mutex<Tended>> {
+        let mut all = self.tended.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(tree(topology)).or_insert_with(|| Arc::new(Mutex::new(self.begin(topology)))))
+    }
+
+    fn begin(&self, topology: &ReplicaTopology) -> Tended {
+        let Tree { namespace, topology: name } = tree(topology);
+        let fence = Fence { scope: format!("{namespace}/{name}"), term: self.term.0, identity: self.identity.clone() };
+        let wallet = Wallet::secrets(Api::namespaced(self.client.clone(), &namespace));
+        let cluster = Arc::new(LiveCluster::new(wallet, Timing::default(), Some(fence), remembered(topology)));
+        let (waker, woken) = (self.waker.clone(), Arc::clone(&cluster));
+        let waking = tokio::spawn(async move {
+            loop {
+                woken.changed().await;
+                waker.wake();
+            }
+        });
+        let (recorder, metrics) = (self.recorder.clone(), Arc::clone(&self.metrics));
+        Tended {
+            cluster,
+            clerk: Clerk::new(topology, self.topologies(topology), recorder, metrics),
+            reported: None,
+            known: Known::default(),
+            failures: BTreeSet::new(),
+            deleting_since: None,
+            waking,
+        }
+    }
+
+    fn count(&self, topology: &ReplicaTopology, pass: &Pass, took: Duration) {
+        self.metrics.passed(took);
+        for done in &pass.outcome.done {
+            self.metrics.stepped((&done.planned.step).into(), done.result.is_ok());
+        }
+        let mut findings: BTreeMap<Diagnosis, usize> = BTreeMap::new();
+        for finding in &pass.findings {
+            *findings.entry(finding.diagnosis).or_default() += 1;
+        }
+        self.metrics.show(&tree(topology), &pass.lag, &findings);
+    }
+
+    fn topologies(&self, topology: &ReplicaTopology) -> Api<ReplicaTopology> {
+        Api::namespaced(self.client.clone(), &topology.namespace().unwrap_or_default())
+    }
+}
+
+impl Tended {
+    /// Logs what was done. A step that fails again and again in the same way is told once.
+    fn log(&mut self, outcome: &Outcome) {
+        let mut failures = BTreeSet::new();
+        for Done { planned, result } in &outcome.done {
+            let step: &'static str = (&planned.step).into();
+            let (server, node, why) = (planned.step.server(), planned.step.owner(), planned.why);
+            match result {
+                Ok(()) if is_routine(&planned.step) => tracing::debug!(step, %node, %server, %why, "done"),
+                Ok(()) => tracing::info!(step, %node, %server, %why, "done"),
+                Err(error) => {
+                    let told = format!("{step} {node} {server} {error}");
+                    if !self.failures.contains(&told) {
+                        tracing::warn!(step, %node, %server, %why, error, "failed");
+                    }
+                    failures.insert(told);
+                }
+            }
+        }
+        self.failures = failures;
+    }
+}
+
+/// Steps that an undisturbed tree takes all the time.
+fn is_routine(step: &Step) -> bool {
+    matches!(step, Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::Reload { .. })
+}
+
+/// Which topology this is.
+pub fn tree(topology: &ReplicaTopology) -> Tree {
+    Tree { namespace: topology.namespace().unwrap_or_default(), topology: topology.name_any() }
+}

@@ -1,0 +1,485 @@
+//! The house rules, read from the source itself: who may use whom, how long a file and a function may be, which words
+//! are not ours to say. Every rule is also shown to refuse a snippet that breaks it: a check that cannot fail is none.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot read the source has failed")]
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use syn::spanned::Spanned as _;
+use syn::visit::{self, Visit};
+
+/// One folder of `src`: a row of the table in the design.
+struct Folder {
+    name: &'static str,
+    /// Our own folders (or modules in them) that it may use beside itself.
+    may_use: &'static [&'static str],
+    /// Crates it may use; empty for any.
+    crates: &'static [&'static str],
+    /// Paths and names that must not appear in it.
+    never: &'static [&'static str],
+    /// Whether text of SQL may stand in it.
+    sql: Sql,
+    /// Methods of a Kubernetes client that write, which must not be called in it.
+    reads_only: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Sql {
+    None,
+    Reads,
+    Any,
+}
+
+const PURE_CRATES: &[&str] = &["petgraph", "proptest", "strum", "thiserror"];
+const IMPURE: &[&str] = &[
+    "HashMap",
+    "HashSet",
+    "Instant",
+    "RandomState",
+    "SystemTime",
+    "hash_map",
+    "hash_set",
+    "jiff",
+    "kube",
+    "std::env",
+    "std::fs",
+    "std::io",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "tokio",
+    "tokio_postgres",
+    "tracing",
+];
+/// What every write of a Kubernetes client takes.
+const CLIENT_WRITE_PARAMETERS: &[&str] = &["DeleteParams", "Patch", "PatchParams", "PostParams"];
+const PLAIN: Folder = Folder { name: "", may_use: &[], crates: &[], never: &[], sql: Sql::None, reads_only: false };
+
+/// The table. A folder of `src` that is not in it is refused, and so is a row without a folder.
+const FOLDERS: &[Folder] = &[
+    Folder { name: "model", crates: PURE_CRATES, never: IMPURE, ..PLAIN },
+    Folder { name: "plan", may_use: &["model"], crates: PURE_CRATES, never: IMPURE, ..PLAIN },
+    Folder { name: "api", may_use: &["model"], never: &["petgraph", "tokio", "tokio_postgres"], ..PLAIN },
+    Folder {
+        name: "observe",
+        may_use: &["api", "model"],
+        never: CLIENT_WRITE_PARAMETERS,
+        sql: Sql::Reads,
+        reads_only: true,
+        ..PLAIN
+    },
+    Folder { name: "act", may_use: &["api", "model", "plan::Step", "plan::step"], sql: Sql::Any, ..PLAIN },
+    Folder { name: "web", may_use: &["api", "model"], never: &["kube", "tokio_postgres"], reads_only: true, ..PLAIN },
+    Folder { name: "operator", may_use: &["act", "api", "model", "observe", "plan", "web"], ..PLAIN },
+    Folder {
+        name: "cli",
+        may_use: &["api", "model", "observe", "operator", "plan", "web"],
+        never: &["tokio_postgres"],
+        ..PLAIN
+    },
+];
+
+const FILE_LINES_MAX: usize = 500;
+const FUNCTION_LINES_MAX: usize = 70;
+const EMPTY_NAMES: &[&str] = &["common", "helper", "helpers", "manager", "util", "utils"];
+const UNFINISHED: &[&str] = &["todo", "unimplemented"];
+const SQL_BEGINS: &[&str] = &["SELECT ", "WITH ", "SET ", "LOCK ", "BEGIN", "COMMIT"];
+const SQL_WRITES: &[&str] = &["ALTER ", "CREATE ", "DELETE ", "DROP ", "INSERT ", "TRUNCATE ", "UPDATE ", "VACUUM "];
+/// What people are told to run, so that a right that is missing is there.
+const SQL_FOR_PEOPLE: &[&str] = &["ALTER ROLE "];
+const SQL_WRITERS: &[&str] =
+    &["pg_create_", "pg_drop_", "pg_promote", "pg_reload_conf()", "pg_replication_slot_advance"];
+const CLIENT_WRITES: &[&str] = &["create", "delete", "delete_collection", "patch", "patch_status", "replace_status"];
+const TOP_LEVEL: &[&str] = &["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "crds", "deploy", "src", "tests"];
+
+/// What the tokens of one file say: paths, strings, method calls, each with its line.
+#[derive(Default)]
+struct Said {
+    paths: Vec<(usize, Vec<String>)>,
+    strings: Vec<(usize, String)>,
+    calls: Vec<(usize, String)>,
+    modules: Vec<(usize, String)>,
+    macros: Vec<(usize, String)>,
+    words: Vec<(usize, String)>,
+    attributes: Vec<(usize, String)>,
+}
+
+/// Reads tokens rather than syntax, so that a path inside `format!(...)` or any other macro is seen as well.
+impl Said {
+    fn listen(&mut self, tokens: TokenStream, module: &[String], prefix: &[String]) {
+        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+        let mut at = 0;
+        while at < tokens.len() {
+            at = self.token(&tokens, at, module, prefix);
+        }
+    }
+
+    /// Takes in what begins at `at`, and says where the next begins.
+    fn token(&mut self, tokens: &[TokenTree], at: usize, module: &[String], prefix: &[String]) -> usize {
+        match &tokens[at] {
+            TokenTree::Literal(literal) => {
+                if let Ok(syn::Lit::Str(text)) = syn::parse_str(&literal.to_string()) {
+                    self.strings.push((literal.span().start().line, text.value()));
+                }
+                at + 1
+            }
+            TokenTree::Punct(punct) if punct.as_char() == '#' => self.attribute(tokens, at, module),
+            TokenTree::Punct(punct) if punct.as_char() == '.' => {
+                if let (Some(TokenTree::Ident(name)), Some(TokenTree::Group(_))) =
+                    (tokens.get(at + 1), tokens.get(at + 2))
+                {
+                    self.calls.push((name.span().start().line, name.to_string()));
+                }
+                at + 1
+            }
+            TokenTree::Punct(_) => at + 1,
+            TokenTree::Group(group) => {
+                self.listen(group.stream(), module, &[]);
+                at + 1
+            }
+            TokenTree::Ident(_) => self.path(tokens, at, module, prefix),
+        }
+    }
+
+    /// `#[...]` or `#![...]`: documentation is not code; everything else is.
+    fn attribute(&mut self, tokens: &[TokenTree], at: usize, module: &[String]) -> usize {
+        let at = at + 1 + usize::from(matches!(tokens.get(at + 1), Some(TokenTree::Punct(p)) if p.as_char() == '!'));
+        let Some(TokenTree::Group(group)) = tokens.get(at) else { return at };
+        if let Some(TokenTree::Ident(name)) = group.stream().into_iter().next() {
+            self.attributes.push((name.span().start().line, name.to_string()));
+            if name == "doc" {
+                return at + 1;
+            }
+        }
+        self.listen(group.stream(), module, &[]);
+        at + 1
+    }
+
+    /// `a::b::c`, `a::{b, c::d}`, `mod a {...}`, `a!`.
+    fn path(&mut self, tokens: &[TokenTree], start: usize, module: &[String], prefix: &[String]) -> usize {
+        let text = |at: usize| tokens.get(at).map(ToString::to_string).unwrap_or_default();
+        let line = tokens[start].span().start().line;
+        if text(start) == "mod" {
+            self.modules.push((line, text(start + 1)));
+            if let Some(TokenTree::Group(body)) = tokens.get(start + 2) {
+                self.listen(body.stream(), &[module, &[text(start + 1)]].concat(), &[]);
+                return start + 3;
+            }
+            return start + 2;
+        }
+        let mut segments = prefix.to_vec();
+        segments.push(text(start));
+        let mut at = start + 1;
+        while text(at) == ":" && text(at + 1) == ":" {
+            match tokens.get(at + 2) {
+                Some(TokenTree::Ident(next)) => segments.push(next.to_string()),
+                Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Brace => {
+                    self.listen(group.stream(), module, &segments);
+                    return at + 3;
+                }
+                _ => break,
+            }
+            at += 3;
+        }
+        if text(at) == "!" && matches!(tokens.get(at + 1), Some(TokenTree::Group(_))) {
+            self.macros.push((line, segments.last().cloned().unwrap_or_default()));
+        }
+        let imported = start > 0 && ["use", "crate"].contains(&text(start - 1).as_str());
+        if segments.len() > 1 || imported || segments[0].starts_with(char::is_uppercase) {
+            self.paths.push((line, absolute(&segments, module)));
+        }
+        self.words.extend((segments.len() == 1).then(|| (line, segments.remove(0))));
+        at
+    }
+}
+
+/// `super::x` and `self::x` seen from the crate.
+fn absolute(segments: &[String], module: &[String]) -> Vec<String> {
+    let ups = segments.iter().take_while(|segment| *segment == "super").count();
+    let rest = &segments[ups..];
+    if ups > 0 {
+        let kept = &module[..module.len().saturating_sub(ups)];
+        return [&["crate".to_owned()], kept, rest].concat();
+    }
+    match segments.first().map(String::as_str) {
+        Some("self") if segments.len() > 1 => [&["crate".to_owned()], module, &segments[1..]].concat(),
+        _ => segments.to_vec(),
+    }
+}
+
+/// `src/plan/tree.rs` is `plan::tree`; `src/plan/mod.rs` is `plan`.
+fn module_of(path: &str) -> Vec<String> {
+    let inside = path.trim_start_matches("src/").trim_end_matches(".rs");
+    inside.split('/').filter(|part| !["mod", "lib", "main", "kubectl"].contains(part)).map(str::to_owned).collect()
+}
+
+#[derive(Default)]
+struct Functions(Vec<(String, usize, usize)>);
+
+impl<'ast> Visit<'ast> for Functions {
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        self.add(&item.sig, &item.block);
+        visit::visit_item_fn(self, item);
+    }
+    fn visit_impl_item_fn(&mut self, item: &'ast syn::ImplItemFn) {
+        self.add(&item.sig, &item.block);
+        visit::visit_impl_item_fn(self, item);
+    }
+    fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
+        if let Some(block) = &item.default {
+            self.add(&item.sig, block);
+        }
+    }
+}
+
+impl Functions {
+    fn add(&mut self, signature: &syn::Signature, block: &syn::Block) {
+        let first = signature.span().start().line;
+        self.0.push((signature.ident.to_string(), first, block.span().end().line + 1 - first));
+    }
+}
+
+/// What one file has that it must not have, and its longest function.
+struct Judged {
+    breaches: Vec<String>,
+    longest: (usize, String),
+    paths: usize,
+}
+
+fn judge(path: &str, source: &str, dependencies: &[String]) -> Judged {
+    let mut said = Said::default();
+    said.listen(TokenStream::from_str(source).unwrap(), &module_of(path), &[]);
+    let mut functions = Functions::default();
+    functions.visit_file(&syn::parse_file(source).unwrap());
+
+    let mut breaches = Vec::new();
+    let mut breach = |line: usize, what: String| breaches.push(format!("{path}:{line}: {what}"));
+    let lines = source.lines().count();
+    if lines > FILE_LINES_MAX {
+        breach(lines, format!("{lines} lines; a file is one thought of at most {FILE_LINES_MAX}"));
+    }
+    for (name, line, length) in functions.0.iter().filter(|(_, _, length)| *length > FUNCTION_LINES_MAX) {
+        breach(*line, format!("fn {name} has {length} lines; at most {FUNCTION_LINES_MAX}"));
+    }
+    for part in path.split(['/', '.']).filter(|part| EMPTY_NAMES.contains(part)) {
+        breach(1, format!("the name {part} says nothing"));
+    }
+    for (line, name) in said.modules.iter().filter(|(_, name)| EMPTY_NAMES.contains(&name.as_str())) {
+        breach(*line, format!("the name {name} says nothing"));
+    }
+    for (line, name) in said.macros.iter().filter(|(_, name)| UNFINISHED.contains(&name.as_str())) {
+        breach(*line, format!("{name}! is unfinished work"));
+    }
+    for (line, _) in said.words.iter().filter(|(_, word)| word == "unsafe") {
+        breach(*line, "unsafe code".to_owned());
+    }
+    for (line, _) in said.attributes.iter().filter(|(_, name)| name == "ignore") {
+        breach(*line, "an ignored test is no test".to_owned());
+    }
+    if let Some(folder) = folder_of(path) {
+        for (line, what) in in_folder(folder, &said, dependencies) {
+            breach(line, format!("{} {what}", folder.name));
+        }
+    }
+    let longest = functions.0.iter().map(|(name, _, length)| (*length, format!("{path} fn {name}"))).max();
+    Judged { breaches, longest: longest.unwrap_or_default(), paths: said.paths.len() }
+}
+
+fn folder_of(path: &str) -> Option<&'static Folder> {
+    let (folder, _) = path.strip_prefix("src/")?.split_once('/')?;
+    FOLDERS.iter().find(|row| row.name == folder)
+}
+
+fn in_folder(folder: &Folder, said: &Said, dependencies: &[String]) -> Vec<(usize, String)> {
+    let mut found = Vec::new();
+    for (line, path) in &said.paths {
+        let text = path.join("::");
+        if path[0] == "crate" {
+            let within =
+                |allowed: &str| text["crate::".len()..].split("::").collect::<Vec<_>>().starts_with(&split(allowed));
+            if path.len() > 1 && !within(folder.name) && !folder.may_use.iter().any(|allowed| within(allowed)) {
+                found.push((*line, format!("may not use {text}")));
+            }
+        } else if !folder.crates.is_empty()
+            && dependencies.contains(&path[0])
+            && !folder.crates.contains(&path[0].as_str())
+        {
+            found.push((*line, format!("may not use the crate {text}")));
+        }
+        let words: Vec<&str> = path.iter().map(String::as_str).collect();
+        for never in folder.never.iter().filter(|never| words.windows(split(never).len()).any(|w| w == split(never))) {
+            found.push((*line, format!("never names {never}: {text}")));
+        }
+    }
+    for (line, text) in &said.strings {
+        let text = text.trim_start();
+        let begins = |with: &[&str]| with.iter().any(|word| text.starts_with(word));
+        let writes = begins(SQL_WRITES)
+            || (text.starts_with("SELECT ")
+                && SQL_WRITERS.iter().any(|f| text["SELECT ".len()..].trim_start().starts_with(f)));
+        match folder.sql {
+            Sql::None if writes || begins(SQL_BEGINS) => found.push((*line, "has SQL text".to_owned())),
+            Sql::Reads if writes && !begins(SQL_FOR_PEOPLE) => found.push((*line, "has SQL that writes".to_owned())),
+            _ => {}
+        }
+    }
+    for (line, call) in
+        said.calls.iter().filter(|(_, call)| folder.reads_only && CLIENT_WRITES.contains(&call.as_str()))
+    {
+        found.push((*line, format!("only reads, but calls {call}")));
+    }
+    found
+}
+
+fn split(path: &str) -> Vec<&str> {
+    path.split("::").collect()
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The crates that `Cargo.toml` names, as code writes them.
+fn dependencies() -> Vec<String> {
+    let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let mut section = "";
+    let mut names = Vec::new();
+    for line in text.lines() {
+        if line.starts_with('[') {
+            section = line;
+        } else if section.ends_with("dependencies]")
+            && let Some((name, _)) = line.split_once('=')
+        {
+            names.push(name.trim().replace('-', "_"));
+        }
+    }
+    assert!(names.len() > 10, "Cargo.toml was not understood: {names:?}");
+    names
+}
+
+/// Every Rust file below a folder, as a path from the root.
+fn rust_files(folder: &str) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut open = vec![root().join(folder)];
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+    files.sort();
+    files
+}
+
+#[test]
+fn every_file_keeps_the_rules_of_the_house() {
+    let dependencies = dependencies();
+    let (mut breaches, mut largest, mut longest, mut paths) = (Vec::new(), Default::default(), Default::default(), 0);
+    for file in rust_files("src").into_iter().chain(rust_files("tests")) {
+        let source = fs::read_to_string(root().join(&file)).unwrap();
+        let judged = judge(&file, &source, &dependencies);
+        largest = std::cmp::max(largest, (source.lines().count(), file));
+        longest = std::cmp::max(longest, judged.longest);
+        paths += judged.paths;
+        breaches.extend(judged.breaches);
+    }
+    // Past the capture of the test harness: these are figures that people quote.
+    writeln!(
+        std::io::stderr(),
+        "largest file: {} ({} lines); largest function: {} ({} lines); {paths} paths read",
+        largest.1,
+        largest.0,
+        longest.1,
+        longest.0
+    )
+    .unwrap();
+    assert!(paths > 100, "only {paths} paths were read, so the reader is broken");
+    assert!(breaches.is_empty(), "\n{}\n", breaches.join("\n"));
+}
+
+#[test]
+fn the_table_and_the_folders_are_the_same() {
+    let folders = fs::read_dir(root().join("src")).unwrap().map(|entry| entry.unwrap().path());
+    let mut seen: Vec<String> = folders.filter(|path| path.is_dir()).map(|path| file_name(&path)).collect();
+    let mut rows: Vec<String> = FOLDERS.iter().map(|row| row.name.to_owned()).collect();
+    seen.sort();
+    rows.sort();
+    assert_eq!(seen, rows);
+}
+
+#[test]
+fn the_top_level_shows_nothing_but_what_a_visitor_looks_for() {
+    let entries = fs::read_dir(root()).unwrap().map(|entry| file_name(&entry.unwrap().path()));
+    let extra: Vec<String> = entries
+        .filter(|name| !name.starts_with('.') && name != "target" && !TOP_LEVEL.contains(&name.as_str()))
+        .collect();
+    assert!(extra.is_empty(), "not to be at the top level: {extra:?}");
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn each_rule_refuses_what_breaks_it() {
+    let long_function = format!("fn long() {{\n{}}}\n", "    ();\n".repeat(FUNCTION_LINES_MAX));
+    let long_file = "//\n".repeat(FILE_LINES_MAX + 1);
+    let cases = [
+        ("src/model/x.rs", "use crate::plan::Plan;", "model may not use crate::plan::Plan"),
+        ("src/model/x.rs", "use super::super::act;", "model may not use crate::act"),
+        ("src/model/x.rs", "mod a { mod b { use super::super::super::super::web; } }", "may not use crate::web"),
+        ("src/plan/x.rs", "fn f() { crate::act::go() }", "plan may not use crate::act::go"),
+        ("src/plan/x.rs", "fn f() { format!(\"{}\", crate::observe::go()); }", "may not use crate::observe::go"),
+        ("src/api/x.rs", "use crate::{model::Lsn, operator};", "api may not use crate::operator"),
+        ("src/act/x.rs", "use crate::plan::plan;", "act may not use crate::plan::plan"),
+        ("src/web/x.rs", "fn f(c: kube::Client) {}", "web never names kube"),
+        ("src/cli/x.rs", "use tokio_postgres::Client;", "cli never names tokio_postgres"),
+        ("src/model/x.rs", "use serde::Serialize;", "may not use the crate serde"),
+        ("src/model/x.rs", "use kube;", "model never names kube"),
+        ("src/plan/x.rs", "use std::collections::{BTreeMap, HashMap};", "plan never names HashMap"),
+        ("src/plan/x.rs", "use std::time::*; fn f() { Instant::now(); }", "plan never names Instant"),
+        ("src/model/x.rs", "fn f() { std::time::SystemTime::now(); }", "model never names SystemTime"),
+        ("src/model/x.rs", "fn f(s: HashSet<u8>) {}", "model never names HashSet"),
+        ("src/plan/x.rs", "fn f() { tracing::info!(\"x\"); }", "plan never names tracing"),
+        ("src/model/x.rs", "fn f() { std::fs::read(\"x\"); }", "model never names std::fs"),
+        ("src/operator/x.rs", "const Q: &str = \"SELECT 1\";", "operator has SQL text"),
+        ("src/plan/x.rs", "fn f() { g(r\"  ALTER SYSTEM SET x = y\") }", "plan has SQL text"),
+        ("src/observe/x.rs", "const Q: &str = \"ALTER SYSTEM SET x = 1\";", "observe has SQL that writes"),
+        ("src/observe/x.rs", "const Q: &str = \"SELECT pg_reload_conf()\";", "observe has SQL that writes"),
+        ("src/observe/x.rs", "fn f() { api.patch(x) }", "observe only reads, but calls patch"),
+        ("src/observe/x.rs", "use kube::api::PostParams;", "observe never names PostParams"),
+        ("src/act/x.rs", "fn f() { unsafe { g() } }", "unsafe code"),
+        ("src/act/x.rs", "fn f() { todo!() }", "todo! is unfinished work"),
+        ("tests/x.rs", "fn f() { std::unimplemented!(\"x\") }", "unimplemented! is unfinished work"),
+        ("tests/x.rs", "#[test] #[ignore = \"slow\"] fn f() {}", "an ignored test is no test"),
+        ("src/act/utils.rs", "", "the name utils says nothing"),
+        ("tests/common/mod.rs", "", "the name common says nothing"),
+        ("src/act/x.rs", "mod helpers;", "the name helpers says nothing"),
+        ("src/act/x.rs", long_function.as_str(), "fn long has 72 lines"),
+        ("src/act/x.rs", long_file.as_str(), "501 lines"),
+    ];
+    for (path, source, expected) in cases {
+        let breaches = judge(path, source, &dependencies()).breaches;
+        assert!(breaches.iter().any(|b| b.contains(expected)), "{path} {source:?}: {expected:?} not in {breaches:?}");
+    }
+}
+
+#[test]
+fn what_keeps_the_rules_is_let_through() {
+    let cases = [
+        ("src/plan/x.rs", "use crate::model::{Lsn, NodeName}; use super::step::Step; use std::collections::BTreeMap;"),
+        ("src/plan/x.rs", "/// Like [`crate::act::go`], SELECT 1.\nfn f() { #[cfg(test)] mod t { use super::*; } }"),
+        ("src/model/x.rs", "use std::time::Duration; fn f(kube: u8) { kube.max(1); strum::x(); }"),
+        ("src/act/x.rs", "use crate::plan::step::{Step, Planned}; const Q: &str = \"SELECT pg_reload_conf()\";"),
+        ("src/observe/x.rs", "const Q: &str = \"SELECT 1\"; const G: &str = \"ALTER ROLE waltree REPLICATION\";"),
+        ("src/operator/x.rs", "fn f() { api.patch(x); crate::web::serve(); } const T: &str = \"Selected\";"),
+    ];
+    for (path, source) in cases {
+        assert_eq!(judge(path, source, &dependencies()).breaches, Vec::<String>::new(), "{path} {source:?}");
+    }
+}

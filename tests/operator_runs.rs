@@ -1,0 +1,176 @@
+//! The whole operator on a real API server and real PostgreSQL servers, with the rights of `deploy/rbac.yaml` only.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{DeleteParams, ListParams};
+use kube::{Api, Client};
+use support::kube::ApiServer;
+use support::operator::{Operator, install, leader};
+use support::postgres::{Tree, WALTREE_PASSWORD, eventually};
+use waltree::api::conditions::ConditionType;
+use waltree::api::{ReplicaTopology, conditions};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_operators_leads_and_the_other_takes_over_when_it_is_told_to_stop() {
+    let server = ApiServer::start();
+    install(&server);
+    let client = server.client().await;
+    let first = Operator::start(&server, "first").await;
+    eventually("the first leads", async || first.shows("waltree_leading 1").await).await;
+    assert_eq!(leader(&client).await, (Some("first".to_owned()), 1));
+
+    let second = Operator::start(&server, "second").await;
+    assert!(second.shows("waltree_leading 0").await, "two lead");
+    assert_eq!(second.get("/readyz").await.unwrap().0, 200, "a follower is ready");
+
+    first.stop().await;
+    assert_eq!(leader(&client).await, (None, 1), "the Lease is given back and its term kept");
+    eventually("the second leads", async || second.shows("waltree_leading 1").await).await;
+    assert_eq!(leader(&client).await, (Some("second".to_owned()), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_killed_is_followed_by_another_under_a_new_term() {
+    let server = ApiServer::start();
+    install(&server);
+    let client = server.client().await;
+    let first = Operator::start(&server, "first").await;
+    eventually("the first leads", async || leader(&client).await == (Some("first".to_owned()), 1)).await;
+    let second = Operator::start(&server, "second").await;
+    drop(first);
+    eventually("the second leads", async || leader(&client).await == (Some("second".to_owned()), 2)).await;
+    eventually("the second acts", async || second.shows("waltree_leading 1").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_the_api_server_does_not_answer_stops_and_leads_again_under_a_new_term() {
+    let mut server = ApiServer::start();
+    install(&server);
+    let client = server.client().await;
+    let operator = Operator::start(&server, "first").await;
+    eventually("it leads", async || operator.shows("waltree_leading 1").await).await;
+    server.stop();
+    eventually("it stops", async || operator.shows("waltree_leading 0").await).await;
+    assert_eq!(operator.get("/livez").await.unwrap().0, 200, "it lives");
+    server.resume();
+    eventually("it leads again", async || operator.shows("waltree_leading 1").await).await;
+    assert_eq!(leader(&client).await, (Some("first".to_owned()), 2));
+}
+
+#[test]
+fn the_deployment_is_taken_without_a_warning_where_pods_are_restricted() {
+    let server = ApiServer::start();
+    install(&server);
+    let said = support::operator::apply(&server, "deploy/operator.yaml", &["--dry-run=server"]);
+    assert_eq!(said, "");
+}
+
+/// A topology of the four servers of [`star`].
+fn manifest(tree: &Tree) -> String {
+    let host = |node: &str| format!("{{name: {node}, address: 127.0.0.1, port: {}}}", tree.port(node));
+    format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: sql}}\n\
+         stringData: {{username: waltree, password: {WALTREE_PASSWORD}}}\n---\n\
+         apiVersion: waltree.dev/v1alpha1\nkind: ReplicaTopology\nmetadata: {{name: orders}}\n\
+         spec:\n  healing: {{settleSeconds: 1}}\n  groups:\n\
+         \x20 - {{name: core, sslMode: Disable, credentialsSecretRef: {{name: sql}}, hosts: [{}]}}\n\
+         \x20 - {{name: eu, upstreams: [core], relays: 2, sslMode: Disable, credentialsSecretRef: {{name: sql}},\n\
+         \x20    hosts: [{}, {}, {}]}}\n",
+        host("core-1"),
+        host("eu-1"),
+        host("eu-2"),
+        host("eu-3"),
+    )
+}
+
+/// A primary that feeds three others.
+async fn star() -> Tree {
+    let mut tree = Tree::start(None);
+    tree.primary("core-1").await;
+    for node in ["eu-1", "eu-2", "eu-3"] {
+        tree.standby(node, "core-1").await;
+    }
+    tree
+}
+
+fn apply(server: &ApiServer, namespace: &str, manifest: &str) {
+    let done = server.kubectl(&["apply", "--server-side", "-n", namespace, "-f", "-"], manifest);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// The topology, when it is as declared.
+async fn ready(client: &Client, namespace: &str) -> Option<ReplicaTopology> {
+    let topologies: Api<ReplicaTopology> = Api::namespaced(client.clone(), namespace);
+    let topology = topologies.get("orders").await.unwrap();
+    let kinds = [ConditionType::Ready, ConditionType::Rooted, ConditionType::Converged];
+    let is_ready = kinds.into_iter().all(|kind| conditions::is_true(topology.conditions(), kind));
+    is_ready.then_some(topology)
+}
+
+async fn reasons(client: &Client) -> Vec<String> {
+    let events: Api<Event> = Api::namespaced(client.clone(), "default");
+    let events = events.list(&ListParams::default()).await.unwrap();
+    events.items.into_iter().filter_map(|event| Some(format!("{} {}", event.action?, event.reason?))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topology_is_built_healed_reported_and_taken_down_with_the_operators_own_rights() {
+    let (server, mut tree) = (ApiServer::start(), star().await);
+    install(&server);
+    let client = server.client().await;
+    let operator = Operator::start(&server, "first").await;
+    apply(&server, "default", &manifest(&tree));
+
+    let feeds = |tree: &Tree, relay: &str| format!("port={}", tree.port(relay));
+    let upstream = "SELECT 'port=' || sender_port FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+    tree.until("eu-3", upstream, &feeds(&tree, "eu-1")).await;
+    eventually("the topology is ready", async || ready(&client, "default").await.is_some()).await;
+    assert!(operator.shows("waltree_topologies 1").await);
+    assert!(reasons(&client).await.iter().any(|reason| reason.starts_with("SetRoute ")));
+
+    tree.kill("eu-1");
+    tree.until("eu-3", upstream, &feeds(&tree, "eu-2")).await;
+    eventually("the loss is told", async || reasons(&client).await.contains(&"Diagnose DeadNode".to_owned())).await;
+    tree.spawn("eu-1");
+    tree.until("eu-3", upstream, &feeds(&tree, "eu-1")).await;
+    eventually("the topology is ready again", async || ready(&client, "default").await.is_some()).await;
+
+    let topologies: Api<ReplicaTopology> = Api::namespaced(client.clone(), "default");
+    topologies.delete("orders", &DeleteParams::default()).await.unwrap();
+    eventually("the topology is gone", async || topologies.get_opt("orders").await.unwrap().is_none()).await;
+    for node in ["core-1", "eu-1", "eu-2", "eu-3"] {
+        let idle = "SELECT count(*)::text FROM pg_replication_slots WHERE NOT active";
+        assert_eq!(tree.value(node, idle).await, "0", "an idle slot is left on {node}");
+    }
+    assert_eq!(tree.value("eu-3", upstream).await, feeds(&tree, "eu-1"), "replication goes on");
+    assert!(operator.shows("waltree_topologies 0").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topology_of_one_namespace_is_tended_with_rights_in_it_only_and_nothing_is_written_while_nothing_happens() {
+    let (server, tree) = (ApiServer::start(), star().await);
+    support::operator::apply(&server, "crds/waltree.dev_replicatopologies.yaml", &[]);
+    assert!(server.kubectl(&["create", "namespace", "shop"], "").status.success());
+    support::operator::apply(&server, "deploy/rbac-namespaced.yaml", &["-n", "shop"]);
+    let client = server.client().await;
+    let operator = Operator::start_in(&server, "first", "shop").await;
+    apply(&server, "shop", &manifest(&tree));
+    eventually("the topology is ready", async || ready(&client, "shop").await.is_some()).await;
+
+    let passes = async || operator.figure("waltree_reconcile_duration_seconds_count").await.unwrap_or(0.0);
+    let rest = async |count: f64| {
+        let from = passes().await;
+        eventually("more passes", async || passes().await >= from + count).await;
+    };
+    // Until it has come to rest; then the same again, in which nothing may be written.
+    rest(5.0).await;
+    let before = ready(&client, "shop").await.unwrap().metadata.resource_version;
+    let writes = operator.figure("waltree_status_writes_total").await;
+    rest(10.0).await;
+    assert_eq!(ready(&client, "shop").await.unwrap().metadata.resource_version, before);
+    assert_eq!(operator.figure("waltree_status_writes_total").await, writes);
+    assert!(writes.is_some_and(|writes| writes >= 1.0));
+}
