@@ -1,5 +1,13 @@
 //! The right to write: who has it, who loses it, and that nothing at all is written without it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "what fails here fails the test, and figures are shown"
+)]
+
 mod support;
 
 use support::fleet::{fence, name, spec, until, watch};

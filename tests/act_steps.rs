@@ -1,5 +1,13 @@
 //! Every step on real servers, as the role `waltree`, and each of them twice.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "what fails here fails the test, and figures are shown"
+)]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,13 @@
 //! What never leaves a server, and what its files hold.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "what fails here fails the test, and figures are shown"
+)]
+
 mod support;
 
 use std::collections::BTreeMap;
