@@ -14,8 +14,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::{OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio_postgres::SimpleQueryMessage;
@@ -366,7 +366,7 @@ fn binaries(version: Option<u32>) -> PathBuf {
 /// A data directory, shut down cleanly, with the roles in it. Made once and kept among the build's files.
 fn template(bin: &Path) -> PathBuf {
     static MADE: OnceLock<std::sync::Mutex<BTreeMap<PathBuf, PathBuf>>> = OnceLock::new();
-    let mut made = MADE.get_or_init(Default::default).lock().unwrap();
+    let mut made = MADE.get_or_init(Default::default).lock().unwrap_or_else(PoisonError::into_inner);
     made.entry(bin.to_owned()).or_insert_with(|| make_template(bin)).clone()
 }
 
