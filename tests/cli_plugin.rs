@@ -1,5 +1,7 @@
 //! `kubectl waltree` as a person runs it: against a real API server and real servers, without any operator.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use std::process::{Command, Output};

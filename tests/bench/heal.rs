@@ -2,6 +2,9 @@
 //! operator up, and with the operator stopped. `cargo test --bench heal -- KILLS`; prints a table with one figure a leaf and kill,
 //! asserts no time.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "a bench is for its table")]
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -58,13 +61,12 @@ async fn killed(tree: &mut Tree, kills: usize, operator: Option<&ApiServer>) -> 
         });
         seen.extend(figures);
         tree.start_node(relay).await;
-        match operator {
-            Some(server) => topology::converged(server).await,
+        if let Some(server) = operator {
+            topology::converged(server).await;
+        } else {
             // Nobody gives children back: the next kill takes them to where they came from.
-            None => {
-                let streams = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
-                eventually("the relay streams again", async || tree.value(relay, streams).await == "1").await;
-            }
+            let streams = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+            eventually("the relay streams again", async || tree.value(relay, streams).await == "1").await;
         }
     }
     seen
