@@ -9,3 +9,4 @@ pub mod operator;
 pub mod postgres;
 pub mod readers;
 pub mod topology;
+pub mod witness;

@@ -216,10 +216,7 @@ impl Tree {
 
     /// A session as the superuser `postgres`.
     pub async fn connect(&self, node: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        let config = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port(node));
-        let (client, connection) = tokio_postgres::connect(&config, tokio_postgres::NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
+        connect(self.port(node)).await
     }
 
     /// Runs SQL as the superuser and returns the rows, each value as text, `|` between them.
@@ -275,6 +272,14 @@ impl Running {
         let _ = self.keeper.stdin.take().map(|mut input| writeln!(input, "{word}"));
         let _ = self.keeper.wait();
     }
+}
+
+/// A session as the superuser `postgres` on the server of this port.
+pub async fn connect(port: u16) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    let config = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
+    let (client, connection) = tokio_postgres::connect(&config, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
 }
 
 /// Polls until a condition holds; panics after 30 s.
