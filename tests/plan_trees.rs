@@ -93,3 +93,46 @@ fn a_leaf_is_fed_in_its_own_zone_and_falls_back_to_another() {
         assert_ne!(zone(entries[1]), zone(&leaf), "{leaf}: {entries:?}");
     }
 }
+
+#[test]
+fn a_leaf_that_its_upstream_refuses_goes_elsewhere_and_asks_again_ever_more_seldom() {
+    let mut fleet = Fleet::new(desired(&[("core", 1, 0, &[]), ("eu", 4, 2, &["core"])], 8, false), |_| name("core-1"));
+    let run = |fleet: &mut Fleet, rounds: usize| {
+        for _ in 0..rounds {
+            fleet.tick(500);
+            let (_, made) = fleet.plan();
+            fleet.carry_out(&made, |_| true);
+        }
+    };
+    run(&mut fleet, 40);
+    assert_eq!(fleet.tree()[&name("eu-3")], Some(name("eu-1")));
+    fleet.refuses = Some((name("eu-3"), name("eu-1")));
+    let moves = fleet.moves;
+    let fed = |fleet: &mut Fleet| {
+        run(fleet, 1);
+        fleet.tree()[&name("eu-3")] == Some(name("eu-2"))
+    };
+    let fed = (0..600).filter(|_| fed(&mut fleet)).count();
+    assert!(fed > 540, "libpq would stay on the one that refuses; fed in {fed} of 600 rounds");
+    assert!(fleet.moves - moves <= 14, "{} moves in five minutes", fleet.moves - moves);
+    fleet.refuses = None;
+    run(&mut fleet, 1_200);
+    assert_eq!(fleet.tree()[&name("eu-3")], Some(name("eu-1")));
+}
+
+#[test]
+fn a_server_that_rejects_our_password_is_not_taken_for_dead() {
+    let mut fleet = Fleet::new(desired(&[("core", 3, 0, &[]), ("ro", 4, 0, &["core"])], 8, false), |_| name("core-1"));
+    let run = |fleet: &mut Fleet, rounds: usize| {
+        for _ in 0..rounds {
+            fleet.tick(1_000);
+            let (_, made) = fleet.plan();
+            fleet.carry_out(&made, |_| true);
+        }
+    };
+    run(&mut fleet, 20);
+    let moves = fleet.moves;
+    fleet.rejects_us = Some(name("core-2"));
+    run(&mut fleet, 60);
+    assert_eq!(fleet.moves, moves, "nobody is moved for our own trouble");
+}

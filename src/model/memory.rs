@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::primary::{Primary, true_primary};
 use super::rooted::{Rooted, rooted};
-use super::tree::edges;
+use super::tree::{edges, entries, primary_only};
 use super::{Desired, Facts, Lsn, Millis, NodeName, NodeView, Observed, Route, Timeline};
 
 /// Samples of the primary's position that are kept: at one a second, two minutes. A node that lags more keeps the time
@@ -13,6 +13,13 @@ const SAMPLES_MAX: usize = 128;
 
 /// After this time in which nobody touched a route, somebody else's earlier writes are forgiven, in milliseconds.
 const FORGIVEN_AFTER_MILLISECONDS: u64 = 600_000;
+
+/// How long after an order a node may still be on its way to its new upstream, in milliseconds: `tcp_user_timeout` and
+/// one retry.
+const REFUSED_AFTER_MILLISECONDS: u64 = 3_000;
+
+/// So many reloads without a stream show that it is not a lost reload (postgres-facts.md: none of 120 stalled).
+pub const RELOADS_MAX: u32 = 5;
 
 /// What is remembered of one topology. It is lost with the operator; every law holds without it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -65,6 +72,26 @@ pub struct NodeMemory {
     pub ordered: Option<Ordered>,
     /// How often somebody else has put another route in place of ours.
     pub overwritten: u32,
+    /// When that was seen last.
+    pub overwritten_at: Millis,
+    /// When it was last told to reload, be it with a new route.
+    pub reloaded_at: Option<Millis>,
+    /// How often it was told to reload again since it was last seen to receive from its route.
+    pub reloads: u32,
+    /// An upstream that the node was pointed to and does not receive from, although it is well.
+    pub refused: Option<Refused>,
+}
+
+/// An upstream from which a node gets nothing although it is well: pg_hba.conf, no free walsender, WAL gone, a cut
+/// between the two. libpq does not leave the first three by itself (safety.md X3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Which upstream.
+    pub by: NodeName,
+    /// How often in a row.
+    pub times: u32,
+    /// Until when it is not tried again.
+    pub until: Millis,
 }
 
 /// A route that was ordered.
@@ -74,19 +101,13 @@ pub struct Ordered {
     pub route: Route,
     /// When it was written.
     pub at: Millis,
-    /// When it was last reloaded.
-    pub reloaded_at: Millis,
     /// It was seen installed.
     pub seen_installed: bool,
+    /// The node was seen to receive from its first entry since.
+    pub followed: bool,
 }
 
 impl Memory {
-    /// A memory that knows what the status kept of an earlier operator's.
-    pub fn seeded(system_identifier: Option<u64>, primary: Option<(NodeName, Timeline)>) -> Self {
-        let timeline = primary.as_ref().map(|(_, timeline)| *timeline);
-        Self { system_identifier, primary: primary.map(|(name, _)| name), timeline, ..Self::default() }
-    }
-
     /// What is remembered of a node.
     pub fn node(&self, node: &NodeName) -> Option<&NodeMemory> {
         self.nodes.get(node)
@@ -100,6 +121,12 @@ impl Memory {
     /// How long a node has been no good as an upstream, in milliseconds; `None` when it is good.
     pub fn failing_for(&self, node: &NodeName) -> Option<u64> {
         self.node(node).and_then(|m| m.failing_since).map(|since| self.at.since(since))
+    }
+
+    /// Whether a node got nothing from a well upstream a short while ago.
+    pub fn is_refused(&self, node: &NodeName, by: &NodeName) -> bool {
+        let refused = self.node(node).and_then(|memory| memory.refused.as_ref());
+        refused.is_some_and(|refused| refused.by == *by && refused.until > self.at)
     }
 
     /// Whether a node failed a short while ago and is not to get children yet.
@@ -144,7 +171,11 @@ impl Memory {
     fn learn_primary(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
         let Primary::Known { name, system_identifier } = true_primary(desired, nodes, self) else { return };
         let Some(facts) = nodes.get(&name).and_then(NodeView::seen) else { return };
-        self.system_identifier.get_or_insert(system_identifier);
+        // For good, so not on the word of a minority: a mistyped address may be another cluster's primary.
+        let ours = |view: &&NodeView| view.seen().is_some_and(|seen| seen.system_identifier == system_identifier);
+        if self.system_identifier.is_none() && nodes.values().filter(ours).count() * 2 > desired.nodes.len() {
+            self.system_identifier = Some(system_identifier);
+        }
         if self.primary.as_ref() != Some(&name) || self.timeline != facts.timeline {
             // Positions of different histories are never compared by LSN (safety.md 1.3).
             self.samples.clear();
@@ -179,6 +210,7 @@ impl Memory {
         let settle = desired.healing.settle_seconds.saturating_mul(1000);
         let still: BTreeMap<NodeName, Millis> =
             self.nodes.iter().filter_map(|(n, m)| Some((n.clone(), self.still_since(m)?))).collect();
+        self.note_refusals(desired, nodes, &verdicts);
         for (name, node) in &mut self.nodes {
             let well = match verdicts.get(name) {
                 Some(Rooted::Yes { .. }) => true,
@@ -202,22 +234,54 @@ impl Memory {
         }
     }
 
+    /// Whom a node gets nothing from although it is pointed to it and it is well. Each time in a row the node is kept from
+    /// it twice as long, beginning with the time that a failed node has to settle.
+    fn note_refusals(
+        &mut self,
+        desired: &Desired,
+        nodes: &BTreeMap<NodeName, NodeView>,
+        verdicts: &BTreeMap<NodeName, Rooted>,
+    ) {
+        let addresses = desired.addresses();
+        let settle = desired.healing.settle_seconds.saturating_mul(1000).max(REFUSED_AFTER_MILLISECONDS);
+        let seen = |name: &NodeName| nodes.get(name).and_then(NodeView::seen);
+        for (name, node) in &mut self.nodes {
+            let Some(facts) = seen(name).filter(|facts| facts.in_recovery) else { continue };
+            let installed = entries(&addresses, &facts.route.conninfo);
+            let from = facts.receiver.as_ref().and_then(|r| addresses.node_at(&r.host, r.port));
+            if from.is_some_and(|from| installed.contains(from)) {
+                node.reloads = 0;
+            }
+            let Some(first) = installed.first().filter(|_| !primary_only(&facts.route.conninfo)) else { continue };
+            if from == Some(first) {
+                node.refused = None;
+                node.ordered.iter_mut().for_each(|order| order.followed = true);
+            } else if seen(first).is_some()
+                && verdicts.get(first).is_some_and(Rooted::is_yes)
+                && node.gets_nothing(first, from.is_some(), facts.asked_at)
+            {
+                node.refuse(first, settle, self.at);
+            }
+        }
+    }
+
     /// Whether our routes are still there.
     fn compare_orders(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
         let at = self.at;
         for (name, node) in &mut self.nodes {
             let Some(facts) = nodes.get(name).and_then(NodeView::seen) else { continue };
+            if at.since(node.overwritten_at) >= FORGIVEN_AFTER_MILLISECONDS {
+                node.overwritten = 0;
+            }
             let Some(order) = &mut node.ordered else { continue };
             if facts.asked_at <= order.at {
                 continue;
             }
             if desired.has_installed(name, &order.route, facts) {
                 order.seen_installed = true;
-                if at.since(order.at) >= FORGIVEN_AFTER_MILLISECONDS {
-                    node.overwritten = 0;
-                }
             } else if order.seen_installed {
                 node.overwritten += 1;
+                node.overwritten_at = at;
                 node.ordered = None;
             }
         }
@@ -225,6 +289,26 @@ impl Memory {
 }
 
 impl NodeMemory {
+    /// Whether it was pointed to `first` and did not arrive there, or streams from nobody whatever is reloaded.
+    fn gets_nothing(&self, first: &NodeName, streams: bool, asked_at: Millis) -> bool {
+        let not_followed = self.ordered.as_ref().is_some_and(|order| {
+            let late = asked_at.since(order.at) >= REFUSED_AFTER_MILLISECONDS;
+            order.seen_installed && !order.followed && order.route.first() == Some(first) && late
+        });
+        not_followed || (!streams && self.reloads >= RELOADS_MAX)
+    }
+
+    fn refuse(&mut self, by: &NodeName, settle_milliseconds: u64, now: Millis) {
+        let known = self.refused.as_ref().filter(|refused| refused.by == *by);
+        if known.is_some_and(|refused| refused.until > now) {
+            return;
+        }
+        let times = known.map_or(1, |refused| refused.times.saturating_add(1));
+        let pause = settle_milliseconds.saturating_mul(1 << times.saturating_sub(1).min(10));
+        self.refused = Some(Refused { by: by.clone(), times, until: now.plus(pause) });
+        self.reloads = 0;
+    }
+
     fn see(&mut self, facts: &Facts, reached: Option<Millis>, now: Millis) {
         self.unseen_since = None;
         self.asked_at = facts.asked_at;

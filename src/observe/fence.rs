@@ -3,7 +3,6 @@
 //! The lock lives in the session that writes. A newer leader ends an older one's session, and with it every write that
 //! the older one may still send; losing the session loses the right.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use tokio_postgres::Client;
@@ -64,11 +63,11 @@ impl Fence {
         plain.chars().take(NAME_BYTES_MAX).collect()
     }
 
-    /// Second half of the lock's key.
+    /// Second half of the lock's key: FNV-1a of the scope, the same in every build, as an old and a new operator must
+    /// meet at one lock.
     fn key(&self) -> i32 {
-        let mut hasher = DefaultHasher::new();
-        self.scope.hash(&mut hasher);
-        i32::try_from(hasher.finish() >> 33).unwrap_or(0)
+        let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+        self.scope.bytes().fold(0x811c_9dc5, step).cast_signed()
     }
 
     /// Whether a session of this name has to give way: one of an older term, or our own of before.
@@ -120,6 +119,13 @@ async fn contend(client: &Client, fence: &Fence) -> Result<(), NoRight> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn the_key_of_the_lock_is_the_same_in_every_build() {
+        let fence = |scope: &str| super::Fence { scope: scope.to_owned(), term: 1, identity: "a".to_owned() };
+        assert_eq!(fence("a").key().cast_unsigned(), 0xe40c_292c);
+        assert_ne!(fence("shop/orders").key(), fence("shop/other").key());
+    }
+
     use super::*;
 
     fn fence(term: u64, identity: &str) -> Fence {

@@ -83,7 +83,19 @@ fn both<'a>(world: &World<'a>, child: &NodeName, upstream: &NodeName) -> Result<
 
 /// The child's timeline is in the upstream's history and the child is not past the point where that history left it.
 fn history(child: &NodeName, child_facts: &Facts, upstream: &NodeName, facts: &Facts) -> Result<(), NotYet> {
-    let (Some(theirs), Some(ours)) = (child_facts.timeline, facts.timeline) else { return Ok(()) };
+    let (theirs, ours) = match (child_facts.timeline, facts.timeline) {
+        (Some(theirs), Some(ours)) => (theirs, ours),
+        // On which timeline it is cannot be seen: it must be one that no fork can have left behind.
+        (None, _) if facts.history.iter().any(|(_, fork)| *fork < child_facts.position) => {
+            return Err((
+                WaitReason::UpstreamBehind,
+                format!(
+                    "the timeline of {child} is not known, and its WAL goes beyond a fork in the history of {upstream}"
+                ),
+            ));
+        }
+        _ => return Ok(()),
+    };
     if theirs == ours {
         return Ok(());
     }

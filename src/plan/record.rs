@@ -11,13 +11,16 @@ pub fn record(memory: &mut Memory, outcome: &Outcome, now: Millis) {
         match &done.planned.step {
             Step::Heartbeat { .. } => memory.heartbeat_at = Some(now),
             Step::SetRoute { node, route, .. } => {
-                let ordered = Ordered { route: route.clone(), at: now, reloaded_at: now, seen_installed: false };
-                memory.nodes.entry(node.clone()).or_default().ordered = Some(ordered);
+                let ordered = Ordered { route: route.clone(), at: now, seen_installed: false, followed: false };
+                let node = memory.nodes.entry(node.clone()).or_default();
+                node.ordered = Some(ordered);
+                node.reloaded_at = Some(now);
+                node.reloads = 0;
             }
             Step::Reload { node } => {
-                if let Some(ordered) = memory.nodes.get_mut(node).and_then(|node| node.ordered.as_mut()) {
-                    ordered.reloaded_at = now;
-                }
+                let node = memory.nodes.entry(node.clone()).or_default();
+                node.reloaded_at = Some(now);
+                node.reloads = node.reloads.saturating_add(1);
             }
             Step::CreateSlot { .. } | Step::AdvanceSlot { .. } | Step::RecreateSlot { .. } | Step::DropSlot { .. } => {}
         }

@@ -4,7 +4,7 @@ use super::ready::{self, SlotState};
 use super::standing::Standing;
 use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
 use super::{VERIFY_MILLISECONDS, World, diagnose};
-use crate::model::memory::Ordered;
+use crate::model::memory::{Ordered, RELOADS_MAX};
 use crate::model::tree::{Edge, Union};
 use crate::model::{Facts, NodeName, Route, SessionAttrs};
 
@@ -17,8 +17,8 @@ pub(super) const MOVES_AT_ONCE: usize = 8;
 const ORDER_MILLISECONDS: u64 = 10_000;
 
 /// How long a node is left on a fallback after its last order before it is asked back to its first entry, in
-/// milliseconds: long enough for the order's own reconnect to be seen.
-const GIVE_BACK_AFTER_MILLISECONDS: u64 = 2_000;
+/// milliseconds: long enough to see that its first entry refuses it (`NodeMemory::refused`).
+const GIVE_BACK_AFTER_MILLISECONDS: u64 = 5_000;
 
 /// Adds the steps that install wanted routes, and what is waited for.
 pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
@@ -112,12 +112,10 @@ fn towards_first(
     wanted: &Route,
     under_way: usize,
 ) -> Result<Option<Planned>, ready::NotYet> {
-    let ordered = order(world, node);
-    let since = |at: Option<crate::model::Millis>| at.map_or(u64::MAX, |at| world.now.since(at));
     match (world.edges.get(node).and_then(Edge::upstream), wanted.first()) {
         (Some(upstream), Some(first)) if upstream == first => Ok(None),
         (Some(upstream), Some(first)) if wanted.contains(upstream) => {
-            let settled = since(ordered.map(|order| order.at)) >= GIVE_BACK_AFTER_MILLISECONDS;
+            let settled = order(world, node).is_none_or(|o| world.now.since(o.at) >= GIVE_BACK_AFTER_MILLISECONDS);
             if wanted.attrs == SessionAttrs::Primary || world.standing(first) != Standing::Good || !settled {
                 return Ok(None);
             }
@@ -128,12 +126,19 @@ fn towards_first(
             Ok(Some(set(world, node, facts, wanted.clone(), Why::GiveBack)))
         }
         // Nobody, or somebody whom the route does not name any more: the reload was lost, or is held up by replay.
-        _ if since(ordered.map(|order| order.reloaded_at)) < VERIFY_MILLISECONDS => Ok(None),
+        _ if !may_reload(world, node) => Ok(None),
         _ if wanted.entries.iter().any(|entry| world.standing(entry) == Standing::Good) => {
             Ok(Some(Planned { step: Step::Reload { node: node.clone() }, why: Why::Unverified }))
         }
         _ => Ok(None),
     }
+}
+
+/// Whether a reload is to be repeated: at once while it may have been lost, calmly when something else is wrong.
+fn may_reload(world: &World<'_>, node: &NodeName) -> bool {
+    let Some(memory) = world.observed.memory.node(node) else { return true };
+    let pace = if memory.reloads < RELOADS_MAX { VERIFY_MILLISECONDS } else { ORDER_MILLISECONDS };
+    memory.reloaded_at.is_none_or(|at| world.now.since(at) >= pace)
 }
 
 /// The part of the wanted route that is proven now (law 2). Without need nothing is installed until all of it is.

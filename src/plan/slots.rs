@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use super::World;
 use super::ready::{self, SlotState};
 use super::standing::Standing;
 use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
+use super::{World, diagnose};
 use crate::model::observed::Slot;
-use crate::model::{Facts, NodeName};
+use crate::model::{Facts, Management, NodeName, Route};
 
 /// Prepares the slots of wanted routes; releases what holds WAL or a transaction horizon for nobody.
 pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
     let routes = std::mem::take(&mut plan.wanted);
     for (owner, route) in &routes {
-        let Some(facts) = world.seen(owner) else { continue };
+        // A slot that its owner will never be told to use would hold WAL for nobody.
+        let Some(facts) = world.seen(owner).filter(|facts| will_use(world, owner, facts, route)) else { continue };
         for on in &route.entries {
             if let Some(planned) = prepare(world, owner, facts, on) {
                 plan.steps.push(planned);
@@ -32,6 +33,12 @@ pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
             }
         }
     }
+}
+
+fn will_use(world: &World<'_>, owner: &NodeName, facts: &Facts, route: &Route) -> bool {
+    let writable =
+        world.management(owner) == Management::Routes && diagnose::unwritable(world, owner, facts, route).is_none();
+    writable || world.desired.has_installed(owner, route, facts)
 }
 
 fn prepare(world: &World<'_>, owner: &NodeName, owner_facts: &Facts, on: &NodeName) -> Option<Planned> {

@@ -3,7 +3,7 @@
 use super::World;
 use crate::model::primary::Primary;
 use crate::model::tree;
-use crate::model::{Addresses, Facts, NodeName, Route, SessionAttrs};
+use crate::model::{Addresses, Facts, NodeName, Route, SessionAttrs, WhyUnseen};
 
 /// The oldest PostgreSQL that is managed: earlier ones cannot grant `ALTER SYSTEM` (postgres-facts.md 5.3).
 pub(super) const VERSION_NUM_MIN: u32 = 150_000;
@@ -29,7 +29,7 @@ pub(super) fn standing(world: &World<'_>, node: &NodeName) -> Standing {
     let memory = &world.observed.memory;
     let failed = memory.failing_for(node).is_some_and(|t| t >= world.desired.healing.suspect_after_milliseconds);
     let Some(facts) = world.seen(node) else {
-        return if failed { Standing::Failed } else { Standing::Keeps };
+        return if failed && looks_down(world, node) { Standing::Failed } else { Standing::Keeps };
     };
     if barred(world, node, facts) {
         Standing::Barred
@@ -44,6 +44,12 @@ pub(super) fn standing(world: &World<'_>, node: &NodeName) -> Standing {
     } else {
         Standing::Keeps
     }
+}
+
+/// Nobody answers there. That our password is wrong, say, tells nothing of what the server does (law 8).
+fn looks_down(world: &World<'_>, node: &NodeName) -> bool {
+    let why = world.observed.nodes.get(node).and_then(|view| view.unseen.as_ref()).map(|unseen| unseen.why);
+    matches!(why, Some(WhyUnseen::Refused | WhyUnseen::Timeout | WhyUnseen::Starting))
 }
 
 fn barred(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {

@@ -89,6 +89,9 @@ impl<'a> Spread<'a> {
 
     fn may_be_first(&self, node: &NodeName, preference: &Preference) -> bool {
         let upstream = &preference.node;
+        if self.world.observed.memory.is_refused(node, upstream) {
+            return false;
+        }
         match self.world.standing(upstream) {
             Standing::Good => true,
             Standing::Keeps => self.has_installed(node, upstream),

@@ -38,6 +38,10 @@ pub(crate) struct Fleet {
     pub(crate) now: Millis,
     pub(crate) memory: Memory,
     pub(crate) primary: NodeName,
+    /// A server that works and does not let the operator in.
+    pub(crate) rejects_us: Option<NodeName>,
+    /// A child and the upstream that lets it connect and gives it nothing: libpq does not go on from there.
+    pub(crate) refuses: Option<(NodeName, NodeName)>,
     /// Moves ordered so far.
     pub(crate) moves: usize,
 }
@@ -62,7 +66,16 @@ impl Fleet {
             }
         };
         let servers = desired.nodes.keys().map(|name| (name.clone(), server(name))).collect();
-        Self { desired, servers, now: Millis(1_000), memory: Memory::default(), primary, moves: 0 }
+        Self {
+            desired,
+            servers,
+            now: Millis(1_000),
+            memory: Memory::default(),
+            primary,
+            rejects_us: None,
+            refuses: None,
+            moves: 0,
+        }
     }
 
     /// Time passes: the primary writes, connections that can be made are made, WAL flows.
@@ -82,7 +95,8 @@ impl Fleet {
 
     fn connect(&mut self, name: &NodeName) {
         let server = &self.servers[name];
-        let lost = server.upstream.as_ref().is_some_and(|up| !self.servers[up].up);
+        let refused = |up: &NodeName| self.refuses.as_ref() == Some(&(name.clone(), up.clone()));
+        let lost = server.upstream.as_ref().is_some_and(|up| !self.servers[up].up || refused(up));
         if !server.standby || !server.up {
             self.servers.get_mut(name).unwrap().upstream = None;
         } else if lost || server.upstream.is_none() {
@@ -99,7 +113,8 @@ impl Fleet {
         let accepts = |up: &&NodeName| self.servers[*up].up && !(primary_only && self.servers[*up].standby);
         let first = entries.iter().find(accepts)?;
         let slot = server.slot.is_empty() || self.servers[first].slots.contains_key(&server.slot);
-        slot.then(|| first.clone())
+        let refused = self.refuses.as_ref() == Some(&(name.clone(), first.clone()));
+        (slot && !refused).then(|| first.clone())
     }
 
     fn flow(&mut self) {
@@ -120,9 +135,11 @@ impl Fleet {
     pub(crate) fn observe(&mut self) -> Observed {
         let view = |name: &NodeName| {
             let server = &self.servers[name];
-            let unseen = Unseen { why: WhyUnseen::Refused, detail: "refused".to_owned() };
+            let rejected = self.rejects_us.as_ref() == Some(name);
+            let why = if rejected { WhyUnseen::CredentialsRejected } else { WhyUnseen::Refused };
+            let unseen = Unseen { why, detail: why.to_string() };
             let last = server.up.then(|| Arc::new(self.facts(name)));
-            NodeView { last, unseen: (!server.up).then_some(unseen) }
+            NodeView { last, unseen: (!server.up || rejected).then_some(unseen) }
         };
         let nodes: BTreeMap<_, _> = self.servers.keys().map(|name| (name.clone(), view(name))).collect();
         self.memory.advance(&self.desired, &nodes, self.now);
