@@ -89,7 +89,8 @@ async fn one_address_for_two_hosts_is_not_accepted() {
     let port = ground.tree.port("eu-1");
     let ap = group("ap", "orders-sql", "upstreams: [eu]", &[("ap-1", port)]);
     let listener = format!("ap-1 has the address 127.0.0.1:{port} of eu-1");
-    not_accepted(&ground, &before, &[core, eu, ap], &["spec.groups[2].hosts[0].address", &listener, "correct it"]).await;
+    not_accepted(&ground, &before, &[core, eu, ap], &["spec.groups[2].hosts[0].address", &listener, "correct it"])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,7 +138,7 @@ async fn a_wrong_password_is_named_and_shown_nowhere() {
     ground.apply(&ground.manifest(&[core, group("eu", "eu-sql", "upstreams: [core], relays: 1", &hosts)]));
     for kind in ["Ready", "Serving", "Rooted"] {
         let message = ground.until(kind, "Unknown", "CredentialsRejected").await;
-        let cure = "Correct username and password in the Secret \"eu-sql\"";
+        let cure = "with Secret \"eu-sql\". Correct username and password in the Secret";
         says(&message, &["eu-1", "password authentication failed for user \"waltree\"", cure]);
     }
     ground.status_rests().await;
@@ -207,3 +208,6 @@ async fn a_server_of_another_cluster_is_named_and_never_touched() {
         assert_eq!(ground.tree.value(node, slots).await, "0", "{node} keeps WAL for a stranger");
     }
 }
+
+#[path = "bad_input/settings.rs"]
+mod settings;

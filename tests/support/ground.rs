@@ -178,14 +178,22 @@ impl Ground {
         }
     }
 
-    /// Passes while the same is wrong write no status: nothing in it may move with the time.
+    /// While the same is wrong the status comes to rest: nothing in it may move with the time.
     pub async fn status_rests(&self) {
-        self.asked(PRIMARY, 2).await;
-        let before = self.topology().await;
-        self.asked(PRIMARY, 4).await;
-        let after = self.topology().await;
-        assert_eq!(before.status, after.status);
-        assert_eq!(before.resource_version(), after.resource_version(), "the status was written again");
+        let text = |topology: &ReplicaTopology| serde_json::to_string_pretty(&topology.status).unwrap();
+        let mut moved = String::new();
+        for _ in 0..4 {
+            let before = self.topology().await;
+            self.asked(PRIMARY, 4).await;
+            let after = self.topology().await;
+            if before.resource_version() == after.resource_version() {
+                return;
+            }
+            let (before, after) = (text(&before), text(&after));
+            let lines = before.lines().zip(after.lines()).filter(|(before, after)| before != after);
+            moved = lines.map(|(before, after)| format!("{before}\n{after}\n")).collect();
+        }
+        panic!("the status is written again and again: {moved}");
     }
 
     /// The reasons and notes of the events about this topology.

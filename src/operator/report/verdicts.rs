@@ -68,7 +68,7 @@ fn serving(view: &View<'_>) -> Verdict {
     let names = texts::names(groups.iter().map(|group| group.name.as_str()));
     let unclear = unclear(view, group);
     let node = unclear.or(group.members.first());
-    let why = node.map(|node| format!("{node}: {}", explain(view, node))).unwrap_or_default();
+    let why = node.map(|node| texts::about(node, &explain(view, node))).unwrap_or_default();
     let message = format!("No node is rooted and at most {seconds} s behind in {names}. {why}");
     let truth = if unclear.is_some() { Truth::Unknown } else { Truth::False };
     let unseen = unclear.and_then(|node| view.unseen(node)).map(|unseen| Reason::from(unseen.why));
@@ -116,11 +116,11 @@ fn rooted(view: &View<'_>, primary: &Primary<'_>) -> Verdict {
         (None, _) => Plain::Unrooted.into(),
     };
     let message = format!(
-        "{} of {} nodes have no proven path to the primary: {}. {first}: {}",
+        "{} of {} nodes have no proven path to the primary: {}. {}",
         not.len(),
         view.desired.nodes.len(),
         texts::names(not.iter().map(|node| node.as_str())),
-        explain(view, first),
+        texts::about(first, &explain(view, first)),
     );
     Verdict::new(truth, reason, message)
 }
@@ -203,7 +203,7 @@ fn converged(view: &View<'_>) -> Verdict {
     if let Some(finding) = view.plan.findings.iter().find(|finding| finding.diagnosis.is_failure()) {
         let (reason, message) =
             view.trouble(&finding.node).unwrap_or_else(|| (finding.diagnosis.into(), finding.message.clone()));
-        return Verdict::new(Truth::False, reason, format!("{}: {}", finding.node, texts::sentence(&message)));
+        return Verdict::new(Truth::False, reason, texts::about(&finding.node, &texts::sentence(&message)));
     }
     Verdict::new(Truth::True, Plain::AsDeclared, format!("The tree is as declared. {NOTHING}"))
 }
@@ -221,6 +221,7 @@ fn waiting(view: &View<'_>, wait: &Wait) -> Verdict {
         return Verdict::new(Truth::False, Plain::NoPrimary, format!("{what} See Writable for what to do."));
     }
     match view.trouble(&wait.node) {
+        Some((reason, message)) if wait.message.contains(&message) => Verdict::new(Truth::False, reason, what),
         Some((reason, message)) => Verdict::new(Truth::False, reason, format!("{what} {}", texts::sentence(&message))),
         None => Verdict::new(Truth::False, Plain::Blocked, format!("{what} See Rooted for what to do.")),
     }
