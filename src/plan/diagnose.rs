@@ -102,11 +102,15 @@ fn identity(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
 
 /// Why a node's route cannot be written, whatever the route.
 pub(super) fn unwritable(world: &World<'_>, node: &NodeName, facts: &Facts, wanted: &Route) -> Found {
+    // Whose server it is comes before everything: also a primary of another cluster is one that a host may name.
+    if let Some(found) = identity(world, node, facts) {
+        return Some(found);
+    }
     let there = world.desired.has_installed(node, wanted, facts);
     if !facts.in_recovery || there || world.management(node) == Management::Observe {
         return None;
     }
-    identity(world, node, facts).or_else(|| overwritten(world, node, facts)).or_else(|| unusable(node, facts))
+    overwritten(world, node, facts).or_else(|| unusable(node, facts))
 }
 
 fn overwritten(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {

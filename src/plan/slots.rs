@@ -13,7 +13,8 @@ use crate::model::{Facts, NodeName};
 pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
     let routes = std::mem::take(&mut plan.wanted);
     for (owner, route) in &routes {
-        let Some(facts) = world.seen(owner) else { continue };
+        // Nobody keeps WAL for a server of another cluster, version or branch: it can follow nobody here.
+        let Some(facts) = world.seen(owner).filter(|_| world.standing(owner) != Standing::Barred) else { continue };
         for on in &route.entries {
             if let Some(planned) = prepare(world, owner, facts, on) {
                 plan.steps.push(planned);
