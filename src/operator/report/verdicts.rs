@@ -159,10 +159,11 @@ fn fallbacks_ready(view: &View<'_>) -> Verdict {
     Verdict::new(Truth::True, Plain::Unproven, message)
 }
 
-/// What comes by itself, as far as the planner knows.
-fn comes_by_itself(wait: &Wait) -> bool {
+/// What comes by itself, as far as the planner knows. Where nothing is ever written, nothing does.
+fn comes_by_itself(view: &View<'_>, wait: &Wait) -> bool {
     use WaitReason::{MovesUnderWay, SlotNotReady, Unverified, UpstreamBehind, WouldRing};
-    matches!(wait.reason, MovesUnderWay | SlotNotReady | Unverified | UpstreamBehind | WouldRing)
+    let writes = view.desired.automation != Automation::Observe;
+    writes && matches!(wait.reason, MovesUnderWay | SlotNotReady | Unverified | UpstreamBehind | WouldRing)
 }
 
 fn steps_text(steps: &[&Planned]) -> String {
@@ -187,12 +188,14 @@ fn converged(view: &View<'_>) -> Verdict {
         let message = format!("Being done: {}. {NOTHING}", steps_text(&steps));
         return Verdict::new(Truth::False, Plain::Working, message);
     }
-    // A wait that needs a person says more than one that does not.
-    let waits = &view.plan.waits;
-    if let Some(wait) = waits.iter().find(|wait| !comes_by_itself(wait)).or(waits.first()) {
+    // A wait that needs a person says more than one that does not. With automation: Observe the waits are for steps that
+    // are withheld, which says more still.
+    let withheld = changes(&view.plan.withheld);
+    let waits =
+        if withheld.is_empty() || view.desired.automation == Automation::Heal { &view.plan.waits[..] } else { &[] };
+    if let Some(wait) = waits.iter().find(|wait| !comes_by_itself(view, wait)).or(waits.first()) {
         return waiting(view, wait);
     }
-    let withheld = changes(&view.plan.withheld);
     if !withheld.is_empty() {
         let message = format!(
             "Not done, as Observe forbids it: {}. Set automation: Heal, and management: Routes in the group, to have it done.",
@@ -210,7 +213,7 @@ fn converged(view: &View<'_>) -> Verdict {
 
 fn waiting(view: &View<'_>, wait: &Wait) -> Verdict {
     let what = format!("{} waits: {}", wait.node, texts::sentence(&wait.message));
-    if comes_by_itself(wait) {
+    if comes_by_itself(view, wait) {
         return Verdict::new(Truth::False, Plain::Waiting, format!("{what} {NOTHING}"));
     }
     if wait.reason == WaitReason::ObserveOnly {
@@ -236,7 +239,7 @@ fn progressing(view: &View<'_>, verdicts: &BTreeMap<ConditionType, Verdict>) -> 
         let message = format!("Being done: {}. {NOTHING}", steps_text(&steps));
         return Verdict::new(Truth::True, Plain::Working, message);
     }
-    if let Some(wait) = view.plan.waits.iter().find(|wait| comes_by_itself(wait)) {
+    if let Some(wait) = view.plan.waits.iter().find(|wait| comes_by_itself(view, wait)) {
         let message = format!("{} waits: {} {NOTHING}", wait.node, texts::sentence(&wait.message));
         return Verdict::new(Truth::True, Plain::Waiting, message);
     }
