@@ -1,5 +1,13 @@
 //! The right to write: who has it, who loses it, and that nothing at all is written without it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "what fails here fails the test, and figures are shown"
+)]
+
 mod support;
 
 use support::fleet::{fence, name, spec, until, watch};
@@ -134,10 +142,9 @@ async fn whoever_only_observes_sends_nothing_but_reads_and_takes_no_lock() {
     for node in ["core-1", "eu-1"] {
         let log = tree.log(node);
         assert!(log.contains("pg_control_system()"), "the log has what we ask");
-        for write in ["pg_try_advisory_lock", "pg_terminate_backend", "pg_create_physical", "pg_logical_emit"] {
-            // The probe of our rights names that function without calling it.
-            let calls = log.replace("pg_catalog.pg_logical_emit_message", "").matches(write).count();
-            assert_eq!(calls, 0, "{node}: {write}");
+        for write in ["pg_try_advisory_lock", "pg_terminate_backend", "pg_create_physical", "pg_logical_emit_message("]
+        {
+            assert!(!log.contains(write), "{node}: {write}");
         }
     }
 }

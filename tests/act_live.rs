@@ -1,5 +1,13 @@
 //! The live cluster below the real planner: a tree forms on real servers, heals, and is left alone by who may only look.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "what fails here fails the test, and figures are shown"
+)]
+
 mod support;
 
 use std::collections::BTreeMap;
@@ -94,9 +102,14 @@ fn upstream<'a>(tree: &Tree, observed: &'a Observed, node: &str, among: &[&'a st
     among.iter().find(|upstream| tree.port(upstream) == port).copied()
 }
 
+/// Both ends of every edge say so, and each leaf streams on a slot of its own.
 fn as_declared(tree: &Tree, observed: &Observed) -> bool {
     RELAYS.iter().all(|relay| upstream(tree, observed, relay, &["core-1"]).is_some())
-        && LEAVES.iter().all(|leaf| upstream(tree, observed, leaf, &RELAYS).is_some())
+        && LEAVES.iter().all(|leaf| {
+            let feeding = upstream(tree, observed, leaf, &RELAYS).and_then(|relay| observed.seen(&name(relay)));
+            let slot = feeding.and_then(|relay| relay.slots.get(&name(leaf).slot()));
+            slot.is_some_and(|slot| slot.active_pid.is_some())
+        })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,9 +120,6 @@ async fn a_tree_forms_and_its_leaves_outlive_a_relay_with_and_without_the_operat
     let live = cluster(&desired, Some(1));
     let formed = settles(&live, &desired, "the tree forms", |observed| as_declared(&tree, observed)).await;
     for leaf in LEAVES {
-        let slots = |on: &str| &formed.seen(&name(on)).unwrap().slots;
-        let feeding = upstream(&tree, &formed, leaf, &RELAYS).unwrap();
-        assert!(slots(feeding)[&name(leaf).slot()].active_pid.is_some(), "{leaf} streams on its own slot");
         let hosts = formed.seen(&name(leaf)).unwrap().route.conninfo.hosts();
         assert!(hosts.len() >= 2, "{leaf} has a fallback: {hosts:?}");
     }

@@ -1,5 +1,13 @@
 //! Why a server is not seen, each reason made on real servers.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "what fails here fails the test, and figures are shown"
+)]
+
 mod support;
 
 use std::collections::BTreeMap;

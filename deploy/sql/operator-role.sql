@@ -34,7 +34,14 @@ GRANT EXECUTE ON FUNCTION pg_catalog.pg_reload_conf() TO waltree;
 
 -- Write one empty WAL record when the primary is quiet, so that a stream that stands still can be told from one that
 -- has nothing to send.
-GRANT EXECUTE ON FUNCTION pg_catalog.pg_logical_emit_message(boolean, text, text) TO waltree;
+-- (A fourth argument came with PostgreSQL 17.)
+DO $$
+BEGIN
+    EXECUTE (SELECT format('GRANT EXECUTE ON FUNCTION %s TO waltree', string_agg(p.oid::regprocedure::text, ', '))
+             FROM pg_catalog.pg_proc p WHERE p.proname = 'pg_logical_emit_message' AND p.proargtypes[2] = 'text'::regtype
+             AND p.pronamespace = 'pg_catalog'::regnamespace);
+END
+$$;
 
 -- Two questions that PostgreSQL answers to superusers only, each as one function that can answer nothing else.
 CREATE SCHEMA IF NOT EXISTS waltree;

@@ -204,20 +204,19 @@ fn own_children(group: &Group) -> usize {
     if group.is_root() { group.members.len().saturating_sub(1) } else { group.members.len() - group.feeders().len() }
 }
 
-/// Members of a group that count as its feeders in normal times: of the root group only the primary does, because the
-/// direct children of the root group follow whoever is the primary (`target_session_attrs=primary`).
+/// Members of a group that feed its own other members: of the root group only the primary does, as its standbys follow
+/// whoever is the primary (`target_session_attrs=primary`). Groups below are fed by every feeder.
 fn working_feeders(group: &Group) -> usize {
     if group.is_root() { 1 } else { group.feeders().len() }
 }
 
-/// How the places of a group come about, for messages: `2 relays x 8 = 16`.
-fn places_text(group: &Group) -> String {
-    let feeders = working_feeders(group);
-    let kind = match (group.is_root(), group.relays) {
-        (true, _) => "primary",
-        (false, 0) => "hosts",
-        (false, 1) => "relay",
-        (false, _) => "relays",
+/// How the places below so many feeders of a group come about, for messages: `2 relays x 8 = 16`.
+fn places_text(group: &Group, feeders: usize) -> String {
+    let kind = match (group.is_root(), feeders, group.relays) {
+        (true, 1, _) => "primary",
+        (_, _, 0) => "hosts",
+        (_, _, 1) => "relay",
+        (_, _, _) => "relays",
     };
     format!("{feeders} {kind} x {} = {}", group.fan_out, feeders * group.fan_out)
 }
@@ -235,7 +234,7 @@ fn own_places(desired: &Desired) -> Vec<Rejection> {
         } else {
             format!("raise its fanOut to {fan_out}, or its relays to {}", needed_relays(group))
         };
-        let message = format!("{}: {} places for {children} nodes: {cure}", group.name, places_text(group));
+        let message = format!("{}: {} places for {children} nodes: {cure}", group.name, places_text(group, feeders));
         found.push(Rejection::new(group_field(place, "fanOut"), message));
     }
     found
@@ -322,7 +321,7 @@ fn places(desired: &Desired) -> Vec<Rejection> {
 
 /// Places of a group that its own members leave free.
 fn free_places(group: &Group) -> usize {
-    (working_feeders(group) * group.fan_out).saturating_sub(own_children(group))
+    (group.feeders().len() * group.fan_out).saturating_sub(own_children(group))
 }
 
 /// What can still be reached from `source` when the flow is as large as it can be.
@@ -355,13 +354,13 @@ fn too_few_places(desired: &Desired, wants: &[usize], gives: &[usize]) -> Reject
             let group = group(place);
             let own = own_children(group);
             let less = if own == 0 { String::new() } else { format!(" less {own} of its own") };
-            format!("{}: {}{less}", group.name, places_text(group))
+            format!("{}: {}{less}", group.name, places_text(group, group.feeders().len()))
         })
         .collect();
     let wanted: usize = wants.iter().map(|place| group(place).feeders().len()).sum();
     let free: usize = gives.iter().map(|place| free_places(group(place))).sum();
     let upper: Vec<&GroupName> = gives.iter().map(|place| &group(place).name).collect();
-    let feeders: usize = gives.iter().map(|place| working_feeders(group(place))).sum();
+    let feeders: usize = gives.iter().map(|place| group(place).feeders().len()).sum();
     let own: usize = gives.iter().map(|place| own_children(group(place))).sum();
     let message = format!(
         "{wanted} nodes ({}) want a place directly below {}, which has {free} ({}): raise the fanOut of {} to {}, or give \

@@ -138,12 +138,12 @@ fn a_root_group_too_large_for_its_primary_is_told_with_numbers() {
 fn groups_that_crowd_one_upstream_together_are_named_together() {
     let groups = vec![
         group("core", &[], 0, 3),
-        group("eu", &["core"], 0, 4),
-        group("ap", &["core"], 0, 3),
+        group("eu", &["core"], 0, 12),
+        group("ap", &["core"], 0, 11),
         group("us", &["eu"], 0, 9),
     ];
-    let expected = "spec.groups[0].fanOut: 7 nodes (4 of eu, 3 of ap) want a place directly below core, which has 6 \
-                    (core: 1 primary x 8 = 8 less 2 of its own): raise the fanOut of core to 9, or give eu and ap relays \
+    let expected = "spec.groups[0].fanOut: 23 nodes (12 of eu, 11 of ap) want a place directly below core, which has 22 \
+                    (core: 3 hosts x 8 = 24 less 2 of its own): raise the fanOut of core to 9, or give eu and ap relays \
                     that feed the rest";
     assert_eq!(said(groups), [expected]);
 }

@@ -53,6 +53,8 @@ pub struct NodeMemory {
     pub position: Lsn,
     /// When that position was first seen.
     pub advanced_at: Millis,
+    /// When it was last asked and answered.
+    pub asked_at: Millis,
     /// The time of the newest [`Sample`] that this node has reached: its data is not older than that.
     pub reached: Option<Millis>,
     /// Since when it is no good as an upstream.
@@ -111,7 +113,8 @@ impl Memory {
         let memory = self.node(node)?;
         let since = self.still_since(memory)?;
         let passed = self.samples.iter().find(|sample| sample.position > memory.position)?;
-        (self.at.since(since) >= patience_milliseconds).then_some(passed)
+        // By its own last answer: that it was not asked since does not show it standing still.
+        (memory.asked_at.since(since) >= patience_milliseconds).then_some(passed)
     }
 
     /// Since when a node has not moved although the primary was beyond it; `None` when it has all that was sampled.
@@ -224,6 +227,7 @@ impl Memory {
 impl NodeMemory {
     fn see(&mut self, facts: &Facts, reached: Option<Millis>, now: Millis) {
         self.unseen_since = None;
+        self.asked_at = facts.asked_at;
         if facts.position != self.position {
             self.position = facts.position;
             self.advanced_at = now;

@@ -212,7 +212,7 @@ mod tests {
 
     fn answer(change: impl Fn(&mut serde_json::Value)) -> Result<Facts, String> {
         let mut json = serde_json::json!({
-            "system_identifier": "7000000000000000001", "version_num": 150018, "started": 1, "in_recovery": true,
+            "system_identifier": "7000000000000000001", "version_num": 150_018, "started": 1, "in_recovery": true,
             "position": "0/3000060", "replay": "0/3000028", "timeline": null, "control_timeline": 1,
             "redo": "0/2000028", "oldest_wal": "0000000000000002", "segment_bytes": 16 << 20, "replay_paused": false,
             "startup_wait": null, "conninfo": "host=a port=1", "has_password": false, "slot_name": "", "history": null,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use super::server::{Shared, Sighting, Task};
+use super::server::{Logins, Shared, Sighting, Task};
 use super::{NoRight, ServerSpec, Timing, Wallet, Writer};
 use crate::model::{Millis, NodeName, NodeView, Unseen, WhyUnseen};
 
@@ -35,7 +35,7 @@ impl Drop for Server {
 impl Fleet {
     /// A fleet without servers.
     pub fn new(wallet: Wallet, timing: Timing, clock: Clock) -> Self {
-        let shared = Shared { wallet, timing, clock, wake: Notify::new() };
+        let shared = Shared { wallet, timing, clock, wake: Notify::new(), logins: Logins::default() };
         Self { shared: Arc::new(shared), servers: Mutex::default() }
     }
 

@@ -83,16 +83,19 @@ macro_rules! rights {
  'replication', (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),",
             $parameter_privileges,
             "'reload', has_function_privilege('pg_catalog.pg_reload_conf()', 'EXECUTE'),
- 'emit', has_function_privilege('pg_catalog.pg_logical_emit_message(boolean,text,text)', 'EXECUTE'),
+ 'emit', has_function_privilege(e.emit, 'EXECUTE'), 'emit_name', e.emit::text,
  'history', f.names @> '{timeline_history}', 'pending', f.names @> '{pending_route}')
 FROM (SELECT coalesce(array_agg(p.proname::text), '{}') AS names FROM pg_proc p
  JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'waltree'
- AND has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE')) f"
+ AND has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(p.oid, 'EXECUTE')) f,
+ (SELECT p.oid::regprocedure AS emit FROM pg_proc p WHERE p.proname = 'pg_logical_emit_message'
+ AND p.proargtypes[2] = 'text'::regtype AND p.pronamespace = 'pg_catalog'::regnamespace) e"
         )
     };
 }
 
-/// What our role may do. The functions are looked up in the catalog because they may not be installed.
+/// What our role may do. The functions are looked up in the catalog because ours may not be installed, and
+/// `pg_logical_emit_message` has a fourth argument from 17 on.
 pub(super) const RIGHTS: &str = rights!(
     "'conninfo', has_parameter_privilege('primary_conninfo', 'ALTER SYSTEM'),
      'slot', has_parameter_privilege('primary_slot_name', 'ALTER SYSTEM'),"

@@ -28,6 +28,7 @@ struct Answer {
     slot: bool,
     reload: bool,
     emit: bool,
+    emit_name: String,
     history: bool,
     pending: bool,
 }
@@ -49,10 +50,7 @@ fn missing(answer: &Answer) -> Vec<String> {
         (answer.conninfo, format!("GRANT ALTER SYSTEM ON PARAMETER primary_conninfo TO {role}")),
         (answer.slot, format!("GRANT ALTER SYSTEM ON PARAMETER primary_slot_name TO {role}")),
         (answer.reload, format!("GRANT EXECUTE ON FUNCTION pg_catalog.pg_reload_conf() TO {role}")),
-        (
-            answer.emit,
-            format!("GRANT EXECUTE ON FUNCTION pg_catalog.pg_logical_emit_message(boolean, text, text) TO {role}"),
-        ),
+        (answer.emit, format!("GRANT EXECUTE ON FUNCTION pg_catalog.{} TO {role}", answer.emit_name)),
     ];
     wanted.into_iter().filter(|(granted, _)| !granted).map(|(_, sql)| sql + ";").collect()
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::session::Session;
@@ -14,6 +14,8 @@ use crate::model::{Facts, NodeName, NodeView, Unseen, WhyUnseen};
 /// After a poke the server is asked at once and again after these milliseconds: a reload is acted on within about 20 ms
 /// (postgres-facts.md 1.2).
 const LOOKS_AFTER_A_POKE_MILLISECONDS: [u64; 5] = [0, 15, 30, 75, 200];
+/// Logins at a time, of each kind.
+const LOGINS_AT_A_TIME: usize = 64;
 /// How often it is asked whether our role has got what it lacked.
 const RIGHTS_AGAIN: Duration = Duration::from_secs(5);
 /// How often it is asked whether our role has still what it had.
@@ -32,6 +34,21 @@ pub(super) struct Shared {
     pub(super) timing: Timing,
     pub(super) clock: Clock,
     pub(super) wake: Notify,
+    pub(super) logins: Logins,
+}
+
+/// How many log in at a time. A login costs milliseconds of our own processor, so that hundreds at once would pass every
+/// deadline and begin again. Servers that let the last deadline pass wait among themselves: a frozen zone keeps nobody
+/// else from being seen.
+pub(super) struct Logins {
+    prompt: Semaphore,
+    slow: Semaphore,
+}
+
+impl Default for Logins {
+    fn default() -> Self {
+        Self { prompt: Semaphore::new(LOGINS_AT_A_TIME), slow: Semaphore::new(LOGINS_AT_A_TIME) }
+    }
 }
 
 /// One server and where its sightings go.
@@ -79,6 +96,9 @@ impl Task {
         let shared = &self.shared;
         let secret = self.spec.access.secret.as_deref();
         let credentials = shared.wallet.credentials(secret, rejected, (shared.clock)()).await?;
+        let slow = self.sighting.borrow().view.unseen.as_ref().is_some_and(|u| u.why == WhyUnseen::Timeout);
+        let turn = if slow { &shared.logins.slow } else { &shared.logins.prompt };
+        let _turn = turn.acquire().await;
         let opened = Session::open(&self.spec, &credentials, &shared.timing).await;
         Ok(Arc::new(opened.map_err(|unseen| self.at(&unseen))?))
     }

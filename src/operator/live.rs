@@ -55,10 +55,6 @@ impl LiveCluster {
         let mut done = Vec::with_capacity(steps.len());
         for (place, planned) in steps {
             let result = self.one(&planned.step).await;
-            if let Err(reason) = &result {
-                let name: &'static str = (&planned.step).into();
-                tracing::warn!(node = %planned.step.server(), step = name, why = %planned.why, reason, "not done");
-            }
             done.push((place, Done { planned: planned.clone(), result }));
         }
         done

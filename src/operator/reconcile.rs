@@ -27,7 +27,7 @@ pub struct Pass {
     pub outcome: Outcome,
     /// How old the data of each node with a path to the primary is at most.
     pub lag: BTreeMap<NodeName, Duration>,
-    /// Every server was seen, and there is nothing to do.
+    /// Every server was seen, and there is nothing to do or to wait for.
     pub at_rest: bool,
     /// When to look again at the latest.
     pub look_again_after: Duration,
@@ -56,7 +56,9 @@ pub async fn reconcile<C: Cluster>(
     Pass {
         status,
         lag: lag(&desired, &observed),
-        at_rest: plan.steps.is_empty() && observed.nodes.values().all(|view| view.seen().is_some()),
+        at_rest: plan.steps.is_empty()
+            && plan.waits.is_empty()
+            && observed.nodes.values().all(|view| view.seen().is_some()),
         look_again_after: Duration::from_millis(plan.look_again_after_milliseconds),
         findings: plan.findings,
         outcome,

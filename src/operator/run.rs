@@ -104,8 +104,10 @@ struct Operator {
 
 impl Operator {
     async fn lead_when_elected(&self, mut term: watch::Receiver<Option<Term>>, stop: &CancellationToken) {
-        loop {
+        // The term lasts until the Lease is given back, which is after this: only `stop` says not to lead once more.
+        while !stop.is_cancelled() {
             let elected = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 elected = term.wait_for(Option::is_some) => elected.ok().and_then(|elected| *elected),
             };

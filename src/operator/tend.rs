@@ -125,7 +125,7 @@ impl Desk {
         let tended = self.tended(topology);
         let since = *tended.lock().await.deleting_since.get_or_insert_with(clock::now);
         let pass = self.pass(topology).await;
-        if pass.at_rest || clock::now().since(since) >= TEARDOWN_MILLISECONDS {
+        if is_torn_down(pass.at_rest, since, clock::now()) {
             self.forget(&tree(topology));
             return Ok(Action::await_change());
         }
@@ -219,6 +219,11 @@ impl Tended {
     }
 }
 
+/// Whether a deletion waits for nothing any more: all is done, or who is away has been waited for long enough.
+fn is_torn_down(at_rest: bool, since: Millis, now: Millis) -> bool {
+    at_rest || now.since(since) >= TEARDOWN_MILLISECONDS
+}
+
 /// Steps that an undisturbed tree takes all the time.
 fn is_routine(step: &Step) -> bool {
     matches!(step, Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::Reload { .. })
@@ -227,4 +232,17 @@ fn is_routine(step: &Step) -> bool {
 /// Which topology this is.
 pub fn tree(topology: &ReplicaTopology) -> Tree {
     Tree { namespace: topology.namespace().unwrap_or_default(), topology: topology.name_any() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deletion_waits_a_minute_for_who_is_away_and_not_at_all_when_all_is_done() {
+        let since = Millis(5_000);
+        assert!(is_torn_down(true, since, since));
+        assert!(!is_torn_down(false, since, Millis(64_999)));
+        assert!(is_torn_down(false, since, Millis(65_000)));
+    }
 }

@@ -77,6 +77,10 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName, under_way: usize) -> Re
     if let Some((diagnosis, message)) = diagnose::unwritable(world, node, facts, wanted) {
         return Err((WaitReason::NotWritable, format!("{diagnosis}: {message}")));
     }
+    if order(world, node).is_some_and(|order| facts.asked_at < order.at) {
+        // What it said before the order says nothing about the order; it is being asked.
+        return Ok(None);
+    }
     let urgent = is_urgent(world, node, facts);
     if world.desired.has_installed(node, wanted, facts) {
         return towards_first(world, node, facts, wanted, under_way);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::World;
 use super::ready::{self, SlotState};
 use super::standing::Standing;
-use super::step::{Plan, Planned, Step, Why};
+use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
 use crate::model::observed::Slot;
 use crate::model::{Facts, NodeName};
 
@@ -89,15 +89,28 @@ fn has_left(world: &World<'_>, plan: &Plan, owner: &NodeName, on: &NodeName) -> 
 }
 
 /// The topology goes: its nodes stream on where they are, their idle slots are dropped so that nobody's disk fills. The
-/// slots on the upstreams of a node that is not seen stay, as it may come back there.
+/// slots of a node that is not seen streaming stay, and are waited for: it may come back to any of them, and without a
+/// slot it could not (law 3).
 pub(super) fn teardown(world: &World<'_>, plan: &mut Plan) {
-    for owner in world.desired.nodes.keys().filter(|owner| world.seen(owner).is_some()) {
-        for on in world.desired.nodes.keys().filter(|on| *on != owner) {
-            let slot = world.seen(on).and_then(|facts| facts.slots.get(&owner.slot()));
-            if slot.is_some_and(|slot| slot.active_pid.is_none()) && world.upstream(owner) != Some(on) {
+    for owner in world.desired.nodes.keys() {
+        let mut idle = world.desired.nodes.keys().filter(|on| *on != owner && is_idle(world, owner, on)).peekable();
+        if idle.peek().is_none() {
+            continue;
+        }
+        let streams = world.upstream(owner).is_some();
+        if world.seen(owner).is_some() && !streams && !world.is_primary(owner) {
+            let message = "it receives from nobody, so its slots are kept".to_owned();
+            plan.waits.push(Wait { node: owner.clone(), reason: WaitReason::NoUpstream, message });
+        } else if world.seen(owner).is_some() {
+            for on in idle.filter(|on| world.upstream(owner) != Some(*on)) {
                 let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
                 plan.steps.push(Planned { step, why: Why::Teardown });
             }
         }
     }
+}
+
+fn is_idle(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+    let slot = world.seen(on).and_then(|facts| facts.slots.get(&owner.slot()));
+    slot.is_some_and(|slot| slot.active_pid.is_none())
 }

@@ -51,18 +51,21 @@ impl<'a> Spread<'a> {
         world.desired.groups.iter().flat_map(|group| &group.members).filter(move |node| !world.is_primary(node))
     }
 
-    /// First whoever can have what it prefers, then the displaced, so that one failure moves nobody else.
+    /// First those whose place is fixed, then whoever can have what it prefers, then the displaced, so that one failure
+    /// moves nobody else.
     fn choose_first(&mut self) {
-        let mut displaced = Vec::new();
-        for node in self.nodes() {
-            if self.preferences.tier_one.contains(node) {
-                if let Some(primary) = self.world.primary() {
-                    self.take(node, primary.clone());
-                }
-                continue;
+        let (tier_one, others): (Vec<_>, Vec<_>) = self.nodes().partition(|n| self.preferences.tier_one.contains(*n));
+        for node in tier_one {
+            if let Some(primary) = self.world.primary() {
+                self.take(node, primary.clone());
             }
+        }
+        let mut displaced = Vec::new();
+        for node in others {
             match self.order(node).first() {
-                Some(best) if self.may_be_first(node, best) => self.take(node, best.node.clone()),
+                Some(best) if self.may_be_first(node, best) && self.has_place(&best.node) => {
+                    self.take(node, best.node.clone());
+                }
                 _ => displaced.push(node),
             }
         }
@@ -71,6 +74,10 @@ impl<'a> Spread<'a> {
                 self.take(node, upstream);
             }
         }
+    }
+
+    fn has_place(&self, node: &NodeName) -> bool {
+        self.load(node) < self.world.desired.fan_out(node)
     }
 
     /// A node's preferences, the present primary behind the other members of its tier (see `prefer::tier_one`).
@@ -94,15 +101,16 @@ impl<'a> Spread<'a> {
         self.world.installed(node).is_some_and(|route| route.contains(upstream))
     }
 
-    /// The first preference that is good and has room; without room the emptiest; without a good one, one that is
-    /// settling: a path to the primary comes before limits and settling times.
+    /// The first preference that is good and has a place, or else room for an emergency, or else the emptiest; without a
+    /// good one, one that is settling: a path to the primary comes before limits and settling times.
     fn next_best(&self, node: &NodeName) -> Option<NodeName> {
         let order = self.order(node);
         let good: Vec<_> = order.iter().filter(|p| self.may_be_first(node, p)).collect();
-        let room = good.iter().find(|p| self.load(&p.node) < self.world.desired.burst(&p.node));
+        let place = good.iter().find(|p| self.has_place(&p.node));
+        let room = || good.iter().find(|p| self.load(&p.node) < self.world.desired.burst(&p.node));
         let emptiest = || good.iter().min_by_key(|p| self.load(&p.node));
         let settling = || order.iter().find(|p| self.world.standing(&p.node) == Standing::Settling);
-        room.or_else(emptiest).copied().or_else(settling).map(|p| p.node.clone())
+        place.or_else(room).or_else(emptiest).copied().or_else(settling).map(|p| p.node.clone())
     }
 
     fn routes(&self) -> BTreeMap<NodeName, Route> {

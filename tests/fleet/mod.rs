@@ -2,6 +2,9 @@
 //! postgres-facts.md measured it (libpq goes on to the next entry when one refuses, and sticks to one that lacks the
 //! slot). They are input for a pure function, not a stand-in for PostgreSQL: what PostgreSQL does is tested on servers.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(dead_code, reason = "every test binary compiles this module and uses a part of it")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

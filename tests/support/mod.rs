@@ -11,3 +11,4 @@ pub mod postgres;
 pub mod programs;
 pub mod readers;
 pub mod topology;
+pub mod witness;

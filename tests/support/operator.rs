@@ -80,22 +80,12 @@ impl Operator {
 
     /// What it answers: the status code and the text; `None` when it does not.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
-        let ask = async {
-            let mut stream = TcpStream::connect(self.address).await.ok()?;
-            let request = format!("GET {path} HTTP/1.1\r\nHost: operator\r\nConnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.ok()?;
-            let (head, body) = answer.split_once("\r\n\r\n")?;
-            Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
-        };
-        tokio::time::timeout(Duration::from_secs(5), ask).await.ok()?
+        get(self.address, path).await
     }
 
     /// One of its figures; `None` while it does not show it.
     pub async fn figure(&self, name: &str) -> Option<f64> {
-        let (_, text) = self.get("/metrics").await?;
-        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        figure(self.address, name).await
     }
 
     /// Whether its figures have this line.
@@ -108,6 +98,26 @@ impl Drop for Operator {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// What an operator at this address answers: the status code and the text; `None` when it does not.
+pub async fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await.ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: operator\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    };
+    tokio::time::timeout(Duration::from_secs(5), ask).await.ok()?
+}
+
+/// One figure of an operator at this address; `None` while it does not show it.
+pub async fn figure(address: SocketAddr, name: &str) -> Option<f64> {
+    let (_, text) = get(address, "/metrics").await?;
+    text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
 /// Who leads, and under which term.

@@ -14,8 +14,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::{OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio_postgres::SimpleQueryMessage;
@@ -235,10 +235,7 @@ impl Tree {
 
     /// A session as the superuser `postgres`.
     pub async fn connect(&self, node: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        let config = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port(node));
-        let (client, connection) = tokio_postgres::connect(&config, tokio_postgres::NoTls).await?;
-        tokio::spawn(connection);
-        Ok(client)
+        connect(self.port(node)).await
     }
 
     /// Runs SQL as the superuser and returns the rows, each value as text, `|` between them.
@@ -294,6 +291,14 @@ impl Running {
         let _ = self.keeper.stdin.take().map(|mut input| writeln!(input, "{word}"));
         let _ = self.keeper.wait();
     }
+}
+
+/// A session as the superuser `postgres` on the server of this port.
+pub async fn connect(port: u16) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    let config = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
+    let (client, connection) = tokio_postgres::connect(&config, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
 }
 
 /// Polls until a condition holds; panics after 30 s.
@@ -371,7 +376,7 @@ impl Staleness {
 /// build's files.
 fn template(bin: &Path, whose: &'static str) -> PathBuf {
     static MADE: OnceLock<std::sync::Mutex<BTreeMap<(PathBuf, &'static str), PathBuf>>> = OnceLock::new();
-    let mut made = MADE.get_or_init(Default::default).lock().unwrap();
+    let mut made = MADE.get_or_init(Default::default).lock().unwrap_or_else(PoisonError::into_inner);
     made.entry((bin.to_owned(), whose)).or_insert_with(|| make_template(bin, whose)).clone()
 }
 

@@ -1,0 +1,95 @@
+//! Trees that the planner builds for particular topologies.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod fleet;
+
+use std::collections::BTreeMap;
+
+use fleet::Fleet;
+use waltree::model::{Automation, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
+
+fn name(text: &str) -> NodeName {
+    NodeName::new(text).unwrap()
+}
+
+/// Groups as (name, size, relays, upstreams); zones a, b, a, ... when `zones`.
+fn desired(groups: &[(&str, usize, usize, &[&str])], fan_out: usize, zones: bool) -> Desired {
+    let mut desired = Desired {
+        automation: Automation::Heal,
+        deleting: false,
+        limits: Limits { fan_out, depth: 4, cross_region_streams: 2 },
+        healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 30, settle_seconds: 5 },
+        groups: Vec::new(),
+        nodes: BTreeMap::new(),
+    };
+    for (index, (group, size, relays, upstreams)) in groups.iter().enumerate() {
+        let members: Vec<_> = (1..=*size).map(|i| name(&format!("{group}-{i}"))).collect();
+        for (i, member) in members.iter().enumerate() {
+            let zone = zones.then(|| ["a", "b"][i % 2].to_owned());
+            let spec = NodeSpec { name: member.clone(), group: index, address: member.to_string(), port: 5432, zone };
+            desired.nodes.insert(member.clone(), spec);
+        }
+        desired.groups.push(Group {
+            name: GroupName::new(group).unwrap(),
+            upstreams: upstreams.iter().map(|up| GroupName::new(up).unwrap()).collect(),
+            relays: *relays,
+            region: None,
+            management: Management::Routes,
+            fan_out,
+            members,
+        });
+    }
+    desired
+}
+
+/// Every node's route, as it is planned for servers that all hang below the primary.
+fn routes(desired: &Desired) -> BTreeMap<String, String> {
+    let primary = desired.root().unwrap().members[0].clone();
+    let mut fleet = Fleet::new(desired.clone(), |_| primary.clone());
+    fleet.tick(500);
+    let (_, made) = fleet.plan();
+    let text = |entries: &[NodeName]| entries.iter().map(NodeName::as_str).collect::<Vec<_>>().join(" ");
+    made.wanted.iter().map(|(node, route)| (node.to_string(), text(&route.entries))).collect()
+}
+
+#[test]
+fn leaves_below_the_root_group_fill_its_standbys_before_they_cost_the_primary_anything() {
+    let routes = routes(&desired(&[("core", 3, 0, &[]), ("ro", 4, 0, &["core"])], 8, false));
+    assert_eq!(routes["ro-1"], "core-2 core-3 core-1");
+    assert_eq!(routes["ro-2"], "core-2 core-3 core-1");
+    assert_eq!(routes["ro-3"], "core-3 core-2 core-1");
+    let crowded = desired(&[("core", 2, 0, &[]), ("ro", 6, 0, &["core"])], 4, false);
+    let mut fleet = Fleet::new(crowded, |_| name("core-1"));
+    for _ in 0..20 {
+        fleet.tick(500);
+        let (_, made) = fleet.plan();
+        fleet.carry_out(&made, |_| true);
+    }
+    let load = fleet.load();
+    assert_eq!(
+        (load[&name("core-1")], load[&name("core-2")]),
+        (3, 4),
+        "its standby, and two that found no other place"
+    );
+}
+
+#[test]
+fn relays_hang_below_the_primary_and_find_the_next_one_among_the_root_group() {
+    let routes = routes(&desired(&[("core", 3, 0, &[]), ("eu", 6, 2, &["core"])], 8, false));
+    assert_eq!(routes["core-2"], "core-1 core-3");
+    assert_eq!(routes["eu-1"], "core-1 core-2 core-3");
+    assert_eq!(routes["eu-3"], "eu-1 eu-2 core-2");
+    assert_eq!(routes["eu-4"], "eu-2 eu-1 core-2");
+}
+
+#[test]
+fn a_leaf_is_fed_in_its_own_zone_and_falls_back_to_another() {
+    let routes = routes(&desired(&[("core", 1, 0, &[]), ("eu", 12, 4, &["core"])], 8, true));
+    let zone = |node: &str| node[3..].parse::<usize>().unwrap() % 2;
+    for leaf in (5..=12).map(|i| format!("eu-{i}")) {
+        let entries: Vec<&str> = routes[&leaf].split(' ').collect();
+        assert_eq!(zone(entries[0]), zone(&leaf), "{leaf}: {entries:?}");
+        assert_ne!(zone(entries[1]), zone(&leaf), "{leaf}: {entries:?}");
+    }
+}

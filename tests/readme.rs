@@ -1,0 +1,71 @@
+//! The README's tables against the code: every word of the code is explained, and no word that is not there.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use strum::IntoEnumIterator as _;
+use waltree::api::{ConditionType, Reason};
+use waltree::model::{Diagnosis, NodeName};
+use waltree::web::{Metrics, Tree};
+
+const README: &str = include_str!("../README.md");
+
+/// The words in backquotes that begin the rows of the tables below a heading.
+fn first_cells(heading: &str) -> BTreeSet<String> {
+    let (_, after) = README.split_once(&format!("\n## {heading}\n")).expect("the heading is there");
+    let section = after.split("\n## ").next().unwrap_or_default();
+    let cell = |line: &str| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned());
+    section.lines().filter_map(cell).collect()
+}
+
+#[test]
+fn every_condition_and_reason_is_in_the_readme_and_no_other() {
+    let words = ConditionType::iter().map(|kind| kind.to_string());
+    let expected: BTreeSet<String> = words.chain(Reason::all().map(|reason| reason.to_string())).collect();
+    assert_eq!(first_cells("Conditions"), expected);
+}
+
+#[test]
+fn every_metric_is_in_the_readme_and_no_other() {
+    // A figure with labels is shown from its first value on.
+    let metrics = Metrics::default();
+    let tree = Tree { namespace: "default".to_owned(), topology: "orders".to_owned() };
+    let lag = BTreeMap::from([(NodeName::new("eu-1").unwrap(), Duration::ZERO)]);
+    metrics.show(&tree, &lag, &BTreeMap::from([(Diagnosis::DeadNode, 1)]));
+    metrics.stepped("SetRoute", true);
+    let text = metrics.text().unwrap();
+    let name = |line: &str| {
+        let mut words = line.strip_prefix("# TYPE ")?.split(' ');
+        let (name, kind) = (words.next()?, words.next()?);
+        Some(if kind == "counter" { format!("{name}_total") } else { name.to_owned() })
+    };
+    let expected: BTreeSet<String> = text.lines().filter_map(name).collect();
+    assert!(!expected.is_empty(), "{text}");
+    assert_eq!(first_cells("Metrics"), expected);
+}
+
+#[test]
+fn every_field_of_the_spec_is_in_the_readme() {
+    let crd = include_str!("../crds/waltree.dev_replicatopologies.yaml");
+    let crd: serde_json::Value = serde_yaml::from_str(crd).unwrap();
+    let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    let (_, resource) = README.split_once("\n## The resource\n").expect("the heading is there");
+    let resource = resource.split("\n## ").next().unwrap_or_default();
+    let mut missing = Vec::new();
+    walk(spec, &mut |name| {
+        if !resource.contains(name) {
+            missing.push(name.to_owned());
+        }
+    });
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+fn walk(properties: &serde_json::Value, see: &mut impl FnMut(&str)) {
+    for (name, schema) in properties.as_object().into_iter().flatten() {
+        see(name);
+        walk(&schema["properties"], see);
+        walk(&schema["items"]["properties"], see);
+    }
+}
