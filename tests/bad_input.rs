@@ -5,7 +5,7 @@
 
 mod support;
 
-use support::ground::{Connected, Ground, PRIMARY, group, star, validate};
+use support::ground::{Connected, Ground, PRIMARY, apply, group, refused, star, validate};
 use support::postgres::WALTREE_PASSWORD;
 
 const STANDBYS: [&str; 2] = ["eu-1", "eu-2"];
@@ -21,7 +21,7 @@ fn says(message: &str, parts: &[&str]) {
 async fn never_stored(ground: &Ground, before: &Connected, groups: &[String], refusal: &[&str], named: &[&str]) {
     let manifest = ground.manifest(groups);
     let generation = ground.topology().await.metadata.generation;
-    says(&ground.refused(&manifest), refusal);
+    says(&refused(&manifest), refusal);
     let (code, said) = validate(&manifest);
     assert_eq!(code, Some(3), "{said}");
     says(&said, named);
@@ -34,7 +34,7 @@ async fn never_stored(ground: &Ground, before: &Connected, groups: &[String], re
 /// accepted again.
 async fn not_accepted(ground: &Ground, before: &Connected, groups: &[String], named: &[&str]) {
     let manifest = ground.manifest(groups);
-    ground.apply(&manifest);
+    apply(&manifest);
     let message = ground.until("Accepted", "False", "Invalid").await;
     says(&message, named);
     says(&message, &["Correct the spec: until then no server is touched."]);
@@ -42,7 +42,7 @@ async fn not_accepted(ground: &Ground, before: &Connected, groups: &[String], na
     assert_eq!(validate(&manifest).0, Some(3));
     ground.untouched(before).await;
 
-    ground.apply(&ground.manifest(&ground.groups()));
+    apply(&ground.manifest(&ground.groups()));
     ground.until("Accepted", "True", "Valid").await;
     ground.as_declared().await;
     ground.untouched(before).await;
@@ -113,7 +113,7 @@ async fn a_missing_secret_is_named_and_found_when_it_is_created() {
     let before = ground.connected(&STANDBYS).await;
     let [core, _] = ground.groups();
     let hosts = STANDBYS.map(|node| (node, ground.tree.port(node)));
-    ground.apply(&ground.manifest(&[core, group("eu", "eu-sql", "upstreams: [core], relays: 1", &hosts)]));
+    apply(&ground.manifest(&[core, group("eu", "eu-sql", "upstreams: [core], relays: 1", &hosts)]));
     for kind in ["Ready", "Serving", "Rooted"] {
         let message = ground.until(kind, "Unknown", "CredentialsMissing").await;
         says(&message, &["eu-1", "Secret \"eu-sql\" does not exist", "create it with the keys username and password"]);
@@ -135,11 +135,11 @@ async fn a_wrong_password_is_named_and_shown_nowhere() {
     ground.secret("eu-sql", WRONG);
     let [core, _] = ground.groups();
     let hosts = STANDBYS.map(|node| (node, ground.tree.port(node)));
-    ground.apply(&ground.manifest(&[core, group("eu", "eu-sql", "upstreams: [core], relays: 1", &hosts)]));
+    apply(&ground.manifest(&[core, group("eu", "eu-sql", "upstreams: [core], relays: 1", &hosts)]));
     for kind in ["Ready", "Serving", "Rooted"] {
         let message = ground.until(kind, "Unknown", "CredentialsRejected").await;
-        let cure = "with Secret \"eu-sql\". Correct username and password in the Secret";
-        says(&message, &["eu-1", "password authentication failed for user \"waltree\"", cure]);
+        let advice = "with Secret \"eu-sql\". Correct username and password in the Secret";
+        says(&message, &["eu-1", "password authentication failed for user \"waltree\"", advice]);
     }
     ground.status_rests().await;
     ground.untouched(&before).await;
@@ -160,7 +160,7 @@ async fn a_wrong_port_is_named_with_the_host_it_was_written_for() {
     // Nobody listens there: a port that the kernel gave out and got back.
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let hosts = [("eu-1", ground.tree.port("eu-1")), ("eu-2", nobody)];
-    ground.apply(&ground.manifest(&[core, group("eu", "orders-sql", "upstreams: [core], relays: 1", &hosts)]));
+    apply(&ground.manifest(&[core, group("eu", "orders-sql", "upstreams: [core], relays: 1", &hosts)]));
     let listener = format!("127.0.0.1:{nobody}");
     for kind in ["Rooted", "Converged"] {
         let status = if kind == "Rooted" { "Unknown" } else { "False" };
@@ -172,7 +172,7 @@ async fn a_wrong_port_is_named_with_the_host_it_was_written_for() {
     ground.status_rests().await;
     ground.untouched(&before).await;
 
-    ground.apply(&ground.manifest(&ground.groups()));
+    apply(&ground.manifest(&ground.groups()));
     ground.as_declared().await;
     ground.untouched(&before).await;
 }
@@ -182,12 +182,12 @@ async fn a_server_of_another_cluster_is_named_and_never_touched() {
     let mut tree = star(&STANDBYS).await;
     tree.stranger("eu-3").await;
     let ground = Ground::of(tree, "stranger").await;
-    ground.apply(&ground.manifest(&ground.groups()));
+    apply(&ground.manifest(&ground.groups()));
     ground.as_declared().await;
     let before = ground.connected(&STANDBYS).await;
     let [core, _] = ground.groups();
     let eu = ground.group("eu", "upstreams: [core], relays: 1", &["eu-1", "eu-2", "eu-3"]);
-    ground.apply(&ground.manifest(&[core, eu]));
+    apply(&ground.manifest(&[core, eu]));
     let identifier = "SELECT system_identifier FROM pg_control_system()";
     let (ours, theirs) = (ground.tree.value(PRIMARY, identifier).await, ground.tree.value("eu-3", identifier).await);
     assert_ne!(ours, theirs);

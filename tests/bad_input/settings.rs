@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use super::support::ground::{Ground, PRIMARY, star};
+use super::support::ground::{Ground, PRIMARY, apply, star};
 use super::support::postgres::{REPL_PASSWORD, Tree, eventually};
 use super::support::programs::binaries;
 use super::{STANDBYS, says};
@@ -11,7 +11,8 @@ use super::{STANDBYS, says};
 /// test that passes but what is written past it.
 async fn of_version(version: u32, case: &str, others: &[&str]) -> Option<Tree> {
     if let Err(why) = binaries(Some(version)) {
-        writeln!(std::io::stderr(), "NOT RUN: {case}: there is no PostgreSQL {version}: {why}").unwrap();
+        let word = format!("NOT RUN: {case}: there is no PostgreSQL {version}: {why}\n");
+        std::io::stderr().write_all(word.as_bytes()).unwrap();
         return None;
     }
     let mut tree = Tree::start(Some(version));
@@ -27,7 +28,7 @@ async fn postgresql_14_is_named_and_never_touched() {
     let Some(tree) = of_version(14, "a topology of PostgreSQL 14", &STANDBYS).await else { return };
     let ground = Ground::of(tree, "version").await;
     let before = ground.connected(&STANDBYS).await;
-    ground.apply(&ground.manifest(&ground.groups()));
+    apply(&ground.manifest(&ground.groups()));
     let message = ground.until("Converged", "False", "VersionTooOld").await;
     says(&message, &["is PostgreSQL 14", "upgrade it to 15 or later", "It is not touched"]);
     for node in [PRIMARY, "eu-1", "eu-2"] {
@@ -51,7 +52,7 @@ async fn a_server_that_allows_no_alter_system_is_named_and_left_where_it_is() {
     tree.until("eu-2", "SHOW allow_alter_system", "off").await;
     let ground = Ground::of(tree, "alter-system").await;
     let before = ground.connected(&["eu-2"]).await;
-    ground.apply(&ground.manifest(&ground.groups()));
+    apply(&ground.manifest(&ground.groups()));
     let message = ground.until("Converged", "False", "AlterSystemOff").await;
     let cure = "Set allow_alter_system = on and reload, or set the group's management to Observe";
     says(&message, &["eu-2 has allow_alter_system = off, so its route cannot be set", cure]);
@@ -113,15 +114,15 @@ async fn a_password_in_primary_conninfo_is_refused_and_shown_nowhere() {
     let before = ground.connected(&["eu-2", "eu-3"]).await;
     let eu = ground.group("eu", "upstreams: [core], relays: 1", &["eu-1", "eu-2", "eu-3"]);
     let [core, _] = ground.groups();
-    ground.apply(&ground.manifest(&[core, eu]));
+    apply(&ground.manifest(&[core, eu]));
     let message = ground.until("Converged", "False", "UnusableConninfo").await;
-    let cure = "Move it to a passfile of mode 0600 and set passfile=";
-    says(&message, &["primary_conninfo of eu-2 holds a password, and no password is ever written", cure]);
+    let advice = "Move it to a passfile of mode 0600 and set passfile=";
+    says(&message, &["primary_conninfo of eu-2 holds a password, and no password is ever written", advice]);
     for node in ["eu-2", "eu-3"] {
         ground.told("UnusableConninfo", node).await;
     }
-    let uri = "primary_conninfo of eu-3 cannot be read as keyword=value";
-    assert!(ground.events().await.iter().any(|(_, note)| note.contains(uri)));
+    let unread = "primary_conninfo of eu-3 cannot be read as keyword=value";
+    assert!(ground.events().await.iter().any(|(_, note)| note.contains(unread)));
     ground.status_rests().await;
     ground.untouched(&before).await;
     ground.keeps_secret(REPL_PASSWORD, &[PRIMARY, "eu-1", "eu-2", "eu-3"]).await;
@@ -153,7 +154,7 @@ async fn with_automation_observe_no_server_is_written_to_and_the_plan_is_told() 
     for node in ALL {
         before.push((settings_and_slots(&ground, node).await, ground.tree.log(node).len()));
     }
-    ground.apply(&ground.manifest_with("automation: Observe", &ground.groups()));
+    apply(&ground.manifest_with("automation: Observe", &ground.groups()));
     let message = ground.until("Converged", "False", "ObserveOnly").await;
     says(&message, &["Not done, as Observe forbids it", "of eu-2 on eu-1", "Set automation: Heal"]);
     ground.status_rests().await;
@@ -172,6 +173,6 @@ async fn with_automation_observe_no_server_is_written_to_and_the_plan_is_told() 
     }
     ground.untouched(&connected).await;
 
-    ground.apply(&ground.manifest_with("automation: Heal", &ground.groups()));
+    apply(&ground.manifest_with("automation: Heal", &ground.groups()));
     ground.as_declared().await;
 }

@@ -83,7 +83,7 @@ impl Ground {
     /// A primary, a relay and its leaves, all as declared.
     pub async fn formed(namespace: &'static str) -> Self {
         let ground = Self::of(star(&["eu-1", "eu-2"]).await, namespace).await;
-        ground.apply(&ground.manifest(&ground.groups()));
+        apply(&ground.manifest(&ground.groups()));
         ground.as_declared().await;
         ground
     }
@@ -116,24 +116,11 @@ impl Ground {
 
     /// Applies a Secret with the operator's password.
     pub fn secret(&self, name: &str, password: &str) {
-        self.apply(&format!(
+        apply(&format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: {}}}\n\
              stringData: {{username: waltree, password: {password}}}\n",
             self.namespace
         ));
-    }
-
-    /// Applies what the API server takes.
-    pub fn apply(&self, text: &str) {
-        let done = server().kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], text);
-        assert!(done.status.success(), "{}\n{text}", String::from_utf8_lossy(&done.stderr));
-    }
-
-    /// Applies what the API server refuses, and returns what it says.
-    pub fn refused(&self, text: &str) -> String {
-        let done = server().kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], text);
-        assert!(!done.status.success(), "the API server took it:\n{text}");
-        String::from_utf8_lossy(&done.stderr).into_owned()
     }
 
     /// The topology as the API server has it.
@@ -191,7 +178,7 @@ impl Ground {
             }
             let (before, after) = (text(&before), text(&after));
             let lines = before.lines().zip(after.lines()).filter(|(before, after)| before != after);
-            moved = lines.map(|(before, after)| format!("{before}\n{after}\n")).collect();
+            moved = lines.map(|(before, after)| [before, after, ""].join("\n")).collect();
         }
         panic!("the status is written again and again: {moved}");
     }
@@ -291,6 +278,19 @@ pub fn group(name: &str, secret: &str, more: &str, hosts: &[(&str, u16)]) -> Str
         "  - {{name: {name}, sslMode: Disable, credentialsSecretRef: {{name: {secret}}}, {more}hosts: [{}]}}\n",
         hosts.join(", ")
     )
+}
+
+/// Applies what the API server takes.
+pub fn apply(text: &str) {
+    let done = server().kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], text);
+    assert!(done.status.success(), "{}\n{text}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Applies what the API server refuses, and returns what it says.
+pub fn refused(text: &str) -> String {
+    let done = server().kubectl(&["apply", "--server-side", "--force-conflicts", "-f", "-"], text);
+    assert!(!done.status.success(), "the API server took it:\n{text}");
+    String::from_utf8_lossy(&done.stderr).into_owned()
 }
 
 /// What `waltree validate` says about a manifest, and its exit code.
