@@ -7,6 +7,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use super::session::Session;
+use super::unseen::unseen;
 use super::{Clock, ServerSpec, Timing, Wallet};
 use crate::model::{Facts, NodeName, NodeView, Unseen, WhyUnseen};
 
@@ -98,7 +99,17 @@ impl Task {
         let slow = self.sighting.borrow().view.unseen.as_ref().is_some_and(|u| u.why == WhyUnseen::Timeout);
         let turn = if slow { &shared.logins.slow } else { &shared.logins.prompt };
         let _turn = turn.acquire().await;
-        Ok(Arc::new(Session::open(&self.spec, &credentials, &shared.timing).await?))
+        let opened = Session::open(&self.spec, &credentials, &shared.timing).await;
+        Ok(Arc::new(opened.map_err(|unseen| self.at(&unseen))?))
+    }
+
+    /// Says where, and for a rejection with which Secret: the server and the network name neither, and a wrong port or
+    /// Secret is seen by that.
+    fn at(&self, Unseen { why, detail }: &Unseen) -> Unseen {
+        let ServerSpec { address, port, access, .. } = &self.spec;
+        let secret = access.secret.as_ref().filter(|_| *why == WhyUnseen::CredentialsRejected);
+        let with = secret.map(|secret| format!(", with Secret {secret:?}")).unwrap_or_default();
+        unseen(*why, format!("{address}:{port}: {detail}{with}"))
     }
 
     /// Asks again and again until the session ends or does not answer; returns why.

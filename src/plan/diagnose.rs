@@ -40,17 +40,17 @@ fn unseen(world: &World<'_>, node: &NodeName) -> Found {
     let found = match why {
         WhyUnseen::NotYet | WhyUnseen::Refused | WhyUnseen::Timeout | WhyUnseen::Starting if !long => return None,
         WhyUnseen::Refused if failing => {
-            let cure = "Start the server; nothing else to do: its children have other upstreams";
+            let cure = "Start it, or correct its address and port in the spec; its children have other upstreams";
             (Diagnosis::DeadNode, format!("{node} refuses connections ({detail}). {cure}."))
         }
         WhyUnseen::Timeout if failing => {
-            let cure = "Look at the machine or the network; its children have other upstreams";
+            let cure = "Look at its machine and network, or correct its address in the spec; its children have other upstreams";
             (Diagnosis::HungNode, format!("{node} does not answer ({detail}). {cure}."))
         }
         why => {
             let cure = match why {
                 WhyUnseen::CredentialsRejected => {
-                    "Check the Secret's username and password and the server's pg_hba.conf"
+                    "Correct username and password in the Secret, or the server's pg_hba.conf"
                 }
                 WhyUnseen::CredentialsMissing => "Create the Secret or the key, or correct credentialsSecretRef",
                 WhyUnseen::TlsFailed => "Check sslMode, ca.crt in the Secret and the server's certificate",
@@ -102,11 +102,15 @@ fn identity(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
 
 /// Why a node's route cannot be written, whatever the route.
 pub(super) fn unwritable(world: &World<'_>, node: &NodeName, facts: &Facts, wanted: &Route) -> Found {
+    // Whose server it is comes before everything: also a primary of another cluster is one that a host may name.
+    if let Some(found) = identity(world, node, facts) {
+        return Some(found);
+    }
     let there = world.desired.has_installed(node, wanted, facts);
     if !facts.in_recovery || there || world.management(node) == Management::Observe {
         return None;
     }
-    identity(world, node, facts).or_else(|| overwritten(world, node, facts)).or_else(|| unusable(node, facts))
+    overwritten(world, node, facts).or_else(|| unusable(node, facts))
 }
 
 fn overwritten(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
@@ -114,9 +118,10 @@ fn overwritten(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
     let shown = facts.route.conninfo.hosts().iter().map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>();
     let cure =
         "Find who writes it (another tool, or configuration management), or set the group's management to Observe";
-    (times >= OVERWRITTEN_MAX).then(|| {
-        let what = format!("somebody else has set primary_conninfo of {node} to {} {times} times", shown.join(","));
-        (Diagnosis::OtherWriter, format!("{what}; it is left so. {cure}."))
+    (times > OVERWRITTEN_MAX).then(|| {
+        let what = format!("somebody else has set primary_conninfo of {node} to {}", shown.join(","));
+        let done = format!("it was put back {OVERWRITTEN_MAX} times and is left so now");
+        (Diagnosis::OtherWriter, format!("{what}; {done}. {cure}."))
     })
 }
 
@@ -164,7 +169,9 @@ fn stream(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> Fou
         && *lag_milliseconds > world.desired.healing.lag_seconds.saturating_mul(1000)
     {
         let cure = "Look at its disk, CPU and network";
-        return Some((Diagnosis::Lagging, format!("{node} is {} s behind. {cure}.", lag_milliseconds / 1000)));
+        // Not the present figure: it moves with every look, and the status would be written again with it.
+        let bound = world.desired.healing.lag_seconds;
+        return Some((Diagnosis::Lagging, format!("{node} is more than {bound} s behind. {cure}.")));
     }
     world.observed.memory.is_settling(node).then(|| {
         let cure = "Nothing to do: it gets its children back when it has been well long enough";

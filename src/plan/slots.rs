@@ -13,7 +13,8 @@ use crate::model::{Facts, Management, NodeName, Route};
 pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
     let routes = std::mem::take(&mut plan.wanted);
     for (owner, route) in &routes {
-        // A slot that its owner will never be told to use would hold WAL for nobody.
+        // A slot that its owner will never be told to use would hold WAL for nobody: neither a server of another
+        // cluster, version or branch, nor one whose route cannot be written.
         let Some(facts) = world.seen(owner).filter(|facts| will_use(world, owner, facts, route)) else { continue };
         for on in &route.entries {
             if let Some(planned) = prepare(world, owner, facts, on) {

@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 pub mod fleet;
+pub mod ground;
 pub mod kube;
 pub mod operator;
 pub mod postgres;
+pub mod programs;
 pub mod readers;
 pub mod topology;
 pub mod witness;

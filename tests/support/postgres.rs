@@ -20,12 +20,19 @@ use std::time::Duration;
 
 use tokio_postgres::SimpleQueryMessage;
 
+use super::programs::binaries;
+
 /// Password of the role `waltree` on every server here.
 pub const WALTREE_PASSWORD: &str = "not-a-secret-waltree";
 /// Password of the role `repl`, which the standbys stream as; they have it in a passfile.
 pub const REPL_PASSWORD: &str = "not-a-secret-repl";
 
 const OPERATOR_ROLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/sql/operator-role.sql");
+
+/// What of it PostgreSQL 14 takes, which waltree has to recognise and to leave alone.
+const ROLE_OF_14: &str = "CREATE ROLE waltree LOGIN REPLICATION; GRANT pg_monitor TO waltree;
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_reload_conf(), pg_catalog.pg_logical_emit_message(boolean, text, text) TO waltree;
+";
 
 const CONF: &str = "
 listen_addresses = '127.0.0.1'
@@ -100,8 +107,8 @@ impl Tree {
     /// An empty tree of the given major version; `None` is what `WALTREE_PG_BIN` has, or the newest that is installed.
     pub fn start(version: Option<u32>) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let bin = binaries(version);
-        let template = template(&bin);
+        let bin = binaries(version).unwrap();
+        let template = template(&bin, "ours");
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("waltree-{}-{count}", std::process::id()));
         own_dir(&dir);
@@ -118,9 +125,21 @@ impl Tree {
         self.start_node(node).await;
     }
 
+    /// Starts a primary with data of its own: its system identifier is not that of the others.
+    pub async fn stranger(&mut self, node: &str) {
+        let ours = std::mem::replace(&mut self.template, template(&self.bin, "theirs"));
+        self.make(node, "");
+        self.template = ours;
+        self.start_node(node).await;
+    }
+
     /// Starts a standby that streams from `upstream` as the role `repl`, without a slot.
     pub async fn standby(&mut self, node: &str, upstream: &str) {
-        let conninfo = self.conninfo(node, upstream);
+        self.standby_with(node, &self.conninfo(node, upstream)).await;
+    }
+
+    /// Starts a standby with this `primary_conninfo`.
+    pub async fn standby_with(&mut self, node: &str, conninfo: &str) {
         self.make(node, &format!("primary_conninfo = '{}'\n", conninfo.replace('\'', "''")));
         let signal = self.servers[node].data.join("standby.signal");
         fs::write(&signal, "").unwrap();
@@ -353,38 +372,25 @@ impl Staleness {
     }
 }
 
-fn binaries(version: Option<u32>) -> PathBuf {
-    let given = version.map_or("WALTREE_PG_BIN".to_owned(), |v| format!("WALTREE_PG_BIN_{v}"));
-    if let Some(bin) = std::env::var_os(given) {
-        return bin.into();
-    }
-    let versions = match version {
-        Some(version) => vec![version],
-        None => fs::read_dir("/usr/lib/postgresql")
-            .map(|dir| dir.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect())
-            .unwrap_or_default(),
-    };
-    let newest = versions.iter().max().expect("PostgreSQL is not installed: apt-get install postgresql");
-    PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"))
-}
-
-/// A data directory, shut down cleanly, with the roles in it. Made once and kept among the build's files.
-fn template(bin: &Path) -> PathBuf {
-    static MADE: OnceLock<std::sync::Mutex<BTreeMap<PathBuf, PathBuf>>> = OnceLock::new();
+/// A data directory, shut down cleanly, with the roles in it. Made once for each word in `whose`, and kept among the
+/// build's files.
+fn template(bin: &Path, whose: &'static str) -> PathBuf {
+    static MADE: OnceLock<std::sync::Mutex<BTreeMap<(PathBuf, &'static str), PathBuf>>> = OnceLock::new();
     let mut made = MADE.get_or_init(Default::default).lock().unwrap_or_else(PoisonError::into_inner);
-    made.entry(bin.to_owned()).or_insert_with(|| make_template(bin)).clone()
+    made.entry((bin.to_owned(), whose)).or_insert_with(|| make_template(bin, whose)).clone()
 }
 
-fn make_template(bin: &Path) -> PathBuf {
-    let role = fs::read_to_string(OPERATOR_ROLE).unwrap();
+fn make_template(bin: &Path, whose: &str) -> PathBuf {
     let version = run(Command::new(bin.join("postgres")).arg("--version"));
+    let old = version.contains(" 14.");
+    let role = if old { ROLE_OF_14.to_owned() } else { fs::read_to_string(OPERATOR_ROLE).unwrap() };
     let mut hasher = DefaultHasher::new();
-    (&role, CONF, HBA, version, include_str!("postgres.rs")).hash(&mut hasher);
+    (&role, CONF, HBA, version, whose, include_str!("postgres.rs")).hash(&mut hasher);
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres-{:016x}", hasher.finish()));
     if kept.exists() {
         return kept;
     }
-    let dir = std::env::temp_dir().join(format!("waltree-{}-template", std::process::id()));
+    let dir = std::env::temp_dir().join(format!("waltree-{}-template-{whose}", std::process::id()));
     own_dir(&dir);
     let data = dir.join("data");
     let mut initdb = Command::new(bin.join("initdb"));

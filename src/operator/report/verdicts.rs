@@ -68,7 +68,7 @@ fn serving(view: &View<'_>) -> Verdict {
     let names = texts::names(groups.iter().map(|group| group.name.as_str()));
     let unclear = unclear(view, group);
     let node = unclear.or(group.members.first());
-    let why = node.map(|node| format!("{node}: {}", explain(view, node))).unwrap_or_default();
+    let why = node.map(|node| texts::about(node, &explain(view, node))).unwrap_or_default();
     let message = format!("No node is rooted and at most {seconds} s behind in {names}. {why}");
     let truth = if unclear.is_some() { Truth::Unknown } else { Truth::False };
     let unseen = unclear.and_then(|node| view.unseen(node)).map(|unseen| Reason::from(unseen.why));
@@ -116,11 +116,11 @@ fn rooted(view: &View<'_>, primary: &Primary<'_>) -> Verdict {
         (None, _) => Plain::Unrooted.into(),
     };
     let message = format!(
-        "{} of {} nodes have no proven path to the primary: {}. {first}: {}",
+        "{} of {} nodes have no proven path to the primary: {}. {}",
         not.len(),
         view.desired.nodes.len(),
         texts::names(not.iter().map(|node| node.as_str())),
-        explain(view, first),
+        texts::about(first, &explain(view, first)),
     );
     Verdict::new(truth, reason, message)
 }
@@ -159,10 +159,11 @@ fn fallbacks_ready(view: &View<'_>) -> Verdict {
     Verdict::new(Truth::True, Plain::Unproven, message)
 }
 
-/// What comes by itself, as far as the planner knows.
-fn comes_by_itself(wait: &Wait) -> bool {
+/// What comes by itself, as far as the planner knows. Where nothing is ever written, nothing does.
+fn comes_by_itself(view: &View<'_>, wait: &Wait) -> bool {
     use WaitReason::{MovesUnderWay, SlotNotReady, Unverified, UpstreamBehind, WouldRing};
-    matches!(wait.reason, MovesUnderWay | SlotNotReady | Unverified | UpstreamBehind | WouldRing)
+    let writes = view.desired.automation != Automation::Observe;
+    writes && matches!(wait.reason, MovesUnderWay | SlotNotReady | Unverified | UpstreamBehind | WouldRing)
 }
 
 fn steps_text(steps: &[&Planned]) -> String {
@@ -187,12 +188,14 @@ fn converged(view: &View<'_>) -> Verdict {
         let message = format!("Being done: {}. {NOTHING}", steps_text(&steps));
         return Verdict::new(Truth::False, Plain::Working, message);
     }
-    // A wait that needs a person says more than one that does not.
-    let waits = &view.plan.waits;
-    if let Some(wait) = waits.iter().find(|wait| !comes_by_itself(wait)).or(waits.first()) {
+    // A wait that needs a person says more than one that does not. With automation: Observe the waits are for steps that
+    // are withheld, which says more still.
+    let withheld = changes(&view.plan.withheld);
+    let waits =
+        if withheld.is_empty() || view.desired.automation == Automation::Heal { &view.plan.waits[..] } else { &[] };
+    if let Some(wait) = waits.iter().find(|wait| !comes_by_itself(view, wait)).or(waits.first()) {
         return waiting(view, wait);
     }
-    let withheld = changes(&view.plan.withheld);
     if !withheld.is_empty() {
         let message = format!(
             "Not done, as Observe forbids it: {}. Set automation: Heal, and management: Routes in the group, to have it done.",
@@ -203,14 +206,14 @@ fn converged(view: &View<'_>) -> Verdict {
     if let Some(finding) = view.plan.findings.iter().find(|finding| finding.diagnosis.is_failure()) {
         let (reason, message) =
             view.trouble(&finding.node).unwrap_or_else(|| (finding.diagnosis.into(), finding.message.clone()));
-        return Verdict::new(Truth::False, reason, format!("{}: {}", finding.node, texts::sentence(&message)));
+        return Verdict::new(Truth::False, reason, texts::about(&finding.node, &texts::sentence(&message)));
     }
     Verdict::new(Truth::True, Plain::AsDeclared, format!("The tree is as declared. {NOTHING}"))
 }
 
 fn waiting(view: &View<'_>, wait: &Wait) -> Verdict {
     let what = format!("{} waits: {}", wait.node, texts::sentence(&wait.message));
-    if comes_by_itself(wait) {
+    if comes_by_itself(view, wait) {
         return Verdict::new(Truth::False, Plain::Waiting, format!("{what} {NOTHING}"));
     }
     if wait.reason == WaitReason::ObserveOnly {
@@ -221,6 +224,7 @@ fn waiting(view: &View<'_>, wait: &Wait) -> Verdict {
         return Verdict::new(Truth::False, Plain::NoPrimary, format!("{what} See Writable for what to do."));
     }
     match view.trouble(&wait.node) {
+        Some((reason, message)) if wait.message.contains(&message) => Verdict::new(Truth::False, reason, what),
         Some((reason, message)) => Verdict::new(Truth::False, reason, format!("{what} {}", texts::sentence(&message))),
         None => Verdict::new(Truth::False, Plain::Blocked, format!("{what} See Rooted for what to do.")),
     }
@@ -235,7 +239,7 @@ fn progressing(view: &View<'_>, verdicts: &BTreeMap<ConditionType, Verdict>) -> 
         let message = format!("Being done: {}. {NOTHING}", steps_text(&steps));
         return Verdict::new(Truth::True, Plain::Working, message);
     }
-    if let Some(wait) = view.plan.waits.iter().find(|wait| comes_by_itself(wait)) {
+    if let Some(wait) = view.plan.waits.iter().find(|wait| comes_by_itself(view, wait)) {
         let message = format!("{} waits: {} {NOTHING}", wait.node, texts::sentence(&wait.message));
         return Verdict::new(Truth::True, Plain::Waiting, message);
     }
