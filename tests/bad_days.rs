@@ -2,6 +2,7 @@
 //! the declared tree, with the rows of the primary on every server. Nothing here is asserted on a time.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "the seed, and what it made happen, are told when the test fails")]
 
 mod support;
 
@@ -202,7 +203,8 @@ async fn damage(tree: &mut Tree, down: &mut Vec<&'static str>, dice: &mut Dice) 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_killed_at_fifty_random_points_leaves_no_ring_no_slot_and_no_loss() {
-    let seed = std::env::var("WALTREE_SEED").ok().map_or_else(|| u64::from(std::process::id()), |s| s.parse().unwrap());
+    let given = std::env::var("WALTREE_SEED").ok();
+    let seed = given.map_or_else(|| u64::from(std::process::id()), |text| text.parse().unwrap());
     println!("WALTREE_SEED={seed}");
     let mut dice = Dice(seed);
     let (mut ground, operator) = Ground::new().await;
@@ -224,9 +226,9 @@ async fn an_operator_killed_at_fifty_random_points_leaves_no_ring_no_slot_and_no
     }
     let operator = Operator::start(&ground.server, "first").await;
     ground.is_as_declared().await;
-    let seen = witness.tell().await;
-    println!("{} samples, {} reconnects", seen.samples, seen.reconnects());
-    assert_eq!(seen.rings, Vec::<Vec<String>>::new());
+    let told = witness.tell().await;
+    println!("{} samples, {} reconnects", told.samples, told.reconnects());
+    assert_eq!(told.rings, Vec::<Vec<String>>::new());
     ground.nothing_is_lost().await;
     operator.stop().await;
 }

@@ -319,3 +319,20 @@ impl NodeMemory {
         self.reached = self.reached.max(reached);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_stands_still_by_its_own_answer_and_never_because_it_was_not_asked() {
+        let node = NodeName::new("l1").unwrap();
+        let sample = Sample { at: Millis(1_000), timeline: None, position: Lsn(200) };
+        let mut memory = Memory { at: Millis(9_000), samples: [sample].into(), ..Memory::default() };
+        let asked = |at| NodeMemory { position: Lsn(100), asked_at: Millis(at), ..NodeMemory::default() };
+        memory.nodes.insert(node.clone(), asked(1_499));
+        assert_eq!(memory.stands_still(&node, 500), None);
+        memory.nodes.insert(node.clone(), asked(1_500));
+        assert_eq!(memory.stands_still(&node, 500), Some(&sample));
+    }
+}
