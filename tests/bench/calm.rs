@@ -1,5 +1,5 @@
-//! What the operator does while nothing has to be done: minutes of writes on nine servers, no fault. `cargo bench --bench
-//! calm [-- MINUTES]`; prints figures of the operator's own process, asserts nothing.
+//! What the operator does while nothing has to be done: minutes of writes on nine servers, no fault. `cargo test --bench
+//! calm -- MINUTES`; prints figures of the operator's own process, asserts nothing.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and fails where it cannot go on")]
 
