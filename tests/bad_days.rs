@@ -120,7 +120,7 @@ async fn leaves_of_a_killed_relay_go_on_from_their_first_fallback_and_get_it_bac
     for told in ["SetRoute GiveBack", "Diagnose Recovered eu-1"] {
         ground.told(told).await;
     }
-    let watched = witness.tell().await;
+    let seen = witness.tell().await;
     assert_eq!(seen.rings, Vec::<Vec<String>>::new());
     for (leaf, route) in &routes {
         assert_eq!(seen.upstreams[*leaf], [&*route[0], &*route[1], &*route[0]], "{leaf} took another way");
@@ -145,7 +145,7 @@ async fn leaves_of_a_killed_relay_go_on_while_no_operator_runs_and_the_next_one_
     go_on(&ground, &routes).await;
     let operator = Operator::start(&ground.server, "second").await;
     ground.is_as_declared().await;
-    let watched = witness.tell().await;
+    let seen = witness.tell().await;
     assert_eq!(seen.rings, Vec::<Vec<String>>::new());
     for (leaf, route) in &routes {
         assert_eq!(seen.upstreams[*leaf], [&*route[0], &*route[1], &*route[0]], "{leaf} took another way");
@@ -278,7 +278,7 @@ async fn an_idle_and_healthy_topology_is_left_alone() {
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!((version().await, writes().await, events(&ground.server).await), before);
     assert!(passes().await > begun, "it was not looked at");
-    let watched = witness.tell().await;
+    let seen = witness.tell().await;
     assert_eq!((seen.receivers.len(), seen.reconnects()), (8, 0), "{:?}", seen.upstreams);
     operator.stop().await;
 }
@@ -304,7 +304,7 @@ async fn a_deleted_topology_waits_for_a_server_that_is_away_drops_idle_slots_and
     for node in ALL {
         assert_eq!(ground.tree.value(node, IDLE).await, "0", "an idle slot is left on {node}");
     }
-    let watched = witness.tell().await;
+    let seen = witness.tell().await;
     for (node, receivers) in &seen.receivers {
         assert_eq!(receivers.len(), 1, "{node} was moved: {:?}", seen.upstreams);
     }
