@@ -254,7 +254,7 @@ impl Memory {
             }
             let Some(first) = installed.first().filter(|_| !primary_only(&facts.route.conninfo)) else { continue };
             if from == Some(first) {
-                node.refused = None;
+                node.refused.take_if(|refused| refused.by == *first);
                 node.ordered.iter_mut().for_each(|order| order.followed = true);
             } else if seen(first).is_some()
                 && verdicts.get(first).is_some_and(Rooted::is_yes)
