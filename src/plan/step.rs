@@ -167,10 +167,6 @@ pub enum WaitReason {
     MovesUnderWay,
     /// The node cannot be written to: unseen, or a finding stands against it.
     NotWritable,
-    /// The new sender is not seen yet.
-    Unverified,
-    /// Automation or management is `Observe`.
-    ObserveOnly,
 }
 
 /// How sure it is that a fallback would work (law 2).

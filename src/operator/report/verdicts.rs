@@ -161,9 +161,9 @@ fn fallbacks_ready(view: &View<'_>) -> Verdict {
 
 /// What comes by itself, as far as the planner knows. Where nothing is ever written, nothing does.
 fn comes_by_itself(view: &View<'_>, wait: &Wait) -> bool {
-    use WaitReason::{MovesUnderWay, SlotNotReady, Unverified, UpstreamBehind, WouldRing};
+    use WaitReason::{MovesUnderWay, SlotNotReady, UpstreamBehind, WouldRing};
     let writes = view.desired.automation != Automation::Observe;
-    writes && matches!(wait.reason, MovesUnderWay | SlotNotReady | Unverified | UpstreamBehind | WouldRing)
+    writes && matches!(wait.reason, MovesUnderWay | SlotNotReady | UpstreamBehind | WouldRing)
 }
 
 fn steps_text(steps: &[&Planned]) -> String {
@@ -215,10 +215,6 @@ fn waiting(view: &View<'_>, wait: &Wait) -> Verdict {
     let what = format!("{} waits: {}", wait.node, texts::sentence(&wait.message));
     if comes_by_itself(view, wait) {
         return Verdict::new(Truth::False, Plain::Waiting, format!("{what} {NOTHING}"));
-    }
-    if wait.reason == WaitReason::ObserveOnly {
-        let cure = "Set automation: Heal, and management: Routes in the group, to have it done.";
-        return Verdict::new(Truth::False, Plain::ObserveOnly, format!("{what} {cure}"));
     }
     if wait.reason == WaitReason::NoPrimary {
         return Verdict::new(Truth::False, Plain::NoPrimary, format!("{what} See Writable for what to do."));
