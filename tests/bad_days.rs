@@ -201,6 +201,11 @@ async fn damage(tree: &mut Tree, down: &mut Vec<&'static str>, dice: &mut Dice) 
     }
 }
 
+/// How often the servers were told to reload, by their own logs.
+fn written(tree: &Tree) -> usize {
+    ALL.iter().map(|node| tree.log(node).matches("received SIGHUP").count()).sum()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_killed_at_fifty_random_points_leaves_no_ring_no_slot_and_no_loss() {
     let given = std::env::var("WALTREE_SEED").ok();
@@ -211,16 +216,34 @@ async fn an_operator_killed_at_fifty_random_points_leaves_no_ring_no_slot_and_no
     let witness = Witness::of(&ground.tree, &ALL).await;
     drop(operator);
     let mut down = Vec::new();
+    let mut amid_writes = 0;
     for round in 0..50 {
+        // A new life of the same name takes its own Lease over at once. Every other one finds the damage done.
+        let lives = if round % 2 == 0 { Some(Operator::start(&ground.server, "first").await) } else { None };
         let what = damage(&mut ground.tree, &mut down, &mut dice).await;
-        // A new life of the same name takes its own Lease over at once.
-        let operator = Operator::start(&ground.server, "first").await;
-        let life = dice.below(1200);
-        tokio::time::sleep(Duration::from_millis(life as u64)).await;
-        let moves = operator.figure("waltree_steps_total{kind=\"SetRoute\",outcome=\"ok\"}").await.unwrap_or(0.0);
-        println!("round {round}: {what}; the operator lives {life} ms more and sets {moves} routes");
+        let before = written(&ground.tree);
+        let operator = match lives {
+            Some(operator) => operator,
+            None => Operator::start(&ground.server, "first").await,
+        };
+        let killed = if round % 4 < 2 {
+            // In the midst of its writes, as far as this damage makes it write.
+            let patience = Instant::now() + Duration::from_millis(1_500);
+            while written(&ground.tree) == before && Instant::now() < patience {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            dice.below(40)
+        } else {
+            dice.below(1_200)
+        };
+        tokio::time::sleep(Duration::from_millis(killed as u64)).await;
         drop(operator);
+        let writes = written(&ground.tree) - before;
+        amid_writes += usize::from(writes > 0);
+        println!("round {round}: {what}; {killed} ms later the operator is killed, which had reloaded {writes} times");
     }
+    println!("{amid_writes} of 50 were killed after they had begun to write");
+    assert!(amid_writes >= 10, "only {amid_writes}");
     for relay in down {
         ground.tree.start_node(relay).await;
     }

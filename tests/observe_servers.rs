@@ -175,14 +175,14 @@ async fn paused_replay_and_what_the_startup_process_waits_for_are_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_optional_functions_all_but_history_and_pending_route_is_seen() {
+async fn a_role_without_our_two_functions_sees_all_else_and_is_told_how_to_get_them() {
     let mut tree = Tree::start(None);
     tree.primary("core-1").await;
     tree.sql("core-1", "DROP SCHEMA waltree CASCADE").await;
     let fleet = watch(&tree, &["core-1"], None).await;
     let seen = facts(&fleet, "core-1").await;
     assert_eq!((seen.route.pending.as_ref(), seen.history.len()), (None, 0));
-    assert_eq!(seen.missing_grants, [""; 0]);
+    assert_eq!(seen.missing_grants, [r"\i deploy/sql/operator-role.sql"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

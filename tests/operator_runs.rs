@@ -4,9 +4,14 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::rbac::v1::PolicyRule;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client};
+use serde::Deserialize;
 use support::kube::ApiServer;
 use support::operator::{Operator, install, leader};
 use support::postgres::{Tree, WALTREE_PASSWORD, eventually};
@@ -138,6 +143,14 @@ async fn a_topology_is_built_healed_reported_and_taken_down_with_the_operators_o
     tree.until("eu-3", upstream, &feeds(&tree, "eu-1")).await;
     eventually("the topology is ready again", async || ready(&client, "default").await.is_some()).await;
 
+    // The same again, so that an event is told as the repetition it is.
+    tree.kill("eu-1");
+    tree.until("eu-3", upstream, &feeds(&tree, "eu-2")).await;
+    eventually("the loss is told", async || server.deeds().contains(&deed("events.k8s.io", "events", "patch"))).await;
+    tree.spawn("eu-1");
+    tree.until("eu-3", upstream, &feeds(&tree, "eu-1")).await;
+    eventually("the topology is ready again", async || ready(&client, "default").await.is_some()).await;
+
     let topologies: Api<ReplicaTopology> = Api::namespaced(client.clone(), "default");
     topologies.delete("orders", &DeleteParams::default()).await.unwrap();
     eventually("the topology is gone", async || topologies.get_opt("orders").await.unwrap().is_none()).await;
@@ -147,6 +160,75 @@ async fn a_topology_is_built_healed_reported_and_taken_down_with_the_operators_o
     }
     assert_eq!(tree.value("eu-3", upstream).await, feeds(&tree, "eu-1"), "replication goes on");
     assert!(operator.shows("waltree_topologies 0").await);
+    // In such a life every right is used, and what is not granted cannot be: each is granted because it is needed.
+    assert_eq!(server.deeds(), granted("deploy/rbac.yaml"));
+    assert_eq!(granted("deploy/rbac-namespaced.yaml"), granted("deploy/rbac.yaml"));
+}
+
+fn deed(group: &str, resource: &str, verb: &str) -> [String; 3] {
+    [group, resource, verb].map(str::to_owned)
+}
+
+/// A Role or a ClusterRole, as far as both are the same.
+#[derive(Deserialize)]
+struct Grants {
+    metadata: ObjectMeta,
+    #[serde(default)]
+    rules: Vec<PolicyRule>,
+}
+
+/// What a file grants the operator: API group, resource and verb.
+fn granted(file: &str) -> BTreeSet<[String; 3]> {
+    let text = std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let mut granted = BTreeSet::new();
+    for object in serde_yaml::Deserializer::from_str(&text) {
+        let grants = Grants::deserialize(object).unwrap();
+        let ours = grants.metadata.name.is_some_and(|name| name.starts_with("waltree-operator"));
+        for rule in grants.rules.iter().filter(|_| ours) {
+            for group in rule.api_groups.iter().flatten() {
+                for resource in rule.resources.iter().flatten() {
+                    granted.extend(rule.verbs.iter().map(|verb| deed(group, resource, verb)));
+                }
+            }
+        }
+    }
+    granted
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_taken_out_of_the_spec_keeps_its_stream_and_leaves_no_slot_behind() {
+    let (server, mut tree) = (ApiServer::start(), star().await);
+    install(&server);
+    let client = server.client().await;
+    let operator = Operator::start(&server, "first").await;
+    apply(&server, "default", &manifest(&tree));
+    eventually("the topology is ready", async || ready(&client, "default").await.is_some()).await;
+    let slot = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'eu_3'";
+    for node in ["core-1", "eu-1", "eu-2"] {
+        assert_eq!(tree.value(node, slot).await, "1", "its slot is prepared on {node}");
+    }
+    let receiver = tree.value("eu-3", "SELECT pid FROM pg_stat_wal_receiver").await;
+
+    // Whoever takes the topology over knows of it as well.
+    operator.stop().await;
+    let without = format!(", {{name: eu-3, address: 127.0.0.1, port: {}}}", tree.port("eu-3"));
+    apply(&server, "default", &manifest(&tree).replace(&without, "").replace("relays: 2", "relays: 1"));
+    let operator = Operator::start(&server, "second").await;
+    for node in ["core-1", "eu-2"] {
+        tree.until(node, slot, "0").await;
+    }
+    assert_eq!(tree.value("eu-3", "SELECT pid FROM pg_stat_wal_receiver").await, receiver, "its stream was cut");
+    assert_eq!(tree.value("eu-1", slot).await, "1", "the slot that it uses was dropped");
+    let leaving = async || {
+        let topologies: Api<ReplicaTopology> = Api::namespaced(client.clone(), "default");
+        topologies.get("orders").await.unwrap().status.unwrap().leaving
+    };
+    assert_eq!(leaving().await, ["eu-3"]);
+
+    tree.kill("eu-3");
+    tree.until("eu-1", slot, "0").await;
+    eventually("nothing of it is left", async || leaving().await.is_empty()).await;
+    operator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

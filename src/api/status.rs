@@ -44,6 +44,11 @@ pub struct ReplicaTopologyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub nodes: Vec<NodeStatus>,
+    /// Nodes that were taken out of the spec and whose slots may still be on a server. Such slots are dropped: those that
+    /// the node does not use, and all of them once it has used none for healing.settleSeconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub leaving: Vec<String>,
     /// The newest changes of the tree, the newest first, at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]

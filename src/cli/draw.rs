@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::model::rooted::{Rooted, rooted};
-use crate::model::{Desired, Finding, NodeName, Observed, tree};
-use crate::plan::{Plan, Planned, Readiness, Step};
+use crate::model::rooted::Rooted;
+use crate::model::{Desired, Finding, NodeName, Observed};
+use crate::plan::{Plan, Readiness, Step};
 
 /// One node of the tree as seen. The shape of `-o json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -45,9 +45,9 @@ pub struct Fallback {
 
 /// The tree as lines, the primary first, children below their upstream; nodes without a path to it last.
 pub fn lines(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Line> {
-    let edges = tree::edges(desired, observed);
+    let edges = &plan.sight.edges;
     let mut children: BTreeMap<&NodeName, Vec<&NodeName>> = BTreeMap::new();
-    for (child, edge) in &edges {
+    for (child, edge) in edges {
         if let Some(upstream) = edge.upstream() {
             children.entry(upstream).or_default().push(child);
         }
@@ -57,7 +57,6 @@ pub fn lines(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Line> {
         findings: plan.findings.iter().map(|finding| (&finding.node, finding)).collect(),
         plan,
         upstream: edges.iter().filter_map(|(child, edge)| Some((child, edge.upstream()?))).collect(),
-        rooted: rooted(desired, observed),
         children,
         drawn: BTreeSet::new(),
         lines: Vec::new(),
@@ -83,7 +82,6 @@ struct Drawing<'a> {
     plan: &'a Plan,
     findings: BTreeMap<&'a NodeName, &'a Finding>,
     upstream: BTreeMap<&'a NodeName, &'a NodeName>,
-    rooted: BTreeMap<NodeName, Rooted>,
     children: BTreeMap<&'a NodeName, Vec<&'a NodeName>>,
     drawn: BTreeSet<&'a NodeName>,
     lines: Vec<Line>,
@@ -106,7 +104,7 @@ impl<'a> Drawing<'a> {
 
     fn line(&self, node: &NodeName, indent: String) -> Line {
         let finding = self.findings.get(node);
-        let verdict = self.rooted.get(node);
+        let verdict = self.plan.sight.rooted.get(node);
         let is_primary = self.observed.memory.primary.as_ref() == Some(node);
         let state = match (finding, verdict) {
             (Some(finding), _) => finding.diagnosis.to_string(),
@@ -186,7 +184,7 @@ pub fn plan_text(plan: &Plan) -> String {
     let groups = [("", &plan.steps), (" (withheld: automation or management is Observe)", &plan.withheld)];
     for (note, steps) in groups {
         for planned in steps {
-            let _ = writeln!(text, "{}{note}", sentence(planned));
+            let _ = writeln!(text, "{planned}{note}");
         }
     }
     for wait in &plan.waits {
@@ -198,21 +196,4 @@ pub fn plan_text(plan: &Plan) -> String {
     let moves = plan.steps.iter().chain(&plan.withheld).filter(|p| matches!(p.step, Step::SetRoute { .. })).count();
     let _ = writeln!(text, "{moves} moves planned.");
     text
-}
-
-/// One step as a sentence.
-pub fn sentence(planned: &Planned) -> String {
-    let why = planned.why;
-    match &planned.step {
-        Step::Heartbeat { primary } => format!("write a heartbeat on {primary} ({why})"),
-        Step::CreateSlot { on, owner } => format!("create the slot of {owner} on {on} ({why})"),
-        Step::AdvanceSlot { on, owner, to } => format!("advance the slot of {owner} on {on} to {to} ({why})"),
-        Step::RecreateSlot { on, owner } => format!("make the slot of {owner} on {on} anew ({why})"),
-        Step::DropSlot { on, owner } => format!("drop the slot of {owner} on {on} ({why})"),
-        Step::SetRoute { node, route, .. } => {
-            let entries = route.entries.iter().map(NodeName::as_str).collect::<Vec<_>>().join(" > ");
-            format!("point {node} to {entries} ({why})")
-        }
-        Step::Reload { node } => format!("reload {node} again ({why})"),
-    }
 }

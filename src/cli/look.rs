@@ -9,7 +9,7 @@ use kube::{Client, ResourceExt as _};
 use crate::api::ReplicaTopology;
 use crate::model::{Desired, Observed};
 use crate::observe::{Timing, Wallet};
-use crate::operator::{Cluster as _, LiveCluster, accesses, remembered};
+use crate::operator::{Cluster as _, LiveCluster, accesses, clock, remembered};
 use crate::plan::{Plan, plan};
 
 /// What is wanted, what is seen and what would be done.
@@ -44,7 +44,7 @@ pub async fn look(client: &Client, namespace: &str, topology: &ReplicaTopology) 
     let timing = Timing { tick: Duration::from_millis(500), ..Timing::default() };
     let wallet = Wallet::secrets(Api::namespaced(client.clone(), namespace));
     // Without a fence nothing can be written, whatever is asked.
-    let cluster = LiveCluster::new(wallet, timing, None, remembered(topology));
+    let cluster = LiveCluster::new(wallet, timing, None, remembered(topology, clock::now()));
     cluster.set_access(accesses(&topology.spec));
     cluster.observe(&desired).await;
     tokio::time::sleep(timing.tick + timing.tick / 2).await;

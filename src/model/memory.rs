@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::primary::{Primary, true_primary};
-use super::rooted::{Rooted, rooted};
-use super::tree::{edges, entries, primary_only};
-use super::{Desired, Facts, Lsn, Millis, NodeName, NodeView, Observed, Route, Timeline};
+use super::rooted::Rooted;
+use super::tree::{Edge, entries, primary_only};
+use super::{Desired, Facts, Lsn, Millis, NodeName, NodeView, Observed, Route, Sight, Timeline};
 
 /// Samples of the primary's position that are kept: at one a second, two minutes. A node that lags more keeps the time
 /// it reached last, so nothing is lost but the fineness.
@@ -38,6 +38,9 @@ pub struct Memory {
     pub heartbeat_at: Option<Millis>,
     /// Per node.
     pub nodes: BTreeMap<NodeName, NodeMemory>,
+    /// Nodes that were taken out of the spec and whose slots may still be somewhere, with the time at which one of them
+    /// was last seen in use.
+    pub leaving: BTreeMap<NodeName, Millis>,
 }
 
 /// Where the primary was.
@@ -153,7 +156,7 @@ impl Memory {
     /// Brings timers and positions up to date with what is seen now.
     pub fn advance(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, now: Millis) {
         self.at = now;
-        self.nodes.retain(|name, _| desired.nodes.contains_key(name));
+        self.note_leavers(desired, nodes);
         self.learn_primary(desired, nodes);
         for name in desired.nodes.keys() {
             let facts = nodes.get(name).and_then(NodeView::seen);
@@ -166,6 +169,26 @@ impl Memory {
         }
         self.judge(desired, nodes);
         self.compare_orders(desired, nodes);
+    }
+
+    /// Who was taken out of the spec. One whose slots are nowhere any more is forgotten; a server that is not seen may
+    /// have one (law 8).
+    fn note_leavers(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
+        let is_gone = |name: &NodeName| !desired.nodes.contains_key(name);
+        let gone: Vec<NodeName> = self.nodes.keys().filter(|name| is_gone(name)).cloned().collect();
+        self.nodes.retain(|name, _| !is_gone(name));
+        for name in gone {
+            self.leaving.entry(name).or_insert(self.at);
+        }
+        let at = self.at;
+        self.leaving.retain(|name, used| {
+            let slot = name.slot();
+            let slots = || nodes.values().filter_map(NodeView::seen).filter_map(|facts| facts.slots.get(&slot));
+            if slots().any(|slot| slot.active_pid.is_some()) {
+                *used = at;
+            }
+            is_gone(name) && (slots().next().is_some() || nodes.values().any(|view| view.unseen.is_some()))
+        });
     }
 
     fn learn_primary(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
@@ -201,12 +224,10 @@ impl Memory {
     /// Who is no good as an upstream, since when, and who is well again.
     fn judge(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
         let observed = Observed { nodes: nodes.clone(), memory: self.clone() };
-        let verdicts = rooted(desired, &observed);
-        let carrying: BTreeSet<NodeName> = edges(desired, &observed)
-            .into_iter()
-            .filter(|(child, _)| verdicts.get(child).is_some_and(Rooted::is_yes))
-            .filter_map(|(_, edge)| edge.upstream().cloned())
-            .collect();
+        let sight = Sight::of(desired, &observed);
+        let feeding = |(child, edge): (&NodeName, &Edge)| edge.upstream().filter(|_| sight.is_rooted(child)).cloned();
+        let carrying: BTreeSet<NodeName> = sight.edges.iter().filter_map(feeding).collect();
+        let verdicts = sight.rooted;
         let settle = desired.healing.settle_seconds.saturating_mul(1000);
         let still: BTreeMap<NodeName, Millis> =
             self.nodes.iter().filter_map(|(n, m)| Some((n.clone(), self.still_since(m)?))).collect();

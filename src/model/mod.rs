@@ -14,6 +14,7 @@ pub mod observed;
 pub mod primary;
 pub mod rooted;
 pub mod route;
+pub mod sight;
 pub mod tree;
 
 pub use conninfo::Conninfo;
@@ -24,3 +25,4 @@ pub use memory::Memory;
 pub use name::{BadName, GroupName, NodeName};
 pub use observed::{Facts, Millis, NodeView, Observed, Unseen, WhyUnseen};
 pub use route::{Route, SessionAttrs};
+pub use sight::Sight;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Desired, Facts, Memory, NodeName, NodeView};
 
 /// Who is the primary, as far as can be told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Primary {
     /// This one.
     Known {
@@ -15,6 +15,7 @@ pub enum Primary {
         system_identifier: u64,
     },
     /// Nobody of the root group answers as a primary of our cluster, or only one that a promotion left behind.
+    #[default]
     NotSeen,
     /// Several answer on the same timeline: PostgreSQL has no defence against following the wrong one
     /// (postgres-facts.md 4.6), so nobody is followed.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::tree::{Edge, edges};
+use super::tree::Edge;
 use super::{Desired, Facts, Memory, Millis, NodeName, Observed};
 
 /// Whether a node has a path to the primary.
@@ -31,8 +31,8 @@ impl Rooted {
 }
 
 /// The rootedness of every node.
-pub fn rooted(desired: &Desired, observed: &Observed) -> BTreeMap<NodeName, Rooted> {
-    let walk = Walk { desired, observed, edges: &edges(desired, observed) };
+pub fn rooted(desired: &Desired, observed: &Observed, edges: &BTreeMap<NodeName, Edge>) -> BTreeMap<NodeName, Rooted> {
+    let walk = Walk { desired, observed, edges };
     desired.nodes.keys().map(|name| (name.clone(), walk.judge(name))).collect()
 }
 
@@ -73,7 +73,7 @@ impl Walk<'_> {
             };
             self.stands_in_the_way(&at, facts)?;
             at = match self.edges.get(&at) {
-                Some(Edge::Both(up) | Edge::ChildOnly(up)) => up.clone(),
+                Some(Edge::Both(up) | Edge::ChildOnly(up) | Edge::Denied(up)) => up.clone(),
                 Some(Edge::Stranger(address)) => {
                     return Err(Rooted::No(format!("{at} receives from {address}, which is not in the topology")));
                 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use petgraph::algo::has_path_connecting;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 
+use super::observed::Sender;
 use super::{Addresses, Desired, Facts, NodeName, Observed, Route, SessionAttrs};
 
 /// The edge on which a node receives WAL now, as both its ends tell it (law 9).
@@ -12,8 +13,11 @@ use super::{Addresses, Desired, Facts, NodeName, Observed, Route, SessionAttrs};
 pub enum Edge {
     /// The child names the upstream, and the upstream holds the child's slot with a walsender of the child's name.
     Both(NodeName),
-    /// The child names the upstream; the upstream is not seen, or does not know the child by slot and name.
+    /// The child names the upstream; the upstream is not seen, or knows the child by its slot or its name only.
     ChildOnly(NodeName),
+    /// The child names the upstream, which is seen and knows it neither by slot nor by name: the child has not noticed
+    /// yet that it was left, or has just come.
+    Denied(NodeName),
     /// The child names a server that is not in the topology, as `host:port`.
     Stranger(String),
     /// No walreceiver.
@@ -24,7 +28,7 @@ impl Edge {
     /// The upstream, when it is one of ours.
     pub fn upstream(&self) -> Option<&NodeName> {
         match self {
-            Self::Both(upstream) | Self::ChildOnly(upstream) => Some(upstream),
+            Self::Both(upstream) | Self::ChildOnly(upstream) | Self::Denied(upstream) => Some(upstream),
             Self::Stranger(_) | Self::None => None,
         }
     }
@@ -42,12 +46,17 @@ fn edge(addresses: &Addresses<'_>, observed: &Observed, child: &NodeName, facts:
     let Some(upstream) = addresses.node_at(&receiver.host, receiver.port) else {
         return Edge::Stranger(format!("{}:{}", receiver.host, receiver.port));
     };
-    let slot = child.slot();
-    let agrees = observed.seen(upstream).is_some_and(|up| {
-        let holder = up.slots.get(&slot).and_then(|slot| slot.active_pid);
-        holder.is_some() && up.senders.iter().any(|s| Some(s.pid) == holder && s.application_name == child.as_str())
-    });
-    if agrees { Edge::Both(upstream.clone()) } else { Edge::ChildOnly(upstream.clone()) }
+    let Some(up) = observed.seen(upstream) else { return Edge::ChildOnly(upstream.clone()) };
+    let holder = up.slots.get(&child.slot()).and_then(|slot| slot.active_pid);
+    let by_slot = |sender: &Sender| Some(sender.pid) == holder;
+    let by_name = |sender: &Sender| sender.application_name == child.as_str();
+    if up.senders.iter().any(|sender| by_slot(sender) && by_name(sender)) {
+        Edge::Both(upstream.clone())
+    } else if up.senders.iter().any(|sender| by_slot(sender) || by_name(sender)) {
+        Edge::ChildOnly(upstream.clone())
+    } else {
+        Edge::Denied(upstream.clone())
+    }
 }
 
 /// The upstreams that a connection string names, as far as they are ours.

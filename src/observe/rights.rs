@@ -52,5 +52,10 @@ fn missing(answer: &Answer) -> Vec<String> {
         (answer.reload, format!("GRANT EXECUTE ON FUNCTION pg_catalog.pg_reload_conf() TO {role}")),
         (answer.emit, format!("GRANT EXECUTE ON FUNCTION pg_catalog.{} TO {role}", answer.emit_name)),
     ];
-    wanted.into_iter().filter(|(granted, _)| !granted).map(|(_, sql)| sql + ";").collect()
+    let mut missing: Vec<_> = wanted.into_iter().filter(|(granted, _)| !granted).map(|(_, sql)| sql + ";").collect();
+    // Without them a route that waits in a file for the next reload (law 1) and a fork (law 2) cannot be seen.
+    if !(answer.history && answer.pending) {
+        missing.push(r"\i deploy/sql/operator-role.sql".to_owned());
+    }
+    missing
 }

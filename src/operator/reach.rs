@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::api::topology::SslMode as Wanted;
 use crate::api::{ReplicaTopology, ReplicaTopologySpec, access};
-use crate::model::{Memory, NodeName, Timeline};
+use crate::model::{Memory, Millis, NodeName, Timeline};
 use crate::observe::{ServerAccess, SslMode};
 
 /// How each server is reached.
@@ -24,11 +24,16 @@ pub fn accesses(spec: &ReplicaTopologySpec) -> BTreeMap<NodeName, ServerAccess> 
     names.filter_map(one).collect()
 }
 
-/// What an earlier operator left in the status: whose data this is, and which history was the newest.
-pub fn remembered(topology: &ReplicaTopology) -> Memory {
+/// What an earlier operator left in the status: whose data this is, which history was the newest, and who has been in the
+/// spec.
+pub fn remembered(topology: &ReplicaTopology, now: Millis) -> Memory {
     let status = topology.status.as_ref();
     let primary = status.and_then(|status| status.primary.as_ref());
+    let before = status.map(|status| status.nodes.iter().map(|node| &node.name).chain(&status.leaving));
+    let before = before.into_iter().flatten().filter_map(|name| NodeName::new(name).ok());
     Memory {
+        // Nobody is known to use a slot of theirs; who is in the spec is no leaver.
+        leaving: before.map(|name| (name, now)).collect(),
         system_identifier: status.and_then(|status| status.system_identifier.as_ref()?.parse().ok()),
         primary: primary.and_then(|primary| NodeName::new(&primary.name).ok()),
         timeline: primary.and_then(|primary| u32::try_from(primary.timeline?).ok()).map(Timeline),

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use super::Cluster;
 use super::report::{rejected, status};
 use crate::api::{ReplicaTopology, ReplicaTopologyStatus};
-use crate::model::rooted::{Rooted, rooted};
-use crate::model::{Desired, Finding, NodeName, Observed};
+use crate::model::rooted::Rooted;
+use crate::model::{Desired, Finding, NodeName, Sight};
 use crate::plan::{Outcome, plan};
 
 /// How often a topology that was refused is looked at again; a change of its spec wakes at once.
@@ -55,7 +55,7 @@ pub async fn reconcile<C: Cluster>(
 
     Pass {
         status,
-        lag: lag(&desired, &observed),
+        lag: lag(&plan.sight),
         at_rest: plan.steps.is_empty()
             && plan.waits.is_empty()
             && observed.nodes.values().all(|view| view.seen().is_some()),
@@ -79,10 +79,10 @@ impl Pass {
     }
 }
 
-fn lag(desired: &Desired, observed: &Observed) -> BTreeMap<NodeName, Duration> {
-    let known = |rooted| match rooted {
-        Rooted::Yes { lag_milliseconds, .. } => Some(Duration::from_millis(lag_milliseconds)),
+fn lag(sight: &Sight) -> BTreeMap<NodeName, Duration> {
+    let known = |rooted: &Rooted| match rooted {
+        Rooted::Yes { lag_milliseconds, .. } => Some(Duration::from_millis(*lag_milliseconds)),
         Rooted::No(_) | Rooted::Unknown(_) => None,
     };
-    rooted(desired, observed).into_iter().filter_map(|(node, rooted)| Some((node, known(rooted)?))).collect()
+    sight.rooted.iter().filter_map(|(node, rooted)| Some((node.clone(), known(rooted)?))).collect()
 }

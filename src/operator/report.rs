@@ -18,10 +18,10 @@ use crate::api::status::{
     GroupStatus, LagBucket, NodeState, NodeStatus, PrimaryStatus, ReplicaTopologyStatus as Status, Summary,
 };
 use crate::model::check::Rejection;
-use crate::model::rooted::{Rooted, rooted};
-use crate::model::{
-    Addresses, Desired, Diagnosis, Finding, Group, NodeName, Observed, SessionAttrs, Unseen, WhyUnseen,
-};
+use crate::model::primary::Primary as Seen;
+use crate::model::rooted::Rooted;
+use crate::model::tree::Edge;
+use crate::model::{Desired, Diagnosis, Finding, Group, NodeName, Observed, SessionAttrs, Unseen, WhyUnseen};
 use crate::plan::{Outcome, Plan, Planned, Readiness, Step, Why};
 
 /// How coarsely lag is known: servers are asked once a second, so a node without any lag is seen up to a tick behind.
@@ -48,9 +48,7 @@ pub fn status(
     {
         return previous.clone();
     }
-    let rooted = rooted(desired, observed);
-    let addresses = desired.addresses();
-    let view = View { desired, observed, plan, outcome, previous, rooted, addresses };
+    let view = View { desired, observed, plan, outcome, previous };
     compose(&view, generation, now)
 }
 
@@ -79,8 +77,6 @@ struct View<'a> {
     plan: &'a Plan,
     outcome: &'a Outcome,
     previous: Option<&'a Status>,
-    rooted: BTreeMap<NodeName, Rooted>,
-    addresses: Addresses<'a>,
 }
 
 /// Who takes writes.
@@ -88,7 +84,7 @@ enum Primary<'a> {
     /// This one.
     One(&'a NodeName),
     /// More than one.
-    Several(Vec<&'a NodeName>),
+    Several(&'a [NodeName]),
     /// Nobody: the whole root group is seen and is on standby.
     Nobody,
     /// It may be one of those that cannot be seen; the one seen last comes first.
@@ -109,11 +105,12 @@ fn compose(view: &View<'_>, generation: i64, now: Timestamp) -> Status {
     let mut status = Status {
         observed_generation: Some(generation),
         conditions,
-        system_identifier: view.system_identifier(&primary),
+        system_identifier: view.system_identifier(),
         primary: view.primary_status(&primary, now),
         summary: Some(view.summary(&nodes)),
         groups: view.desired.groups.iter().map(|group| view.group_status(group)).collect(),
         nodes,
+        leaving: view.observed.memory.leaving.keys().map(ToString::to_string).collect(),
         history: Vec::new(),
     };
     status.history = history::after(view, &status, converged, now);
@@ -145,17 +142,10 @@ impl View<'_> {
 
     fn primary(&self) -> Primary<'_> {
         let Some(root) = self.desired.root() else { return Primary::Nobody };
-        let foreign = |node: &NodeName| {
-            use Diagnosis::{Diverged, ForeignPrimary, ForeignServer};
-            let of = self.finding(node).map(|finding| finding.diagnosis);
-            matches!(of, Some(ForeignServer | ForeignPrimary | Diverged))
-        };
-        let takes_writes = |node: &&NodeName| self.observed.seen(node).is_some_and(|facts| !facts.in_recovery);
-        let writers: Vec<&NodeName> = root.members.iter().filter(takes_writes).filter(|node| !foreign(node)).collect();
-        match writers.as_slice() {
-            [] => {}
-            [one] => return Primary::One(one),
-            _ => return Primary::Several(writers),
+        match &self.plan.sight.primary {
+            Seen::Known { name, .. } => return Primary::One(name),
+            Seen::Several(names) => return Primary::Several(names),
+            Seen::NotSeen => {}
         }
         let known = self.observed.memory.primary.as_ref().map(NodeName::as_str);
         let known = known.or_else(|| self.previous?.primary.as_ref().map(|primary| primary.name.as_str()));
@@ -164,10 +154,9 @@ impl View<'_> {
         first.map_or(Primary::Nobody, |(node, unseen)| Primary::Unseen(node, unseen))
     }
 
-    fn system_identifier(&self, primary: &Primary<'_>) -> Option<String> {
+    fn system_identifier(&self) -> Option<String> {
         let known = self.previous.and_then(|status| status.system_identifier.clone());
-        let Primary::One(primary) = primary else { return known };
-        known.or_else(|| self.observed.seen(primary).map(|facts| facts.system_identifier.to_string()))
+        known.or_else(|| self.observed.memory.system_identifier.map(|identifier| identifier.to_string()))
     }
 
     fn primary_status(&self, primary: &Primary<'_>, now: Timestamp) -> Option<PrimaryStatus> {
@@ -180,19 +169,10 @@ impl View<'_> {
         Some(previous.filter(same).unwrap_or_else(|| PrimaryStatus { name, timeline, since: stored(now) }))
     }
 
-    /// The node from which a node is seen to receive: it says so, and so does the other end as far as that is seen
-    /// (law 9).
+    /// The node from which a node is seen to receive: it says so, and the other end does not deny it (law 9).
     fn upstream(&self, node: &NodeName) -> Option<&NodeName> {
-        let receiver = self.observed.seen(node)?.receiver.as_ref()?;
-        let name = self.addresses.node_at(&receiver.host, receiver.port)?;
-        let slot = node.slot();
-        let agrees = self.observed.seen(name).is_none_or(|facts| {
-            let its = |sender: &crate::model::observed::Sender| {
-                sender.application_name == node.as_str() || sender.slot.as_ref() == Some(&slot)
-            };
-            facts.senders.iter().any(its)
-        });
-        agrees.then_some(name)
+        let edge = self.plan.sight.edges.get(node)?;
+        edge.upstream().filter(|_| !matches!(edge, Edge::Denied(_)))
     }
 
     fn nodes(&self, primary: &Primary<'_>) -> Vec<NodeStatus> {
@@ -205,7 +185,7 @@ impl View<'_> {
             .map(|(group, node)| {
                 let is_primary = matches!(primary, Primary::One(one) if *one == node);
                 let upstream = upstreams.get(node).copied().flatten();
-                let state = match self.rooted.get(node) {
+                let state = match self.plan.sight.rooted.get(node) {
                     Some(Rooted::No(_)) => NodeState::Unrooted,
                     Some(Rooted::Unknown(_)) | None => NodeState::Unknown,
                     Some(Rooted::Yes { .. }) if is_primary => NodeState::Primary,
@@ -231,7 +211,7 @@ impl View<'_> {
         if let Some((reason, message)) = self.trouble(node) {
             return Some((reason, short(&message)));
         }
-        if let Some(Rooted::No(why) | Rooted::Unknown(why)) = self.rooted.get(node) {
+        if let Some(Rooted::No(why) | Rooted::Unknown(why)) = self.plan.sight.rooted.get(node) {
             return Some((Plain::Unrooted.into(), short(why)));
         }
         let route = self.plan.wanted.get(node)?;
@@ -240,18 +220,18 @@ impl View<'_> {
     }
 
     fn lag(&self, node: &NodeName) -> Option<LagBucket> {
-        let Some(Rooted::Yes { lag_milliseconds, .. }) = self.rooted.get(node) else { return None };
+        let Some(Rooted::Yes { lag_milliseconds, .. }) = self.plan.sight.rooted.get(node) else { return None };
         let known = self.previous.and_then(|status| status.nodes.iter().find(|known| known.name == node.as_str()));
         Some(lag_bucket(*lag_milliseconds, known.and_then(|known| known.lag)))
     }
 
     fn serves(&self, node: &NodeName) -> bool {
         let bound = self.desired.healing.lag_seconds.saturating_mul(1000);
-        matches!(self.rooted.get(node), Some(Rooted::Yes { lag_milliseconds, .. }) if *lag_milliseconds <= bound)
+        matches!(self.plan.sight.rooted.get(node), Some(Rooted::Yes { lag_milliseconds, .. }) if *lag_milliseconds <= bound)
     }
 
     fn is_rooted(&self, node: &NodeName) -> bool {
-        matches!(self.rooted.get(node), Some(Rooted::Yes { .. }))
+        self.plan.sight.is_rooted(node)
     }
 
     fn group_status(&self, group: &Group) -> GroupStatus {
@@ -275,7 +255,7 @@ impl View<'_> {
     fn summary(&self, nodes: &[NodeStatus]) -> Summary {
         let rooted = self.desired.nodes.keys().filter(|node| self.is_rooted(node)).count();
         let (ready, all) = self.fallbacks();
-        let deepest = self.rooted.values().filter_map(|rooted| match rooted {
+        let deepest = self.plan.sight.rooted.values().filter_map(|rooted| match rooted {
             Rooted::Yes { hops, .. } => Some(*hops),
             _ => None,
         });

@@ -159,7 +159,8 @@ impl Desk {
         let Tree { namespace, topology: name } = tree(topology);
         let fence = Fence { scope: format!("{namespace}/{name}"), term: self.term.0, identity: self.identity.clone() };
         let wallet = Wallet::secrets(Api::namespaced(self.client.clone(), &namespace));
-        let cluster = Arc::new(LiveCluster::new(wallet, Timing::default(), Some(fence), remembered(topology)));
+        let cluster =
+            Arc::new(LiveCluster::new(wallet, Timing::default(), Some(fence), remembered(topology, clock::now())));
         let (waker, woken) = (self.waker.clone(), Arc::clone(&cluster));
         let waking = tokio::spawn(async move {
             loop {

@@ -84,7 +84,7 @@ fn identity(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
         ));
     }
     if !facts.in_recovery && !is_the_primary(world, node) {
-        return Some(match &world.primary {
+        return Some(match &world.sight.primary {
             Primary::Several(names) if names.contains(node) => {
                 let names = names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
                 let cure = "Stop all but the right one; until then nobody is moved";
@@ -156,7 +156,7 @@ fn stream(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> Fou
     }
     let patience = world.desired.healing.suspect_after_milliseconds;
     let failing = world.observed.memory.failing_for(node).is_some_and(|t| t >= patience);
-    let verdict = world.rooted.get(node);
+    let verdict = world.sight.rooted.get(node);
     if failing && let Some(Rooted::No(seen)) = verdict {
         let (diagnosis, cure) = no_path(world, plan, node, facts);
         return Some((diagnosis, format!("{node}: {seen}. {cure}.")));
@@ -181,14 +181,14 @@ fn stream(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> Fou
 
 fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (Diagnosis, &'static str) {
     let route = plan.wanted.get(node);
-    match world.edges.get(node) {
+    match world.sight.edges.get(node) {
         Some(Edge::Stranger(_)) => {
             return (
                 Diagnosis::WrongUpstream,
                 "Nothing to do: it is pointed to its declared upstream when that is safe",
             );
         }
-        Some(Edge::Both(_) | Edge::ChildOnly(_)) if in_ring(world, node) => {
+        Some(Edge::Both(_) | Edge::ChildOnly(_) | Edge::Denied(_)) if in_ring(world, node) => {
             return (Diagnosis::Ring, "Nothing to do: it is broken at the node nearest the primary");
         }
         _ => {}

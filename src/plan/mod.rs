@@ -21,10 +21,9 @@ pub use record::record;
 pub use standing::Standing;
 pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};
 
-use crate::model::primary::{Primary, true_primary};
-use crate::model::rooted::{Rooted, rooted};
-use crate::model::tree::{Edge, edges};
-use crate::model::{Automation, Desired, Facts, Management, Millis, NodeName, Observed, Route};
+use crate::model::primary::Primary;
+use crate::model::tree::Edge;
+use crate::model::{Automation, Desired, Facts, Management, Millis, NodeName, Observed, Route, Sight};
 
 /// How often a calm topology is looked at, in milliseconds.
 pub const TICK_MILLISECONDS: u64 = 1_000;
@@ -47,6 +46,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
     }
     diagnose::diagnose(&world, &mut plan);
     withhold(&world, &mut plan);
+    plan.sight = world.sight;
     plan
 }
 
@@ -55,9 +55,7 @@ struct World<'a> {
     desired: &'a Desired,
     observed: &'a Observed,
     now: Millis,
-    primary: Primary,
-    edges: BTreeMap<NodeName, Edge>,
-    rooted: BTreeMap<NodeName, Rooted>,
+    sight: Sight,
     standing: BTreeMap<NodeName, Standing>,
     installed: BTreeMap<&'a NodeName, Route>,
 }
@@ -68,9 +66,7 @@ impl<'a> World<'a> {
             desired,
             observed,
             now,
-            primary: true_primary(desired, &observed.nodes, &observed.memory),
-            edges: edges(desired, observed),
-            rooted: rooted(desired, observed),
+            sight: Sight::of(desired, observed),
             standing: BTreeMap::new(),
             installed: installed_routes(desired, observed),
         };
@@ -80,7 +76,7 @@ impl<'a> World<'a> {
 
     /// The true primary, or the last one known while none is seen.
     fn primary(&self) -> Option<&NodeName> {
-        match &self.primary {
+        match &self.sight.primary {
             Primary::Known { name, .. } => Some(name),
             Primary::NotSeen | Primary::Several(_) => self.observed.memory.primary.as_ref(),
         }
@@ -99,17 +95,17 @@ impl<'a> World<'a> {
     }
 
     fn is_rooted(&self, node: &NodeName) -> bool {
-        self.rooted.get(node).is_some_and(Rooted::is_yes)
+        self.sight.is_rooted(node)
     }
 
     /// The upstream a node receives from now.
     fn upstream(&self, node: &NodeName) -> Option<&NodeName> {
-        self.edges.get(node).and_then(Edge::upstream)
+        self.sight.upstream(node)
     }
 
     /// Whether both ends tell that `node` receives from a server other than `other`, and it is rooted.
     fn streams_elsewhere(&self, node: &NodeName, other: &NodeName) -> bool {
-        self.is_rooted(node) && matches!(self.edges.get(node), Some(Edge::Both(up)) if up != other)
+        self.is_rooted(node) && matches!(self.sight.edges.get(node), Some(Edge::Both(up)) if up != other)
     }
 
     fn management(&self, node: &NodeName) -> Management {

@@ -52,10 +52,7 @@ fn slot_is_ready(child: &NodeName, child_facts: &Facts, upstream: &NodeName, fac
         SlotState::Missing | SlotState::Useless => {
             Err((WaitReason::SlotNotReady, format!("the slot {} on {upstream} is not there yet", child.slot())))
         }
-        SlotState::TooLate => Err((
-            WaitReason::SlotNotReady,
-            format!("{upstream} has no WAL as old as {}, where {child} is", child_facts.replay),
-        )),
+        SlotState::TooLate => Err((WaitReason::SlotNotReady, format!("{upstream} has no WAL as old as {child} needs"))),
     }
 }
 
@@ -69,8 +66,7 @@ pub(super) fn first(world: &World<'_>, child: &NodeName, upstream: &NodeName, ur
     fallback(world, child, upstream)?;
     let segment = child_facts.position.segment_start(child_facts.segment_bytes);
     if facts.position < segment && !urgent {
-        let sentence = format!("{upstream} is at {}, {child} already at {}", facts.position, child_facts.position);
-        return Err((WaitReason::UpstreamBehind, sentence));
+        return Err((WaitReason::UpstreamBehind, format!("{upstream} is further behind than {child}")));
     }
     Ok(())
 }
@@ -104,7 +100,7 @@ fn history(child: &NodeName, child_facts: &Facts, upstream: &NodeName, facts: &F
         Some(fork) if child_facts.position <= fork => Ok(()),
         Some(fork) => Err((
             WaitReason::UpstreamBehind,
-            format!("{child} is at {} of timeline {theirs}, beyond the fork at {fork}", child_facts.position),
+            format!("{child} holds WAL of timeline {theirs} beyond the fork at {fork}"),
         )),
         None => Err((
             WaitReason::UpstreamBehind,

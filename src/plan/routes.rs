@@ -56,7 +56,7 @@ fn order<'a>(world: &World<'a>, node: &NodeName) -> Option<&'a Ordered> {
 /// An order was given a short while ago and no edge that it allows is seen.
 fn is_under_way(world: &World<'_>, node: &NodeName) -> bool {
     let Some(order) = order(world, node).filter(|o| world.now.since(o.at) < ORDER_MILLISECONDS) else { return false };
-    !matches!(world.edges.get(node), Some(Edge::Both(upstream)) if order.route.contains(upstream))
+    !matches!(world.sight.edges.get(node), Some(Edge::Both(upstream)) if order.route.contains(upstream))
 }
 
 /// The next step of one node towards its wanted route: none when it is there, or what it waits for.
@@ -112,7 +112,7 @@ fn towards_first(
     wanted: &Route,
     under_way: usize,
 ) -> Result<Option<Planned>, ready::NotYet> {
-    match (world.edges.get(node).and_then(Edge::upstream), wanted.first()) {
+    match (world.upstream(node), wanted.first()) {
         (Some(upstream), Some(first)) if upstream == first => Ok(None),
         (Some(upstream), Some(first)) if wanted.contains(upstream) => {
             let settled = order(world, node).is_none_or(|o| world.now.since(o.at) >= GIVE_BACK_AFTER_MILLISECONDS);

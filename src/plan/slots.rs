@@ -34,6 +34,26 @@ pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
             }
         }
     }
+    release_leavers(world, plan);
+}
+
+/// The slots of a node that was taken out of the spec. While it uses one, the others hold WAL for nobody; when it has
+/// used none for as long as a failed node has to settle, so do all: a server that only reconnects keeps what it needs.
+fn release_leavers(world: &World<'_>, plan: &mut Plan) {
+    let settle = world.desired.healing.settle_seconds.saturating_mul(1000);
+    for (owner, used) in &world.observed.memory.leaving {
+        let slot = owner.slot();
+        let of = |on: &NodeName| world.seen(on).and_then(|facts| facts.slots.get(&slot));
+        let streams = world.desired.nodes.keys().any(|on| of(on).is_some_and(|slot| slot.active_pid.is_some()));
+        if !(streams || world.desired.deleting || world.now.since(*used) >= settle) {
+            continue;
+        }
+        let idle = |on: &&NodeName| of(on).is_some_and(|slot| slot.active_pid.is_none());
+        for on in world.desired.nodes.keys().filter(idle).filter(|on| world.standing(on) != Standing::Barred) {
+            let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
+            plan.steps.push(Planned { step, why: Why::LeftSpec });
+        }
+    }
 }
 
 fn will_use(world: &World<'_>, owner: &NodeName, facts: &Facts, route: &Route) -> bool {
@@ -99,6 +119,7 @@ fn has_left(world: &World<'_>, plan: &Plan, owner: &NodeName, on: &NodeName) -> 
 /// slots of a node that is not seen streaming stay, and are waited for: it may come back to any of them, and without a
 /// slot it could not (law 3).
 pub(super) fn teardown(world: &World<'_>, plan: &mut Plan) {
+    release_leavers(world, plan);
     for owner in world.desired.nodes.keys() {
         let mut idle = world.desired.nodes.keys().filter(|on| *on != owner && is_idle(world, owner, on)).peekable();
         if idle.peek().is_none() {

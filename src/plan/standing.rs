@@ -62,7 +62,7 @@ fn barred(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {
 /// It holds another cluster's data.
 pub(super) fn foreign(world: &World<'_>, facts: &Facts) -> bool {
     let recorded = world.observed.memory.system_identifier;
-    let ours = match &world.primary {
+    let ours = match &world.sight.primary {
         Primary::Known { system_identifier, .. } => recorded.or(Some(*system_identifier)),
         Primary::NotSeen | Primary::Several(_) => recorded,
     };
@@ -71,7 +71,7 @@ pub(super) fn foreign(world: &World<'_>, facts: &Facts) -> bool {
 
 /// It answers as a primary and is the one that all others are to follow.
 pub(super) fn is_the_primary(world: &World<'_>, node: &NodeName) -> bool {
-    matches!(&world.primary, Primary::Known { name, .. } if name == node)
+    matches!(&world.sight.primary, Primary::Known { name, .. } if name == node)
 }
 
 /// How a node's WAL has left the primary's history, as a sentence: beyond the fork, or on a timeline that is not in it.
@@ -84,9 +84,7 @@ pub(super) fn diverged(world: &World<'_>, facts: &Facts) -> Option<String> {
     }
     match primary.history.iter().find(|(timeline, _)| *timeline == theirs) {
         Some((_, fork)) if facts.position <= *fork => None,
-        Some((_, fork)) => {
-            Some(format!("it holds WAL of timeline {theirs} up to {}, beyond the fork at {fork}", facts.position))
-        }
+        Some((_, fork)) => Some(format!("it holds WAL of timeline {theirs} beyond the fork at {fork}")),
         None => Some(format!("it is on timeline {theirs}, which is not in the history of timeline {ours}")),
     }
 }

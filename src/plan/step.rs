@@ -1,8 +1,9 @@
 //! A plan is data: steps with reasons, waits with names. `act` carries steps out and chooses nothing.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use crate::model::{Conninfo, Finding, Lsn, NodeName, Route};
+use crate::model::{Conninfo, Finding, Lsn, NodeName, Route, Sight};
 
 /// One write on one server. Each is idempotent: doing it twice is doing it once.
 #[derive(Debug, Clone, PartialEq, Eq, strum::IntoStaticStr, strum::EnumDiscriminants)]
@@ -37,7 +38,8 @@ pub enum Step {
         /// Whose slot.
         owner: NodeName,
     },
-    /// Drop a slot whose owner is seen streaming elsewhere and whose route does not name this server.
+    /// Drop a slot whose owner is seen streaming elsewhere and whose route does not name this server, or whose owner
+    /// was taken out of the spec.
     DropSlot {
         /// Where.
         on: NodeName,
@@ -116,6 +118,8 @@ pub enum Why {
     SlotLost,
     /// No route of its owner names this server any more.
     LeftRoute,
+    /// Its owner was taken out of the spec.
+    LeftSpec,
     /// The route is not the declared one.
     AsDeclared,
     /// The node has no path to the primary.
@@ -137,6 +141,25 @@ pub struct Planned {
     pub step: Step,
     /// Why.
     pub why: Why,
+}
+
+impl fmt::Display for Planned {
+    /// One sentence for people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.step {
+            Step::Heartbeat { primary } => write!(f, "write a heartbeat on {primary}"),
+            Step::CreateSlot { on, owner } => write!(f, "create the slot of {owner} on {on}"),
+            Step::AdvanceSlot { on, owner, to } => write!(f, "advance the slot of {owner} on {on} to {to}"),
+            Step::RecreateSlot { on, owner } => write!(f, "make the slot of {owner} on {on} anew"),
+            Step::DropSlot { on, owner } => write!(f, "drop the slot of {owner} on {on}"),
+            Step::SetRoute { node, route, .. } => {
+                let entries = route.entries.iter().map(NodeName::as_str).collect::<Vec<_>>().join(" > ");
+                write!(f, "point {node} to {entries}")
+            }
+            Step::Reload { node } => write!(f, "reload {node} again"),
+        }?;
+        write!(f, " ({})", self.why)
+    }
 }
 
 /// Something the plan would do but does not now, and what it waits for.
@@ -181,6 +204,8 @@ pub enum Readiness {
 /// What is done next, and why; what is not done, and why not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
+    /// What the plan took for true.
+    pub sight: Sight,
     /// To be carried out now. Their order does not matter for safety: any prefix and any subset is legal (law 4).
     pub steps: Vec<Planned>,
     /// What would be done if automation or management allowed it.

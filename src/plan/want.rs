@@ -245,9 +245,13 @@ impl AfterLoss {
     }
 }
 
-/// One sentence for each group in which nodes have no fallback at all.
+/// One sentence for each group in which nodes have no fallback at all. Right below a primary that is the only member of
+/// its group there is none to be had, and none to be missed: without it nobody has anything to pass on.
 fn shortages(world: &World<'_>, plan: &Plan) -> Vec<String> {
-    let without = |node: &&NodeName| plan.wanted.get(*node).is_some_and(|route| route.fallbacks().is_empty());
+    let alone = world.desired.root().is_some_and(|root| root.members.len() == 1);
+    let spared = |route: &Route| alone && route.first().is_some_and(|first| world.is_primary(first));
+    let without =
+        |node: &&NodeName| plan.wanted.get(*node).is_some_and(|route| route.fallbacks().is_empty() && !spared(route));
     let sentence = |group: &crate::model::Group| {
         let count = group.members.iter().filter(without).count();
         let size = group.members.len();

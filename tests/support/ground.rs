@@ -144,12 +144,11 @@ impl Ground {
         panic!("not within 30 s: {kind}={status} {reason}; the status is {seen}");
     }
 
-    /// Waits until the tree is as declared. It is not without blemish: with one server in the root group a relay has no
-    /// fallback.
+    /// Waits until the tree is as declared.
     pub async fn as_declared(&self) {
         self.until("Converged", "True", "AsDeclared").await;
         self.until("Rooted", "True", "AllRooted").await;
-        self.until("Ready", "True", "Degraded").await;
+        self.until("Ready", "True", "AsDeclared").await;
     }
 
     /// Waits until the operator has asked `node` so many more times.

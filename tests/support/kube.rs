@@ -3,6 +3,7 @@
 //! Whatever becomes of the test process, nothing is left behind: a small shell, the keeper, waits for the end of a pipe
 //! that only the test process holds, then ends what is still running by its pid and removes the directory.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -116,6 +117,24 @@ impl ApiServer {
         child.wait_with_output().expect("wait for kubectl")
     }
 
+    /// What service accounts were allowed to do so far: API group, resource with its subresource, and verb.
+    pub fn deeds(&self) -> BTreeSet<[String; 3]> {
+        let log = fs::read_to_string(self.directory.join("audit.log")).expect("read the audit log");
+        // The last line may still be written.
+        let deed = |line: &str| {
+            let event: serde_json::Value = serde_json::from_str(line).ok()?;
+            let about = &event["objectRef"];
+            let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+            let resource = match about["subresource"].as_str() {
+                Some(part) => format!("{}/{part}", text(&about["resource"])),
+                None => text(&about["resource"]),
+            };
+            let allowed = event["annotations"]["authorization.k8s.io/decision"] == "allow";
+            allowed.then(|| [text(&about["apiGroup"]), resource, text(&event["verb"])])
+        };
+        log.lines().filter_map(deed).collect()
+    }
+
     /// Kills the API server and leaves etcd alone, as in an outage of the control plane.
     pub fn stop(&mut self) {
         end(&self.directory, "kube-apiserver", &mut self.server);
@@ -221,6 +240,8 @@ impl ApiServer {
             .args(["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"])
             .args(["--authorization-mode=RBAC", "--service-cluster-ip-range=198.19.0.0/24"])
             .arg(format!("--token-auth-file={}", file("tokens.csv")))
+            .arg(format!("--audit-policy-file={}", file("audit.yaml")))
+            .arg(format!("--audit-log-path={}", file("audit.log")))
             .arg(format!("--cert-dir={}", self.directory.display()))
             .arg("--service-account-issuer=https://kubernetes.default.svc")
             .arg(format!("--service-account-key-file={}", file("accounts.key")))
@@ -228,8 +249,12 @@ impl ApiServer {
         command
     }
 
-    /// The administrator's token, worth nothing beyond this loopback server, and the key that signs service accounts' ones.
+    /// The administrator's token, worth nothing beyond this loopback server, the key that signs service accounts' ones,
+    /// and the rule that what these do is written down.
     fn credentials(&self) {
+        let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\n\
+                      rules: [{level: Metadata, userGroups: ['system:serviceaccounts']}, {level: None}]\n";
+        write_private(&self.directory.join("audit.yaml"), policy);
         write_private(&self.directory.join("tokens.csv"), "admin,admin,admin,system:masters\n");
         let made = Command::new("openssl")
             .args(["genpkey", "-quiet", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out"])

@@ -8,9 +8,12 @@ use super::*;
 use crate::api::conditions::condition;
 use crate::api::status::HISTORY_ENTRIES;
 use crate::model::observed::{InstalledRoute, Receiver, Sender};
+use crate::model::primary::true_primary;
+use crate::model::tree::edges;
 use crate::model::{Conninfo, Facts, Lsn, Millis, NodeView, Route, Timeline};
 use crate::plan::{Done, Wait, WaitReason};
 
+const SYSTEM_IDENTIFIER: u64 = 7_300_000_000_000_000_001;
 const NODES: [(&str, Option<&str>); 5] = [
     ("core-1", None),
     ("core-2", Some("core-1")),
@@ -33,7 +36,6 @@ struct World {
     observed: Observed,
     plan: Plan,
     outcome: Outcome,
-    rooted: BTreeMap<NodeName, Rooted>,
 }
 
 impl World {
@@ -45,31 +47,27 @@ impl World {
         ]});
         let desired = Desired::try_from(&serde_json::from_value(spec).unwrap()).unwrap();
         let mut observed = Observed { nodes: BTreeMap::new(), memory: crate::model::Memory::default() };
+        observed.memory.system_identifier = Some(SYSTEM_IDENTIFIER);
         let mut plan = Plan::default();
-        let mut rooted = BTreeMap::new();
         for (node, upstream) in NODES {
             observed.nodes.insert(name(node), NodeView { last: Some(Arc::new(facts(node, upstream))), unseen: None });
             let hops = usize::from(upstream.is_some()) + usize::from(upstream == Some("eu-1"));
-            rooted.insert(name(node), Rooted::Yes { hops, lag_milliseconds: 300 });
+            plan.sight.rooted.insert(name(node), Rooted::Yes { hops, lag_milliseconds: 300 });
             if let Some(upstream) = upstream {
                 let (entries, attrs) = (vec![name(upstream), name("core-2")], SessionAttrs::Any);
                 plan.wanted.insert(name(node), Route { entries, attrs });
                 plan.fallbacks.insert(name(node), vec![(name("core-2"), Readiness::Unproven)]);
             }
         }
-        Self { desired, observed, plan, outcome: Outcome::default(), rooted }
+        Self { desired, observed, plan, outcome: Outcome::default() }
     }
 
     fn report(&self, previous: Option<&Status>, second: i64) -> Status {
-        let view = View {
-            desired: &self.desired,
-            observed: &self.observed,
-            plan: &self.plan,
-            outcome: &self.outcome,
-            previous,
-            rooted: self.rooted.clone(),
-            addresses: self.desired.addresses(),
-        };
+        let (desired, observed, outcome) = (&self.desired, &self.observed, &self.outcome);
+        let mut plan = self.plan.clone();
+        plan.sight.primary = true_primary(desired, &observed.nodes, &observed.memory);
+        plan.sight.edges = edges(desired, observed);
+        let view = View { desired, observed, plan: &plan, outcome, previous };
         let status = compose(&view, 7, now(second));
         for known in &status.conditions {
             let kind = ConditionType::iter().find(|kind| kind.to_string() == known.type_).unwrap();
@@ -83,7 +81,7 @@ impl World {
     fn unsee(&mut self, node: &str, why: WhyUnseen, detail: &str) {
         let view = self.observed.nodes.get_mut(&name(node)).unwrap();
         view.unseen = Some(Unseen { why, detail: detail.to_owned() });
-        self.rooted.insert(name(node), Rooted::Unknown("it is not seen".to_owned()));
+        self.plan.sight.rooted.insert(name(node), Rooted::Unknown("it is not seen".to_owned()));
     }
 
     fn reattach(&mut self, node: &str, upstream: &str) {
@@ -105,7 +103,7 @@ fn facts(node: &str, upstream: Option<&str>) -> Facts {
     Facts {
         asked_at: Millis(0),
         at: Millis(0),
-        system_identifier: 7_300_000_000_000_000_001,
+        system_identifier: SYSTEM_IDENTIFIER,
         version_num: 150_018,
         started: 1,
         in_recovery: upstream.is_some(),
@@ -200,7 +198,7 @@ fn an_idle_or_steadily_loaded_topology_says_the_same_for_ever() {
     let mut world = World::new();
     let first = world.report(None, 100);
     for (pass, lag) in [0, 1100, 40, 999, 1000, 2300, 600, 1500].into_iter().enumerate() {
-        for rooted in world.rooted.values_mut() {
+        for rooted in world.plan.sight.rooted.values_mut() {
             if let Rooted::Yes { lag_milliseconds, .. } = rooted {
                 *lag_milliseconds = lag;
             }
@@ -288,7 +286,7 @@ fn nobody_and_two_primaries_are_not_writable() {
 fn a_group_without_a_rooted_node_within_the_bound_is_down() {
     let mut world = World::new();
     for node in ["eu-1", "eu-2", "eu-3"] {
-        world.rooted.insert(name(node), Rooted::No("its position stands still".to_owned()));
+        world.plan.sight.rooted.insert(name(node), Rooted::No("its position stands still".to_owned()));
     }
     let status = world.report(None, 1);
     assert_eq!(said(&status, ConditionType::Serving), ("False", "GroupDown"));
@@ -300,7 +298,7 @@ fn a_group_without_a_rooted_node_within_the_bound_is_down() {
     let counts: Vec<_> = status.groups.iter().map(|group| (group.nodes, group.rooted, group.serving)).collect();
     assert_eq!(counts, [(2, 2, 2), (3, 0, 0)]);
     for node in ["eu-1", "eu-2", "eu-3"] {
-        world.rooted.insert(name(node), Rooted::Yes { hops: 1, lag_milliseconds: 30_001 });
+        world.plan.sight.rooted.insert(name(node), Rooted::Yes { hops: 1, lag_milliseconds: 30_001 });
     }
     let status = world.report(None, 1);
     assert_eq!((said(&status, ConditionType::Serving).0, said(&status, ConditionType::Rooted).0), ("False", "True"));
@@ -310,7 +308,7 @@ fn a_group_without_a_rooted_node_within_the_bound_is_down() {
 fn the_reason_of_not_rooted_is_the_worst_finding() {
     let mut world = World::new();
     for node in ["eu-1", "eu-2"] {
-        world.rooted.insert(name(node), Rooted::No("no stream".to_owned()));
+        world.plan.sight.rooted.insert(name(node), Rooted::No("no stream".to_owned()));
     }
     let message_of = "It refuses connections and nobody receives from it. Start it.";
     let finding = Finding { node: name("eu-1"), diagnosis: Diagnosis::DeadNode, message: message_of.to_owned() };

@@ -34,7 +34,7 @@ fn writable(view: &View<'_>, primary: &Primary<'_>) -> Verdict {
             Verdict::new(Truth::True, Plain::PrimarySeen, message)
         }
         Primary::Several(nodes) => {
-            let names = texts::names(nodes.iter().map(|node| node.as_str()));
+            let names = texts::names(nodes.iter().map(NodeName::as_str));
             let message = format!(
                 "{names} all take writes, so their data goes apart. Stop all but the one that clients are to use, and make \
                  the others standbys of it."
@@ -77,7 +77,7 @@ fn serving(view: &View<'_>) -> Verdict {
 
 /// The first node of a group of which it is not known whether it is rooted.
 fn unclear<'a>(view: &View<'_>, group: &'a Group) -> Option<&'a NodeName> {
-    group.members.iter().find(|node| matches!(view.rooted.get(*node), Some(Rooted::Unknown(_)) | None))
+    group.members.iter().find(|node| matches!(view.plan.sight.rooted.get(*node), Some(Rooted::Unknown(_)) | None))
 }
 
 /// What is known about a node that is not rooted, and what to do.
@@ -85,7 +85,7 @@ fn explain(view: &View<'_>, node: &NodeName) -> String {
     if let Some((_, message)) = view.trouble(node) {
         return texts::sentence(&message);
     }
-    match view.rooted.get(node) {
+    match view.plan.sight.rooted.get(node) {
         Some(Rooted::No(why) | Rooted::Unknown(why)) => {
             let handled = view.plan.steps.iter().any(|planned| planned.step.owner() == node);
             let cure = if handled { NOTHING } else { "See Converged for what is done about it, and read its log." };
@@ -97,9 +97,13 @@ fn explain(view: &View<'_>, node: &NodeName) -> String {
 }
 
 fn rooted(view: &View<'_>, primary: &Primary<'_>) -> Verdict {
-    let surely = view.desired.nodes.keys().filter(|node| matches!(view.rooted.get(node), Some(Rooted::No(_))));
-    let unclear =
-        view.desired.nodes.keys().filter(|node| matches!(view.rooted.get(node), Some(Rooted::Unknown(_)) | None));
+    let surely =
+        view.desired.nodes.keys().filter(|node| matches!(view.plan.sight.rooted.get(node), Some(Rooted::No(_))));
+    let unclear = view
+        .desired
+        .nodes
+        .keys()
+        .filter(|node| matches!(view.plan.sight.rooted.get(node), Some(Rooted::Unknown(_)) | None));
     let mut not: Vec<&NodeName> = surely.collect();
     let truth = if not.is_empty() { Truth::Unknown } else { Truth::False };
     // The worst finding first: the node that is broken says more than those below it.

@@ -1,0 +1,42 @@
+//! What one look at the servers says before anything is decided. The plan, the status and the drawings all go by the same
+//! one, so that no two of them can tell a different story.
+
+use std::collections::BTreeMap;
+
+use super::primary::{Primary, true_primary};
+use super::rooted::{Rooted, rooted};
+use super::tree::{Edge, edges};
+use super::{Desired, NodeName, Observed};
+
+/// Who is the primary, who receives from whom, and who has a path.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sight {
+    /// The true primary.
+    pub primary: Primary,
+    /// The edge of every node that is seen.
+    pub edges: BTreeMap<NodeName, Edge>,
+    /// The rootedness of every node.
+    pub rooted: BTreeMap<NodeName, Rooted>,
+}
+
+impl Sight {
+    /// What is seen now.
+    pub fn of(desired: &Desired, observed: &Observed) -> Self {
+        let edges = edges(desired, observed);
+        Self {
+            primary: true_primary(desired, &observed.nodes, &observed.memory),
+            rooted: rooted(desired, observed, &edges),
+            edges,
+        }
+    }
+
+    /// Whether a node has a path to the primary.
+    pub fn is_rooted(&self, node: &NodeName) -> bool {
+        self.rooted.get(node).is_some_and(Rooted::is_yes)
+    }
+
+    /// The upstream that a node tells, as far as it is one of ours.
+    pub fn upstream(&self, node: &NodeName) -> Option<&NodeName> {
+        self.edges.get(node).and_then(Edge::upstream)
+    }
+}
