@@ -23,4 +23,5 @@ pub mod model;
 pub mod observe;
 pub mod operator;
 pub mod plan;
+pub mod simulate;
 pub mod web;

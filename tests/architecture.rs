@@ -74,10 +74,16 @@ const FOLDERS: &[Folder] = &[
     },
     Folder { name: "act", may_use: &["api", "model", "plan::Step", "plan::step"], sql: Sql::Any, ..PLAIN },
     Folder { name: "web", may_use: &["api", "model"], never: &["kube", "tokio_postgres"], reads_only: true, ..PLAIN },
+    Folder {
+        name: "simulate",
+        may_use: &["api", "model", "operator::Cluster", "operator::reconcile", "operator::remembered", "plan"],
+        never: &["HashMap", "HashSet", "Instant", "SystemTime", "kube", "std::thread", "tokio", "tokio_postgres"],
+        ..PLAIN
+    },
     Folder { name: "operator", may_use: &["act", "api", "model", "observe", "plan", "web"], ..PLAIN },
     Folder {
         name: "cli",
-        may_use: &["api", "model", "observe", "operator", "plan", "web"],
+        may_use: &["api", "model", "observe", "operator", "plan", "simulate", "web"],
         never: &["tokio_postgres"],
         ..PLAIN
     },

@@ -5,6 +5,7 @@ pub mod draw;
 pub mod look;
 mod operator;
 pub mod plugin;
+mod simulate;
 mod validate;
 
 use std::process::ExitCode;
@@ -37,6 +38,8 @@ pub enum Command {
     /// Check manifests without a cluster, by the rules of the API server and of the operator. Exit code 0: all are good,
     /// 3: one is refused, 1: one cannot be read.
     Validate(validate::Validate),
+    /// Play a script on a simulated fleet, under a clock of its own.
+    Simulate(simulate::Simulate),
     /// Run the operator until it is told to stop.
     Operator(operator::Operator),
 }
@@ -50,6 +53,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Crd => crd::print(&mut out),
         Command::Validate(what) => validate::run(&what, &mut out),
+        Command::Simulate(what) => simulate::run(&what, &mut out),
         Command::Operator(what) => operator::run(what),
     }
     .map(ExitCode::from)

@@ -67,7 +67,9 @@ pub struct NodeMemory {
     pub asked_at: Millis,
     /// The time of the newest [`Sample`] that this node has reached: its data is not older than that.
     pub reached: Option<Millis>,
-    /// Since when it is no good as an upstream.
+    /// Since when it has no path to the primary, whoever's fault that is.
+    pub unrooted_since: Option<Millis>,
+    /// Since when it is no good as an upstream, by its own fault.
     pub failing_since: Option<Millis>,
     /// Until when it has to stay well before it gets children back.
     pub settling_until: Option<Millis>,
@@ -81,16 +83,16 @@ pub struct NodeMemory {
     pub reloaded_at: Option<Millis>,
     /// How often it was told to reload again since it was last seen to receive from its route.
     pub reloads: u32,
-    /// An upstream that the node was pointed to and does not receive from, although it is well.
-    pub refused: Option<Refused>,
+    /// Whom it is seen to receive from, as it tells itself, and since when.
+    pub upstream: Option<(NodeName, Millis)>,
+    /// Upstreams that give it nothing although they are well.
+    pub refused: BTreeMap<NodeName, Refused>,
 }
 
 /// An upstream from which a node gets nothing although it is well: pg_hba.conf, no free walsender, WAL gone, a cut
 /// between the two. libpq does not leave the first three by itself (safety.md X3).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused {
-    /// Which upstream.
-    pub by: NodeName,
     /// How often in a row.
     pub times: u32,
     /// Until when it is not tried again.
@@ -121,6 +123,11 @@ impl Memory {
         self.node(node).and_then(|m| m.unseen_since).map(|since| self.at.since(since))
     }
 
+    /// How long a node has had no path to the primary, in milliseconds; `None` when it has one or it cannot be told.
+    pub fn unrooted_for(&self, node: &NodeName) -> Option<u64> {
+        self.node(node).and_then(|m| m.unrooted_since).map(|since| self.at.since(since))
+    }
+
     /// How long a node has been no good as an upstream, in milliseconds; `None` when it is good.
     pub fn failing_for(&self, node: &NodeName) -> Option<u64> {
         self.node(node).and_then(|m| m.failing_since).map(|since| self.at.since(since))
@@ -128,8 +135,8 @@ impl Memory {
 
     /// Whether a node got nothing from a well upstream a short while ago.
     pub fn is_refused(&self, node: &NodeName, by: &NodeName) -> bool {
-        let refused = self.node(node).and_then(|memory| memory.refused.as_ref());
-        refused.is_some_and(|refused| refused.by == *by && refused.until > self.at)
+        let refused = self.node(node).and_then(|memory| memory.refused.get(by));
+        refused.is_some_and(|refused| refused.until > self.at)
     }
 
     /// Whether a node failed a short while ago and is not to get children yet.
@@ -227,14 +234,20 @@ impl Memory {
         let sight = Sight::of(desired, &observed);
         let feeding = |(child, edge): (&NodeName, &Edge)| edge.upstream().filter(|_| sight.is_rooted(child)).cloned();
         let carrying: BTreeSet<NodeName> = sight.edges.iter().filter_map(feeding).collect();
-        let verdicts = sight.rooted;
         let settle = desired.healing.settle_seconds.saturating_mul(1000);
         let still: BTreeMap<NodeName, Millis> =
             self.nodes.iter().filter_map(|(n, m)| Some((n.clone(), self.still_since(m)?))).collect();
-        self.note_refusals(desired, nodes, &verdicts);
+        self.note_refusals(desired, nodes, &sight);
         for (name, node) in &mut self.nodes {
-            let well = match verdicts.get(name) {
+            let verdict = sight.rooted.get(name);
+            // The verdict may have taken the patience already; what counts is since when it is so.
+            let since = node.unseen_since.or(still.get(name).copied()).unwrap_or(self.at);
+            let unrooted = matches!(verdict, Some(Rooted::No(_)));
+            node.unrooted_since = node.unrooted_since.filter(|_| unrooted).or(unrooted.then_some(since));
+            let well = match verdict {
                 Some(Rooted::Yes { .. }) => true,
+                // It only suffers from who is above it, and says nothing for or against itself.
+                Some(Rooted::No(_)) if sight.culprit(name) != name => continue,
                 Some(Rooted::No(_)) => false,
                 // We cannot see it, but its children are fed: the trouble is ours (law 8).
                 Some(Rooted::Unknown(_)) | None => carrying.contains(name) || node.unseen_since.is_none(),
@@ -246,10 +259,7 @@ impl Memory {
                     }
                     node.failing_since = None;
                 }
-                // The verdict may have taken the patience already; what counts is since when it is so.
-                (false, None) => {
-                    node.failing_since = Some(node.unseen_since.or(still.get(name).copied()).unwrap_or(self.at));
-                }
+                (false, None) => node.failing_since = Some(since),
                 (true, None) | (false, Some(_)) => {}
             }
         }
@@ -257,31 +267,37 @@ impl Memory {
 
     /// Whom a node gets nothing from although it is pointed to it and it is well. Each time in a row the node is kept from
     /// it twice as long, beginning with the time that a failed node has to settle.
-    fn note_refusals(
-        &mut self,
-        desired: &Desired,
-        nodes: &BTreeMap<NodeName, NodeView>,
-        verdicts: &BTreeMap<NodeName, Rooted>,
-    ) {
+    fn note_refusals(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, sight: &Sight) {
         let addresses = desired.addresses();
+        let (at, patience) = (self.at, desired.healing.suspect_after_milliseconds);
         let settle = desired.healing.settle_seconds.saturating_mul(1000).max(REFUSED_AFTER_MILLISECONDS);
         let seen = |name: &NodeName| nodes.get(name).and_then(NodeView::seen);
         for (name, node) in &mut self.nodes {
             let Some(facts) = seen(name).filter(|facts| facts.in_recovery) else { continue };
+            node.refused.retain(|_, refused| at.since(refused.until) < FORGIVEN_AFTER_MILLISECONDS);
             let installed = entries(&addresses, &facts.route.conninfo);
             let from = facts.receiver.as_ref().and_then(|r| addresses.node_at(&r.host, r.port));
             if from.is_some_and(|from| installed.contains(from)) {
                 node.reloads = 0;
             }
+            node.upstream.take_if(|(known, _)| Some(&*known) != from);
+            if let (None, Some(from)) = (&node.upstream, from) {
+                node.upstream = Some((from.clone(), facts.asked_at));
+            }
             let Some(first) = installed.first().filter(|_| !primary_only(&facts.route.conninfo)) else { continue };
-            if from == Some(first) {
-                node.refused.take_if(|refused| refused.by == *first);
+            if from == Some(first) && sight.is_rooted(name) {
+                node.refused.remove(first);
                 node.ordered.iter_mut().for_each(|order| order.followed = true);
-            } else if seen(first).is_some()
-                && verdicts.get(first).is_some_and(Rooted::is_yes)
-                && node.gets_nothing(first, from.is_some(), facts.asked_at)
-            {
-                node.refuse(first, settle, self.at);
+            }
+            // While replay is blocked it follows nobody, whoever it is.
+            if facts.replay_blocked_by().is_some() || seen(first).is_none() || !sight.is_rooted(first) {
+                continue;
+            }
+            // It has to have been there for so long, too: what it lacks may be the last upstream's doing.
+            let arrived = node.upstream.as_ref().map(|(_, since)| *since);
+            let dry = node.unrooted_since.zip(arrived).is_some_and(|(dry, here)| at.since(dry.max(here)) >= patience);
+            if if from == Some(first) { dry } else { node.gets_nothing(first, from.is_some(), facts.asked_at) } {
+                node.refuse(first, settle, at);
             }
         }
     }
@@ -320,13 +336,13 @@ impl NodeMemory {
     }
 
     fn refuse(&mut self, by: &NodeName, settle_milliseconds: u64, now: Millis) {
-        let known = self.refused.as_ref().filter(|refused| refused.by == *by);
+        let known = self.refused.get(by);
         if known.is_some_and(|refused| refused.until > now) {
             return;
         }
         let times = known.map_or(1, |refused| refused.times.saturating_add(1));
         let pause = settle_milliseconds.saturating_mul(1 << times.saturating_sub(1).min(10));
-        self.refused = Some(Refused { by: by.clone(), times, until: now.plus(pause) });
+        self.refused.insert(by.clone(), Refused { times, until: now.plus(pause) });
         self.reloads = 0;
     }
 

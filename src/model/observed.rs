@@ -187,6 +187,17 @@ pub struct Facts {
     pub missing_grants: Vec<String>,
 }
 
+impl Facts {
+    /// What keeps replay, as the startup process tells it: as long as it lasts no change of route is acted on, and no lost
+    /// stream is begun anew (postgres-facts.md 1.3). Waiting for WAL, or for the next try, is no such thing.
+    pub fn replay_blocked_by(&self) -> Option<&str> {
+        let gates = ["RecoveryPause", "RecoveryApplyDelay"];
+        let gate = |wait: &&str| gates.contains(wait) || wait.starts_with("RecoveryConflict");
+        let wait = self.startup_wait.as_deref().filter(gate);
+        wait.or(self.replay_paused.then_some(gates[0])).filter(|_| self.in_recovery)
+    }
+}
+
 /// Everything seen of one topology, and what is remembered of before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {

@@ -77,6 +77,13 @@ impl Walk<'_> {
                 Some(Edge::Stranger(address)) => {
                     return Err(Rooted::No(format!("{at} receives from {address}, which is not in the topology")));
                 }
+                // While the primary is away its children receive from nobody: that tells nothing against them.
+                Some(Edge::None) | None if self.observed.seen(primary).is_none() => {
+                    return Err(Rooted::Unknown(format!(
+                        "the primary, {primary}, is not seen: {}",
+                        self.unseen(primary)
+                    )));
+                }
                 Some(Edge::None) | None => return Err(Rooted::No(format!("{at} receives from nobody"))),
             };
         }

@@ -35,6 +35,28 @@ impl Sight {
         self.rooted.get(node).is_some_and(Rooted::is_yes)
     }
 
+    /// Whose fault it is that `node` has no path: the first on its way up that receives nothing although its upstream has
+    /// a path, or that cannot be seen, or that receives from nobody of ours. Those below it only suffer from it.
+    pub fn culprit<'a>(&'a self, node: &'a NodeName) -> &'a NodeName {
+        let mut at = node;
+        for _ in 0..self.edges.len() {
+            let Some(upstream) = self.upstream(at) else { return at };
+            match self.rooted.get(upstream) {
+                Some(Rooted::Yes { .. }) => return at,
+                Some(Rooted::No(_)) => at = upstream,
+                Some(Rooted::Unknown(_)) | None => return upstream,
+            }
+        }
+        // A ring: each of it is.
+        node
+    }
+
+    /// Whether a node's children are seen and none of them has a path, so that it passes nothing on, whatever it says.
+    pub fn starves_its_children(&self, node: &NodeName) -> bool {
+        let mut children = self.edges.iter().filter(|(_, edge)| edge.upstream() == Some(node)).peekable();
+        children.peek().is_some() && children.all(|(child, _)| matches!(self.rooted.get(child), Some(Rooted::No(_))))
+    }
+
     /// The upstream that a node tells, as far as it is one of ours.
     pub fn upstream(&self, node: &NodeName) -> Option<&NodeName> {
         self.edges.get(node).and_then(Edge::upstream)

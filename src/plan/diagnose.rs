@@ -68,7 +68,7 @@ fn unseen(world: &World<'_>, node: &NodeName) -> Found {
 }
 
 /// Whose data it is and on which branch.
-fn identity(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
+pub(super) fn identity(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
     if foreign(world, facts) {
         let ours = world.observed.memory.system_identifier.unwrap_or_default();
         let theirs = facts.system_identifier;
@@ -157,13 +157,18 @@ fn stream(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> Fou
     let patience = world.desired.healing.suspect_after_milliseconds;
     let failing = world.observed.memory.failing_for(node).is_some_and(|t| t >= patience);
     let verdict = world.sight.rooted.get(node);
+    if let Some(gate) = facts.replay_blocked_by().filter(|_| facts.replay_paused || failing) {
+        let cure = match gate {
+            "RecoveryPause" => "Run pg_wal_replay_resume() there",
+            "RecoveryApplyDelay" => "Set recovery_min_apply_delay = 0 there and restart it",
+            _ => "End the sessions there that hold a snapshot, or lower max_standby_streaming_delay",
+        };
+        let lasts = "until then it serves old data and its route cannot change";
+        return Some((Diagnosis::ReplayBlocked, format!("replay is blocked on {node}: {gate}. {cure}; {lasts}.")));
+    }
     if failing && let Some(Rooted::No(seen)) = verdict {
         let (diagnosis, cure) = no_path(world, plan, node, facts);
         return Some((diagnosis, format!("{node}: {seen}. {cure}.")));
-    }
-    if facts.replay_paused {
-        let cure = "Run pg_wal_replay_resume() there; until then it serves old data and its route cannot change";
-        return Some((Diagnosis::ReplayBlocked, format!("replay is paused on {node}. {cure}.")));
     }
     if let Some(Rooted::Yes { lag_milliseconds, .. }) = verdict
         && *lag_milliseconds > world.desired.healing.lag_seconds.saturating_mul(1000)

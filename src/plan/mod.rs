@@ -46,6 +46,10 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
     }
     diagnose::diagnose(&world, &mut plan);
     withhold(&world, &mut plan);
+    // What was prepared is used as soon as it is seen.
+    if plan.steps.iter().any(|planned| !planned.step.is_housekeeping()) {
+        plan.look_again_after_milliseconds = VERIFY_MILLISECONDS;
+    }
     plan.sight = world.sight;
     plan
 }

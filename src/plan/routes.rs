@@ -100,8 +100,8 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName, under_way: usize) -> Re
 /// No path to the primary for longer than the patience, or no connection at all.
 fn is_urgent(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {
     let patience = world.desired.healing.suspect_after_milliseconds;
-    let failing = world.observed.memory.failing_for(node).is_some_and(|t| t >= patience);
-    !world.is_rooted(node) && (failing || facts.receiver.is_none())
+    let long = world.observed.memory.unrooted_for(node).is_some_and(|t| t >= patience);
+    !world.is_rooted(node) && (long || facts.receiver.is_none())
 }
 
 /// The route is installed; is it in use, and from its first entry?
@@ -126,7 +126,7 @@ fn towards_first(
             Ok(Some(set(world, node, facts, wanted.clone(), Why::GiveBack)))
         }
         // Nobody, or somebody whom the route does not name any more: the reload was lost, or is held up by replay.
-        _ if !may_reload(world, node) => Ok(None),
+        _ if facts.replay_blocked_by().is_some() || !may_reload(world, node) => Ok(None),
         _ if wanted.entries.iter().any(|entry| world.standing(entry) == Standing::Good) => {
             Ok(Some(Planned { step: Step::Reload { node: node.clone() }, why: Why::Unverified }))
         }

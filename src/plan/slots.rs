@@ -15,8 +15,14 @@ pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
     for (owner, route) in &routes {
         // A slot that its owner will never be told to use would hold WAL for nobody: neither a server of another
         // cluster, version or branch, nor one whose route cannot be written.
-        let Some(facts) = world.seen(owner).filter(|facts| will_use(world, owner, facts, route)) else { continue };
-        for on in &route.entries {
+        let Some(facts) = world.seen(owner).filter(|facts| diagnose::identity(world, owner, facts).is_none()) else {
+            continue;
+        };
+        let wanted = will_use(world, owner, facts, route).then_some(route);
+        // What it is pointed to now counts too, whoever did it: without its slot nobody there feeds it.
+        let installed = world.installed(owner).filter(|_| facts.route.slot == owner.slot());
+        let here = installed.into_iter().flat_map(|route| &route.entries).filter(|on| !route.contains(on));
+        for on in wanted.into_iter().flat_map(|route| &route.entries).chain(here) {
             if let Some(planned) = prepare(world, owner, facts, on) {
                 plan.steps.push(planned);
             }

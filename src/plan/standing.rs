@@ -29,7 +29,8 @@ pub(super) fn standing(world: &World<'_>, node: &NodeName) -> Standing {
     let memory = &world.observed.memory;
     let failed = memory.failing_for(node).is_some_and(|t| t >= world.desired.healing.suspect_after_milliseconds);
     let Some(facts) = world.seen(node) else {
-        return if failed && looks_down(world, node) { Standing::Failed } else { Standing::Keeps };
+        let useless = looks_down(world, node) || starves_its_children(world, node);
+        return if failed && useless { Standing::Failed } else { Standing::Keeps };
     };
     if barred(world, node, facts) {
         Standing::Barred
@@ -50,6 +51,15 @@ pub(super) fn standing(world: &World<'_>, node: &NodeName) -> Standing {
 fn looks_down(world: &World<'_>, node: &NodeName) -> bool {
     let why = world.observed.nodes.get(node).and_then(|view| view.unseen.as_ref()).map(|unseen| unseen.why);
     matches!(why, Some(WhyUnseen::Refused | WhyUnseen::Timeout | WhyUnseen::Starting))
+}
+
+/// What it does is seen at its children: they have stood still for longer than the patience.
+fn starves_its_children(world: &World<'_>, node: &NodeName) -> bool {
+    let patience = world.desired.healing.suspect_after_milliseconds;
+    let memory = &world.observed.memory;
+    let children = || world.sight.edges.iter().filter(|(_, edge)| edge.upstream() == Some(node));
+    world.sight.starves_its_children(node)
+        && children().all(|(child, _)| memory.unrooted_for(child).is_some_and(|t| t >= patience))
 }
 
 fn barred(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {

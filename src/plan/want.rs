@@ -15,7 +15,8 @@ pub(super) fn want(world: &World<'_>, plan: &mut Plan) {
     let mut spread = Spread { world, preferences: &preferences, first: BTreeMap::new(), load: BTreeMap::new() };
     spread.choose_first();
     plan.wanted = spread.routes();
-    for (node, route) in &plan.wanted {
+    // A server that is not ours to touch needs no fallbacks: none is prepared for it.
+    for (node, route) in plan.wanted.iter().filter(|(node, _)| world.standing(node) != Standing::Barred) {
         let state = |upstream: &NodeName| match ready::fallback(world, node, upstream) {
             Ok(()) => Readiness::Unproven,
             Err(_) => Readiness::NotReady,
@@ -138,7 +139,9 @@ impl<'a> Spread<'a> {
         let members = self.world.desired.root().map(|root| root.members.as_slice()).unwrap_or_default();
         let listed = |member: &&NodeName| {
             let had = installed.is_some_and(|route| route.contains(member));
-            *member != node
+            let is_standby = self.world.observed.last(member).is_none_or(|facts| facts.in_recovery);
+            is_standby
+                && *member != node
                 && *member != primary
                 && match self.world.standing(member) {
                     Standing::Good => true,

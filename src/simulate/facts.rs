@@ -1,0 +1,84 @@
+//! What a simulated server answers to the question of every tick: the same facts as a real one, its lies included.
+
+use super::server::{Process, Receiver, SEGMENT_BYTES, Server};
+use super::world::{Place, World};
+use crate::model::observed::{self, InstalledRoute, Slot};
+use crate::model::{Facts, NodeName, Unseen, WhyUnseen};
+
+impl World {
+    /// What the operator sees of a server.
+    ///
+    /// # Errors
+    /// [`Unseen`] says why it sees nothing.
+    pub fn look(&self, name: &NodeName) -> Result<Facts, Unseen> {
+        let unseen = |why: WhyUnseen| Unseen { why, detail: format!("{name}: simulated") };
+        let Some(server) = self.servers.get(name) else { return Err(unseen(WhyUnseen::AddressUnknown)) };
+        if self.is_cut(&Place::Operator, &Place::Node(name.clone())) {
+            return Err(unseen(WhyUnseen::Timeout));
+        }
+        match server.process {
+            Process::Down => Err(unseen(WhyUnseen::Refused)),
+            Process::Frozen => Err(unseen(WhyUnseen::Timeout)),
+            Process::Up if server.rejects_operator => Err(unseen(WhyUnseen::CredentialsRejected)),
+            Process::Up => Ok(self.facts(server)),
+        }
+    }
+
+    fn facts(&self, server: &Server) -> Facts {
+        let receiver = match &server.receiver {
+            Receiver::Streaming { from, pid, .. } if server.in_recovery => {
+                self.address_of(from).map(|(host, port)| observed::Receiver {
+                    pid: *pid,
+                    status: "streaming".to_owned(),
+                    host: host.to_owned(),
+                    port,
+                    slot: Some(server.running.slot.clone()),
+                    timeline: server.timeline,
+                })
+            }
+            _ => None,
+        };
+        let sender = |sender: &super::server::Sender| observed::Sender {
+            pid: sender.pid,
+            application_name: sender.application_name.clone(),
+            state: "streaming".to_owned(),
+            slot: (!sender.slot.is_empty()).then(|| sender.slot.clone()),
+        };
+        let slot = |name: &str, slot: &super::server::SlotAt| Slot {
+            active_pid: server.holder(name).map(|holder| holder.pid),
+            restart_lsn: (!slot.lost).then_some(slot.restart),
+            xmin: None,
+            lost: slot.lost,
+        };
+        Facts {
+            asked_at: self.now,
+            at: self.now,
+            system_identifier: server.system_identifier,
+            version_num: 150_018,
+            started: 0,
+            in_recovery: server.in_recovery,
+            position: server.received,
+            replay: server.replayed,
+            timeline: Some(server.timeline),
+            history: server.history.clone(),
+            redo: server.redo,
+            oldest_wal: Some(server.oldest),
+            segment_bytes: SEGMENT_BYTES,
+            replay_paused: server.paused,
+            startup_wait: server.paused.then(|| "RecoveryPause".to_owned()),
+            receiver,
+            route: InstalledRoute {
+                conninfo: server.running.conninfo.clone(),
+                slot: server.running.slot.clone(),
+                nudged: server.running.nudged,
+                has_password: false,
+                unreadable: false,
+                pending: (server.file.conninfo != server.running.conninfo).then(|| server.file.conninfo.clone()),
+            },
+            senders: server.senders.iter().map(sender).collect(),
+            slots: server.slots.iter().map(|(name, state)| (name.clone(), slot(name, state))).collect(),
+            alter_system_allowed: true,
+            missing_grants: Vec::new(),
+        }
+    }
+}

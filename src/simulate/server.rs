@@ -1,0 +1,176 @@
+//! One server: what of a PostgreSQL server decides who receives from whom.
+
+use std::collections::BTreeMap;
+
+use crate::model::{Conninfo, Lsn, Millis, NodeName, Timeline};
+
+/// Bytes of a WAL segment.
+pub const SEGMENT_BYTES: u64 = 16 << 20;
+/// `max_wal_senders` of a server, where nothing else is said.
+pub const SENDERS_MAX: usize = 100;
+
+/// Whether its processes run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Process {
+    /// They run.
+    Up,
+    /// They are stopped (SIGSTOP): the kernel accepts connections, and nobody answers.
+    Frozen,
+    /// There is none.
+    Down,
+}
+
+/// The two settings of a route.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Setting {
+    /// `primary_conninfo`.
+    pub conninfo: Conninfo,
+    /// It ends with one more blank.
+    pub nudged: bool,
+    /// `primary_slot_name`.
+    pub slot: String,
+}
+
+/// The walreceiver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Receiver {
+    /// There is none; the startup process tries again at that time.
+    Away {
+        /// When.
+        again_at: Millis,
+    },
+    /// It is inside connect, at this entry of its list.
+    Connecting {
+        /// Place in the list.
+        place: usize,
+        /// When the kernel gives up; `None` while a frozen server has accepted: never (postgres-facts.md 1.3).
+        until: Option<Millis>,
+    },
+    /// It receives, or believes to.
+    Streaming {
+        /// From whom.
+        from: NodeName,
+        /// Its process id, and the connection's name at the other end.
+        pid: i32,
+        /// Since when nothing came.
+        silent_since: Option<Millis>,
+    },
+}
+
+/// One walsender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// Its process id.
+    pub pid: i32,
+    /// Process id of the walreceiver at the other end.
+    pub receiver_pid: i32,
+    /// Who is at the other end.
+    pub child: NodeName,
+    /// The child's `application_name`.
+    pub application_name: String,
+    /// The slot it holds; empty for none.
+    pub slot: String,
+    /// Since when the child said nothing.
+    pub silent_since: Option<Millis>,
+}
+
+/// One physical slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotAt {
+    /// The oldest WAL it keeps.
+    pub restart: Lsn,
+    /// It was invalidated.
+    pub lost: bool,
+}
+
+/// One server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct Server {
+    /// Whether it runs.
+    pub process: Process,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// Which cluster's data it holds.
+    pub system_identifier: u64,
+    /// The timeline it is on.
+    pub timeline: Timeline,
+    /// Where the timelines before ended.
+    pub history: Vec<(Timeline, Lsn)>,
+    /// A primary's flushed WAL, or what a standby has received.
+    pub received: Lsn,
+    /// What is replayed.
+    pub replayed: Lsn,
+    /// Replay is paused, and with it every change of route (postgres-facts.md 1.3).
+    pub paused: bool,
+    /// Redo of the last (restart)checkpoint.
+    pub redo: Lsn,
+    /// Start of the oldest segment present.
+    pub oldest: Lsn,
+    /// What runs.
+    pub running: Setting,
+    /// What the files say, which the next reload or start brings.
+    pub file: Setting,
+    /// A reload changed the route; the walreceiver is ended when the startup process next looks.
+    pub reload_due: bool,
+    /// Slots by name.
+    pub slots: BTreeMap<String, SlotAt>,
+    /// Walsenders.
+    pub senders: Vec<Sender>,
+    /// `max_wal_senders`.
+    pub senders_max: usize,
+    /// The walreceiver.
+    pub receiver: Receiver,
+    /// When its walreceiver last lost its connection.
+    pub lost_at: Millis,
+    /// pg_hba.conf has no line for replication.
+    pub rejects_replication: bool,
+    /// It rejects the operator's password.
+    pub rejects_operator: bool,
+    /// Most WAL it can take in a second, in bytes; `None` for as much as comes.
+    pub receive_bytes_per_second: Option<u64>,
+}
+
+impl Server {
+    /// A server that runs, with WAL from `at` on.
+    pub fn new(in_recovery: bool, at: Lsn) -> Self {
+        Self {
+            process: Process::Up,
+            in_recovery,
+            system_identifier: 7_300_000_000_000_000_001,
+            timeline: Timeline(1),
+            history: Vec::new(),
+            received: at,
+            replayed: at,
+            paused: false,
+            redo: at,
+            oldest: at.segment_start(SEGMENT_BYTES),
+            running: Setting::default(),
+            file: Setting::default(),
+            reload_due: false,
+            slots: BTreeMap::new(),
+            senders: Vec::new(),
+            senders_max: SENDERS_MAX,
+            receiver: Receiver::Away { again_at: Millis(0) },
+            lost_at: Millis(0),
+            rejects_replication: false,
+            rejects_operator: false,
+            receive_bytes_per_second: None,
+        }
+    }
+
+    /// Whether its processes run.
+    pub fn is_up(&self) -> bool {
+        self.process == Process::Up
+    }
+
+    /// Whom it receives from, as it believes.
+    pub fn upstream(&self) -> Option<&NodeName> {
+        if let Receiver::Streaming { from, .. } = &self.receiver { Some(from) } else { None }
+    }
+
+    /// The walsender that holds a slot.
+    pub fn holder(&self, slot: &str) -> Option<&Sender> {
+        self.senders.iter().find(|sender| sender.slot == slot)
+    }
+}

@@ -1,0 +1,94 @@
+//! A spec from a few words: `group eu 8 relays=2 upstreams=core zones=a,b`.
+
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+
+use crate::api::ReplicaTopologySpec;
+
+/// The words of a spec so far.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Shape {
+    groups: Vec<Value>,
+    settings: Map<String, Value>,
+    words: Vec<String>,
+}
+
+impl Shape {
+    /// Adds a group: its name, how many hosts it has, and `keyword=value` pairs of the fields of a group; `zones` are
+    /// given to its hosts in turn.
+    ///
+    /// # Errors
+    /// Words that are not understood.
+    pub fn group(&mut self, words: &[&str]) -> Result<(), String> {
+        let [name, size, fields @ ..] = words else { return Err("group NAME SIZE [FIELD=VALUE...]".to_owned()) };
+        let size: usize = size.parse().map_err(|_| format!("{size:?} is no number"))?;
+        let mut group = json!({"name": name});
+        let mut zones: Vec<&str> = Vec::new();
+        for field in fields {
+            let (key, value) = field.split_once('=').ok_or_else(|| format!("{field:?} is not FIELD=VALUE"))?;
+            match key {
+                "zones" => zones = value.split(',').collect(),
+                "upstreams" => group[key] = json!(value.split(',').collect::<Vec<_>>()),
+                _ => group[key] = scalar(value),
+            }
+        }
+        let host = |i: usize| {
+            let host = format!("{name}-{}", i + 1);
+            let zone = zones.get(i % zones.len().max(1));
+            zone.map_or_else(
+                || json!({"name": host, "address": host}),
+                |z| json!({"name": host, "address": host, "zone": z}),
+            )
+        };
+        group["hosts"] = (0..size).map(host).collect();
+        self.groups.push(group);
+        self.words.push(format!("group {name} {size} {}", fields.join(" ")));
+        Ok(())
+    }
+
+    /// Sets a field of the spec: `healing.settleSeconds 10`.
+    ///
+    /// # Errors
+    /// Words that are not understood.
+    pub fn set(&mut self, words: &[&str]) -> Result<(), String> {
+        let [path, value] = words else { return Err("set PATH VALUE".to_owned()) };
+        match path.split_once('.') {
+            Some((section, field)) => {
+                let section = self.settings.entry(section).or_insert_with(|| json!({}));
+                section[field] = scalar(value);
+            }
+            None => drop(self.settings.insert((*path).to_owned(), scalar(value))),
+        }
+        self.words.push(format!("set {path} {value}"));
+        Ok(())
+    }
+
+    /// Takes a host out of its group.
+    pub fn remove(&mut self, node: &str) {
+        for hosts in self.groups.iter_mut().filter_map(|group| group["hosts"].as_array_mut()) {
+            hosts.retain(|host| host["name"] != node);
+        }
+    }
+
+    /// The spec.
+    ///
+    /// # Errors
+    /// Fields that a spec does not have.
+    pub fn spec(&self) -> Result<ReplicaTopologySpec, String> {
+        let mut spec = self.settings.clone();
+        spec.insert("groups".to_owned(), self.groups.clone().into());
+        serde_json::from_value(Value::Object(spec)).map_err(|error| error.to_string())
+    }
+}
+
+impl fmt::Display for Shape {
+    /// The commands that make it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.words.iter().try_for_each(|words| writeln!(f, "> {}", words.trim_end()))
+    }
+}
+
+fn scalar(text: &str) -> Value {
+    text.parse::<i64>().map_or_else(|_| json!(text), |number| json!(number))
+}

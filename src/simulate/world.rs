@@ -1,0 +1,212 @@
+//! The servers, the network between them, and time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::server::{Process, Receiver, SEGMENT_BYTES, SENDERS_MAX, Server, Setting};
+use super::{Dice, wal};
+use crate::model::{Conninfo, Desired, Lsn, Millis, NodeName};
+
+/// Where the WAL of every world begins.
+const BEGIN: Lsn = Lsn(3 * SEGMENT_BYTES);
+
+/// One end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Where the operator runs.
+    Operator,
+    /// The machine of a server.
+    Node(NodeName),
+}
+
+/// How the servers are set, in milliseconds; PostgreSQL's own defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// `wal_retrieve_retry_interval`.
+    pub retry_milliseconds: u64,
+    /// `wal_receiver_timeout`.
+    pub receiver_timeout_milliseconds: u64,
+    /// `wal_sender_timeout`.
+    pub sender_timeout_milliseconds: u64,
+    /// `checkpoint_timeout`.
+    pub checkpoint_milliseconds: u64,
+    /// `max_slot_wal_keep_size`, in bytes; `None` for no bound.
+    pub slot_keep_bytes: Option<u64>,
+    /// What the primary writes, in bytes a second.
+    pub write_bytes_per_second: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            retry_milliseconds: 5_000,
+            receiver_timeout_milliseconds: 60_000,
+            sender_timeout_milliseconds: 60_000,
+            checkpoint_milliseconds: 300_000,
+            slot_keep_bytes: None,
+            write_bytes_per_second: 1 << 20,
+        }
+    }
+}
+
+/// Everything that is.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// The clock.
+    pub now: Millis,
+    /// Every server, also those that the topology does not name.
+    pub servers: BTreeMap<NodeName, Server>,
+    /// Who listens where.
+    addresses: BTreeMap<(String, u16), NodeName>,
+    /// Pairs between which every packet vanishes; the smaller first.
+    cuts: BTreeSet<(Place, Place)>,
+    /// How the servers are set.
+    pub settings: Settings,
+    /// What chance there is.
+    pub dice: Dice,
+    pub(super) next_pid: i32,
+    next_checkpoint: Millis,
+}
+
+impl World {
+    /// The servers of a topology as somebody may have left them: each streams from the server that `upstream` gives it,
+    /// without slots or names. The first of the root group is the primary.
+    pub fn new(desired: &Desired, seed: u64, upstream: impl Fn(&NodeName) -> NodeName) -> Self {
+        let primary = desired.root().and_then(|root| root.members.first());
+        let address = |name: &NodeName| desired.nodes.get(name).map(|spec| (spec.address.clone(), spec.port));
+        let server = |name: &NodeName| {
+            let mut server = Server::new(Some(name) != primary, BEGIN);
+            if let Some((host, port)) = address(&upstream(name)).filter(|_| server.in_recovery) {
+                let mut conninfo = Conninfo::default();
+                conninfo.set("host", &host);
+                conninfo.set("port", &port.to_string());
+                conninfo.set("user", "repl");
+                let setting = Setting { conninfo, nudged: false, slot: String::new() };
+                (server.running, server.file) = (setting.clone(), setting);
+            }
+            server
+        };
+        let settings = Settings::default();
+        let mut world = Self {
+            now: Millis(1_000_000),
+            servers: desired.nodes.keys().map(|name| (name.clone(), server(name))).collect(),
+            addresses: desired.nodes.keys().filter_map(|name| Some((address(name)?, name.clone()))).collect(),
+            cuts: BTreeSet::new(),
+            settings,
+            dice: Dice(seed),
+            next_pid: 100,
+            next_checkpoint: Millis(1_000_000).plus(settings.checkpoint_milliseconds),
+        };
+        world.pass(1);
+        world
+    }
+
+    /// The server that listens there.
+    pub fn node_at(&self, host: &str, port: u16) -> Option<&NodeName> {
+        self.addresses.get(&(host.to_owned(), port))
+    }
+
+    /// Where a server listens.
+    pub fn address_of(&self, node: &NodeName) -> Option<(&str, u16)> {
+        let listens = |(_, name): &(&(String, u16), &NodeName)| *name == node;
+        self.addresses.iter().find(listens).map(|((host, port), _)| (host.as_str(), *port))
+    }
+
+    /// Whether packets pass between two places.
+    pub fn is_cut(&self, a: &Place, b: &Place) -> bool {
+        !self.cuts.is_empty() && self.cuts.contains(&pair(a, b))
+    }
+
+    /// Whether packets pass between two servers.
+    pub(super) fn are_cut(&self, a: &NodeName, b: &NodeName) -> bool {
+        !self.cuts.is_empty() && self.is_cut(&Place::Node(a.clone()), &Place::Node(b.clone()))
+    }
+
+    /// Lets packets between two places vanish, or pass again.
+    pub fn cut(&mut self, a: &Place, b: &Place, cut: bool) {
+        if cut {
+            self.cuts.insert(pair(a, b))
+        } else {
+            self.cuts.remove(&pair(a, b))
+        };
+    }
+
+    /// Everything is mended: all servers run, packets pass, nothing is slow or refused.
+    pub fn mend(&mut self) {
+        self.cuts.clear();
+        for name in self.servers.keys().cloned().collect::<Vec<_>>() {
+            self.start(&name);
+            let Some(server) = self.servers.get_mut(&name) else { continue };
+            server.process = Process::Up;
+            server.paused = false;
+            server.rejects_replication = false;
+            server.rejects_operator = false;
+            server.senders_max = SENDERS_MAX;
+            server.receive_bytes_per_second = None;
+        }
+    }
+
+    /// Lets time pass: servers write, connect, receive, replay, make checkpoints.
+    pub fn pass(&mut self, milliseconds: u64) {
+        self.now = self.now.plus(milliseconds);
+        let written = self.settings.write_bytes_per_second.saturating_mul(milliseconds) / 1000;
+        for server in self.servers.values_mut().filter(|server| server.is_up() && !server.in_recovery) {
+            server.received.0 = server.received.0.saturating_add(written);
+            server.replayed = server.received;
+        }
+        self.connections();
+        self.flow(milliseconds);
+        if self.now >= self.next_checkpoint {
+            self.next_checkpoint = self.now.plus(self.settings.checkpoint_milliseconds);
+            wal::checkpoints(self);
+        }
+    }
+
+    /// Kills a server's processes.
+    pub fn kill(&mut self, node: &NodeName) {
+        if let Some(server) = self.servers.get_mut(node) {
+            server.process = Process::Down;
+            server.senders.clear();
+            server.receiver = Receiver::Away { again_at: self.now };
+        }
+        self.forget_connections_of(node);
+    }
+
+    /// The kernel of a dead server ends its connections; where packets vanish nobody hears of it.
+    fn forget_connections_of(&mut self, node: &NodeName) {
+        let names: Vec<NodeName> = self.servers.keys().filter(|name| !self.are_cut(name, node)).cloned().collect();
+        for name in names {
+            if let Some(server) = self.servers.get_mut(&name) {
+                server.senders.retain(|sender| sender.child != *node);
+            }
+        }
+    }
+
+    /// Starts a server that is down, as what it was.
+    pub fn start(&mut self, node: &NodeName) {
+        let now = self.now;
+        let Some(server) = self.servers.get_mut(node).filter(|server| server.process == Process::Down) else { return };
+        server.process = Process::Up;
+        server.running = server.file.clone();
+        server.reload_due = false;
+        server.paused = false;
+        server.receiver = Receiver::Away { again_at: now };
+    }
+
+    /// Makes a standby the primary of a new timeline.
+    pub fn promote(&mut self, node: &NodeName) {
+        let newest = self.servers.values().map(|server| server.timeline.0).max().unwrap_or(1);
+        let Some(server) = self.servers.get_mut(node).filter(|server| server.in_recovery && server.is_up()) else {
+            return;
+        };
+        server.in_recovery = false;
+        server.history.push((server.timeline, server.received));
+        server.timeline = crate::model::Timeline(newest + 1);
+        server.replayed = server.received;
+        server.receiver = Receiver::Away { again_at: Millis(u64::MAX) };
+        self.forget_connections_of(node);
+    }
+}
+
+fn pair(a: &Place, b: &Place) -> (Place, Place) {
+    if a <= b { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) }
+}

@@ -1,0 +1,60 @@
+//! Simulated fleets. Scenes, readable as documentation: each file of `tests/scripts` is its own expected output, and
+//! `WALTREE_BLESS=1` writes down what they tell now. And days of random faults, by seed.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot read its scripts has failed")]
+
+use std::fs;
+use std::path::Path;
+
+use waltree::simulate::Soak;
+use waltree::simulate::script::play;
+
+/// The longest script that a person reads to its end, in lines.
+const LINES_MAX: usize = 150;
+
+#[test]
+fn every_script_tells_what_it_told() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut paths: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert!(paths.len() >= 20, "only {} scripts in {}", paths.len(), folder.display());
+    let mut wrong = Vec::new();
+    for path in &paths {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let written = fs::read_to_string(path).unwrap();
+        let told = play(&written, 1);
+        if std::env::var_os("WALTREE_BLESS").is_some() {
+            fs::write(path, &told).unwrap();
+        } else if told != written {
+            let mut lines = written.lines().zip(told.lines()).enumerate();
+            let first = lines.find(|(_, (written, told))| written != told);
+            wrong.push(format!("{name} tells something else; the first difference: {first:?}"));
+        }
+        if told.contains("BROKEN") || told.contains("not as declared:") {
+            wrong.push(format!("{name} breaks a law"));
+        }
+        if !told.starts_with('#') || told.lines().count() > LINES_MAX {
+            wrong.push(format!("{name} does not begin with what it is about, or is longer than {LINES_MAX} lines"));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// The same seeds in every run, so that a red test is red again; `waltree simulate --hours` plays others.
+#[test]
+fn days_of_random_faults_break_no_law_and_end_as_declared() {
+    for seed in 1..4 {
+        let report = Soak { seed, nodes: 30, hours: 12 }.run();
+        let report = report.unwrap_or_else(|broken| panic!("{broken}"));
+        assert!(report.moves > 0 && report.faults.len() >= 10, "little happened: {report:?}");
+    }
+}
+
+#[test]
+fn a_script_is_told_the_same_by_the_same_seed_and_a_wrong_command_is_an_error() {
+    let script =
+        "> group core 1\n> group eu 3 relays=1 upstreams=core\n> begin\n> rest\n> kill eu-1\n> tick 9s\n> show\n";
+    assert_eq!(play(script, 7), play(script, 7));
+    assert!(play("> begin\n> dance\n", 1).contains("error: "));
+    assert!(play("> show\n", 1).contains("error: nothing has begun"));
+}
