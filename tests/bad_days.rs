@@ -112,7 +112,7 @@ async fn leaves_of_a_killed_relay_go_on_from_their_first_fallback_and_get_it_bac
     let witness = Witness::of(&ground.tree, &ALL).await;
     ground.tree.kill(RELAYS[0]);
     go_on(&ground, &routes).await;
-    for told in ["Diagnose DeadNode eu-1", "SetRoute Rearm"] {
+    for told in ["Diagnose DeadRelay eu-1", "SetRoute Rearm"] {
         ground.told(told).await;
     }
     ground.tree.start_node(RELAYS[0]).await;
@@ -312,7 +312,7 @@ async fn a_deleted_topology_waits_for_a_server_that_is_away_drops_idle_slots_and
     let (mut ground, operator) = Ground::new().await;
     let away = CORE[2];
     ground.tree.kill(away);
-    ground.told("Diagnose DeadNode core-3").await;
+    ground.told("Diagnose DeadRelay core-3").await;
     let witness = Witness::of(&ground.tree, &ALL).await;
     let topologies: Api<ReplicaTopology> = Api::namespaced(ground.server.client().await, topology::NAMESPACE);
     topologies.delete(topology::NAME, &DeleteParams::default()).await.unwrap();

@@ -164,11 +164,11 @@ async fn a_wrong_port_is_named_with_the_host_it_was_written_for() {
     let listener = format!("127.0.0.1:{nobody}");
     for kind in ["Rooted", "Converged"] {
         let status = if kind == "Rooted" { "Unknown" } else { "False" };
-        let message = ground.until(kind, status, "DeadNode").await;
+        let message = ground.until(kind, status, "DeadLeaf").await;
         says(&message, &["eu-2 refuses connections", &listener, "correct its address and port"]);
     }
     ground.until("Serving", "True", "EveryGroupServes").await;
-    ground.told("DeadNode", "eu-2").await;
+    ground.told("DeadLeaf", "eu-2").await;
     ground.status_rests().await;
     ground.untouched(&before).await;
 

@@ -138,7 +138,7 @@ async fn a_topology_is_built_healed_reported_and_taken_down_with_the_operators_o
 
     tree.kill("eu-1");
     tree.until("eu-3", upstream, &feeds(&tree, "eu-2")).await;
-    eventually("the loss is told", async || reasons(&client).await.contains(&"Diagnose DeadNode".to_owned())).await;
+    eventually("the loss is told", async || reasons(&client).await.contains(&"Diagnose DeadRelay".to_owned())).await;
     tree.spawn("eu-1");
     tree.until("eu-3", upstream, &feeds(&tree, "eu-1")).await;
     eventually("the topology is ready again", async || ready(&client, "default").await.is_some()).await;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use strum::IntoEnumIterator as _;
+use strum::{EnumMessage as _, IntoEnumIterator as _};
 use waltree::api::{ConditionType, Reason};
 use waltree::model::{Diagnosis, NodeName};
 use waltree::web::{Metrics, Tree};
@@ -28,12 +28,21 @@ fn every_condition_and_reason_is_in_the_readme_and_no_other() {
 }
 
 #[test]
+fn what_is_done_about_each_diagnosis_is_in_the_readme_as_the_code_says_it() {
+    for diagnosis in Diagnosis::iter() {
+        let (seen, done) = (diagnosis.get_documentation().unwrap(), diagnosis.get_message().unwrap());
+        let row = format!("| `{diagnosis}` | {seen} | {done} |");
+        assert!(README.lines().any(|line| line == row), "the README lacks this row:\n{row}");
+    }
+}
+
+#[test]
 fn every_metric_is_in_the_readme_and_no_other() {
     // A figure with labels is shown from its first value on.
     let metrics = Metrics::default();
     let tree = Tree { namespace: "default".to_owned(), topology: "orders".to_owned() };
     let lag = BTreeMap::from([(NodeName::new("eu-1").unwrap(), Duration::ZERO)]);
-    metrics.show(&tree, &lag, &BTreeMap::from([(Diagnosis::DeadNode, 1)]));
+    metrics.show(&tree, &lag, &BTreeMap::from([(Diagnosis::DeadRelay, 1)]));
     metrics.stepped("SetRoute", true);
     let text = metrics.text().unwrap();
     let name = |line: &str| {

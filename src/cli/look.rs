@@ -48,7 +48,13 @@ pub async fn look(client: &Client, namespace: &str, topology: &ReplicaTopology) 
     cluster.set_access(accesses(&topology.spec));
     cluster.observe(&desired).await;
     tokio::time::sleep(timing.tick + timing.tick / 2).await;
-    let observed = cluster.observe(&desired).await;
-    let plan = plan(&desired, &observed, cluster.now());
+    let mut observed = cluster.observe(&desired).await;
+    let mut plan = plan(&desired, &observed, cluster.now());
+    if !desired.nodes.keys().all(|node| plan.sight.is_rooted(node)) {
+        // Whether it is more than a moment shows after the patience only.
+        tokio::time::sleep(Duration::from_millis(desired.healing.suspect_after_milliseconds) + timing.tick).await;
+        observed = cluster.observe(&desired).await;
+        plan = crate::plan::plan(&desired, &observed, cluster.now());
+    }
     Ok(Look { desired, observed, plan })
 }

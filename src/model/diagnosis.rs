@@ -2,55 +2,132 @@
 
 use super::NodeName;
 
-/// What is wrong with one node. The name is the reason in events and conditions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::Display, strum::EnumIter, strum::IntoStaticStr)]
+/// What is wrong with one node: the name is the reason in events and conditions, the documentation what is seen, and the
+/// message what is done about it. The worst first: of two that fit, the upper one is told.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    strum::Display,
+    strum::EnumIter,
+    strum::EnumMessage,
+    strum::IntoStaticStr,
+)]
 pub enum Diagnosis {
     /// It answers with another system identifier than the topology's: not our data.
+    #[strum(message = "not touched, not counted, nobody is pointed at it")]
     ForeignServer,
     /// PostgreSQL 14 or older: a change of route would need a restart to be safe and rights that cannot be granted.
+    #[strum(message = "not touched")]
     VersionTooOld,
     /// More than one server answers as a primary.
+    #[strum(message = "nobody is moved until one is left")]
     TwoPrimaries,
     /// It was a primary and is not any more, and has not been seen as a standby on the new history.
+    #[strum(message = "in nobody's route until it is a standby again")]
     ForeignPrimary,
-    /// Its process refuses or resets connections, and nobody receives WAL from it.
-    DeadNode,
-    /// It accepts connections and does not answer, and nobody receives WAL from it.
-    HungNode,
+    /// Most servers cannot be asked, in every zone: the trouble is ours.
+    #[strum(message = "nothing is done anywhere until most are seen again")]
+    BlindOperator,
+    /// All servers of its zone went out of sight at once.
+    #[strum(message = "those outside are healed around it; nothing inside is touched")]
+    ZoneDown,
+    /// The primary refuses or resets connections.
+    #[strum(message = "nobody is moved: nobody could have a path. Promotion is not waltree's yet")]
+    DeadPrimary,
+    /// The primary accepts connections and does not answer.
+    #[strum(message = "nobody is moved: nobody could have a path. Promotion is not waltree's yet")]
+    HungPrimary,
+    /// It feeds others, and refuses or resets connections.
+    #[strum(
+        message = "its children are on their fallbacks already; their routes are armed anew, and given back after it settled"
+    )]
+    DeadRelay,
+    /// It feeds others, accepts connections and does not answer, and nobody receives WAL from it.
+    #[strum(message = "its children are pointed elsewhere once they stand still, and given back after it settled")]
+    HungRelay,
+    /// It refuses or resets connections, and feeds nobody.
+    #[strum(message = "reported; nobody else is touched")]
+    DeadLeaf,
+    /// It accepts connections and does not answer, and feeds nobody.
+    #[strum(message = "reported; nobody else is touched")]
+    HungLeaf,
+    /// It was started again three times and more within ten minutes.
+    #[strum(message = "it gets children only after settling, twice as long each time")]
+    CrashLoop,
     /// It could not be asked at all; what it does is unknown.
+    #[strum(message = "nothing: unseen is not dead. When all its children stand still they are pointed elsewhere")]
     Unseen,
     /// Its WAL is on a branch that the primary's history does not contain.
+    #[strum(message = "out of all routes; rewind or re-clone it yourself")]
     Diverged,
     /// It is in a ring of servers that feed each other and nobody else feeds.
+    #[strum(message = "its members are re-pointed, the one nearest the primary first")]
     Ring,
     /// It receives from a server that is not in the topology, or from one that its route does not name.
+    #[strum(message = "pointed to its declared upstream")]
     WrongUpstream,
-    /// It has no stream, or its position stands still while the primary's moves.
-    CutOff,
-    /// It is further behind than `healing.lagSeconds`.
-    Lagging,
+    /// No upstream that it may have holds the WAL that it needs.
+    #[strum(message = "reported: an archive or a clone is needed, and a host is never cloned anew by itself")]
+    WalGone,
     /// Replay is paused or blocked, so a new route would not be acted on.
+    #[strum(message = "reported; the route is set once and acts when replay goes on")]
     ReplayBlocked,
+    /// Its walreceiver is ending and does not end, so a new route is not acted on.
+    #[strum(message = "reported: only a restart of the server helps")]
+    WalReceiverStuck,
     /// A slot it needs does not exist on the upstream it receives from.
+    #[strum(message = "created")]
     MissingSlot,
     /// A slot of its was invalidated.
+    #[strum(message = "made anew")]
     LostSlot,
+    /// The slot it needs is held by a walsender of a connection that it does not have any more.
+    #[strum(message = "waited for: PostgreSQL ends it after wal_sender_timeout")]
+    ZombieSlot,
+    /// It feeds others, and nothing reaches it although its upstream is well.
+    #[strum(message = "its children are pointed elsewhere, and it is given another upstream")]
+    CutOffRelay,
+    /// Nothing reaches it although its upstream is well.
+    #[strum(message = "it is given another upstream, and asked back after settling, then twice as long, and so on")]
+    CutOffLeaf,
+    /// It is well and lets none of those in who were last pointed to it: pg_hba.conf, passwords or walsenders.
+    #[strum(message = "its children are led elsewhere, and asked back after settling, then twice as long, and so on")]
+    HalfRelay,
+    /// It feeds others and is further behind than `healing.lagSeconds`, while its upstream is not.
+    #[strum(message = "its children are moved to others with room, a few at a time, and given back after it settled")]
+    LaggingRelay,
+    /// It is further behind than `healing.lagSeconds`.
+    #[strum(message = "reported")]
+    LaggingLeaf,
+    /// A parameter is lower than on the primary, so that replay will stop.
+    #[strum(message = "reported: raise it and restart the server")]
+    ParameterTooLow,
     /// Somebody else sets its `primary_conninfo` back.
+    #[strum(message = "put back three times, then left alone")]
     OtherWriter,
     /// `allow_alter_system = off`.
+    #[strum(message = "reported")]
     AlterSystemOff,
     /// Our role lacks a right.
+    #[strum(message = "reported, with the SQL that grants it")]
     MissingGrant,
     /// Its `primary_conninfo` holds a password, is a URI, or is empty, so its foreign keywords cannot be kept.
+    #[strum(message = "reported")]
     UnusableConninfo,
     /// Nothing is wrong with it now; it failed a short while ago and has to stay well before it gets children.
+    #[strum(message = "waited for")]
     Settling,
 }
 
 impl Diagnosis {
-    /// How bad it is: whether the topology cannot be `Ready` as long as it lasts.
+    /// How bad it is: whether the topology cannot be `Converged` as long as it lasts.
     pub fn is_failure(self) -> bool {
-        !matches!(self, Self::Settling | Self::Lagging)
+        !matches!(self, Self::Settling | Self::LaggingLeaf)
     }
 }
 

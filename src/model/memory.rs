@@ -1,22 +1,25 @@
 //! What is remembered between two passes: timers and positions.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod judge;
+
+use std::collections::{BTreeMap, VecDeque};
 
 use super::primary::{Primary, true_primary};
-use super::rooted::Rooted;
-use super::tree::{Edge, entries, primary_only};
-use super::{Desired, Facts, Lsn, Millis, NodeName, NodeView, Observed, Route, Sight, Timeline};
+use super::unseen::blind;
+use super::{Desired, Facts, Lsn, Millis, NodeName, NodeView, Route, Timeline};
 
-/// Samples of the primary's position that are kept: at one a second, two minutes. A node that lags more keeps the time
-/// it reached last, so nothing is lost but the fineness.
+/// Samples of the primary's position that are kept at least: at one a second, two minutes, and always twice the patience, so
+/// that standing still can be told. A node that lags more keeps the time it reached last, so nothing is lost but the fineness.
 const SAMPLES_MAX: usize = 128;
+
+/// How long a step that failed once waits, in milliseconds.
+const TRY_AGAIN_MILLISECONDS: u64 = 150;
+
+/// How often a time is doubled at most.
+const DOUBLINGS_MAX: u32 = 6;
 
 /// After this time in which nobody touched a route, somebody else's earlier writes are forgiven, in milliseconds.
 const FORGIVEN_AFTER_MILLISECONDS: u64 = 600_000;
-
-/// How long after an order a node may still be on its way to its new upstream, in milliseconds: `tcp_user_timeout` and
-/// one retry.
-const REFUSED_AFTER_MILLISECONDS: u64 = 3_000;
 
 /// So many reloads without a stream show that it is not a lost reload (postgres-facts.md: none of 120 stalled).
 pub const RELOADS_MAX: u32 = 5;
@@ -36,8 +39,14 @@ pub struct Memory {
     pub samples: VecDeque<Sample>,
     /// When a heartbeat was last written.
     pub heartbeat_at: Option<Millis>,
+    /// When the operator was last blind: most servers, in every zone, told it nothing.
+    pub blind_at: Option<Millis>,
+    /// Since when it is; `None` when it is not.
+    pub blind_since: Option<Millis>,
     /// Per node.
     pub nodes: BTreeMap<NodeName, NodeMemory>,
+    /// Steps that failed last time: on which server, for whom, of which kind; how often in a row, and when last.
+    pub failed_steps: BTreeMap<(NodeName, NodeName, &'static str), (u32, Millis)>,
     /// Nodes that were taken out of the spec and whose slots may still be somewhere, with the time at which one of them
     /// was last seen in use.
     pub leaving: BTreeMap<NodeName, Millis>,
@@ -67,12 +76,28 @@ pub struct NodeMemory {
     pub asked_at: Millis,
     /// The time of the newest [`Sample`] that this node has reached: its data is not older than that.
     pub reached: Option<Millis>,
+    /// Since when it has a path to the primary.
+    pub rooted_since: Option<Millis>,
     /// Since when it has no path to the primary, whoever's fault that is.
     pub unrooted_since: Option<Millis>,
+    /// It has no path because of who is above it.
+    pub suffers: bool,
+    /// Since when it has no walreceiver.
+    pub alone_since: Option<Millis>,
+    /// How many hops it was from the primary when it last had a path.
+    pub hops: Option<usize>,
     /// Since when it is no good as an upstream, by its own fault.
     pub failing_since: Option<Millis>,
     /// Until when it has to stay well before it gets children back.
     pub settling_until: Option<Millis>,
+    /// How often it failed, each time within ten settling times after the last; and when it was well again last.
+    pub failures: u32,
+    /// When it was well again last.
+    pub recovered_at: Millis,
+    /// When its postmaster was started, by its own wall clock, and when it was seen to be started anew, the newest last.
+    pub started: Option<u64>,
+    /// When it was seen to be started anew within the last ten minutes.
+    pub restarts: VecDeque<Millis>,
     /// The last route ordered for it.
     pub ordered: Option<Ordered>,
     /// How often somebody else has put another route in place of ours.
@@ -118,6 +143,11 @@ impl Memory {
         self.nodes.get(node)
     }
 
+    /// How long the operator has been blind, in milliseconds; `None` when it is not.
+    pub fn blind_for(&self) -> Option<u64> {
+        self.blind_since.map(|since| self.at.since(since))
+    }
+
     /// How long a node is not seen, in milliseconds; `None` when it is seen.
     pub fn unseen_for(&self, node: &NodeName) -> Option<u64> {
         self.node(node).and_then(|m| m.unseen_since).map(|since| self.at.since(since))
@@ -142,6 +172,15 @@ impl Memory {
     /// Whether a node failed a short while ago and is not to get children yet.
     pub fn is_settling(&self, node: &NodeName) -> bool {
         self.node(node).and_then(|m| m.settling_until).is_some_and(|until| until > self.at)
+    }
+
+    /// Whether a step that failed is to wait before it is tried again: twice as long each time, up to ten seconds.
+    pub fn is_to_wait(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> bool {
+        let failed = self.failed_steps.get(&(server.clone(), owner.clone(), kind));
+        failed.is_some_and(|(times, at)| {
+            let pause = TRY_AGAIN_MILLISECONDS.saturating_mul(1 << times.saturating_sub(1).min(DOUBLINGS_MAX));
+            self.at.since(*at) < pause
+        })
     }
 
     /// The sample that shows a node standing still: the primary was beyond the node's position then, that is
@@ -174,6 +213,11 @@ impl Memory {
                 Some(facts) => node.see(facts, reached, now),
             }
         }
+        let blind = blind(desired, nodes);
+        self.blind_since = self.blind_since.filter(|_| blind).or(blind.then_some(now));
+        if blind {
+            self.blind_at = Some(now);
+        }
         self.judge(desired, nodes);
         self.compare_orders(desired, nodes);
     }
@@ -190,6 +234,10 @@ impl Memory {
         let at = self.at;
         self.leaving.retain(|name, used| {
             let slot = name.slot();
+            // What it does on a server that is not seen is not known: it may be back at any moment.
+            if nodes.values().any(|view| view.unseen.is_some()) {
+                *used = at;
+            }
             let slots = || nodes.values().filter_map(NodeView::seen).filter_map(|facts| facts.slots.get(&slot));
             if slots().any(|slot| slot.active_pid.is_some()) {
                 *used = at;
@@ -211,13 +259,15 @@ impl Memory {
             self.samples.clear();
             self.nodes.values_mut().for_each(|node| node.reached = None);
         }
-        self.timeline = facts.timeline.max(self.timeline);
+        self.timeline = facts.timeline.or(self.timeline);
         self.primary = Some(name);
         if self.samples.back().is_none_or(|newest| newest.at < facts.asked_at) {
             let sample = Sample { at: facts.asked_at, timeline: facts.timeline, position: facts.position };
             self.samples.push_back(sample);
         }
-        while self.samples.len() > SAMPLES_MAX {
+        let kept = desired.healing.suspect_after_milliseconds.saturating_mul(2);
+        let old = |sample: &Sample| self.at.since(sample.at) > kept;
+        while self.samples.len() > SAMPLES_MAX && self.samples.front().is_some_and(old) {
             self.samples.pop_front();
         }
     }
@@ -226,80 +276,6 @@ impl Memory {
         let same_history = facts.timeline.is_none() || facts.timeline == self.timeline;
         let reached = |sample: &&Sample| same_history && sample.position <= facts.position;
         self.samples.iter().rev().find(reached).map(|sample| sample.at)
-    }
-
-    /// Who is no good as an upstream, since when, and who is well again.
-    fn judge(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
-        let observed = Observed { nodes: nodes.clone(), memory: self.clone() };
-        let sight = Sight::of(desired, &observed);
-        let feeding = |(child, edge): (&NodeName, &Edge)| edge.upstream().filter(|_| sight.is_rooted(child)).cloned();
-        let carrying: BTreeSet<NodeName> = sight.edges.iter().filter_map(feeding).collect();
-        let settle = desired.healing.settle_seconds.saturating_mul(1000);
-        let still: BTreeMap<NodeName, Millis> =
-            self.nodes.iter().filter_map(|(n, m)| Some((n.clone(), self.still_since(m)?))).collect();
-        self.note_refusals(desired, nodes, &sight);
-        for (name, node) in &mut self.nodes {
-            let verdict = sight.rooted.get(name);
-            // The verdict may have taken the patience already; what counts is since when it is so.
-            let since = node.unseen_since.or(still.get(name).copied()).unwrap_or(self.at);
-            let unrooted = matches!(verdict, Some(Rooted::No(_)));
-            node.unrooted_since = node.unrooted_since.filter(|_| unrooted).or(unrooted.then_some(since));
-            let well = match verdict {
-                Some(Rooted::Yes { .. }) => true,
-                // It only suffers from who is above it, and says nothing for or against itself.
-                Some(Rooted::No(_)) if sight.culprit(name) != name => continue,
-                Some(Rooted::No(_)) => false,
-                // We cannot see it, but its children are fed: the trouble is ours (law 8).
-                Some(Rooted::Unknown(_)) | None => carrying.contains(name) || node.unseen_since.is_none(),
-            };
-            match (well, node.failing_since) {
-                (true, Some(since)) => {
-                    if self.at.since(since) >= desired.healing.suspect_after_milliseconds {
-                        node.settling_until = Some(self.at.plus(settle));
-                    }
-                    node.failing_since = None;
-                }
-                (false, None) => node.failing_since = Some(since),
-                (true, None) | (false, Some(_)) => {}
-            }
-        }
-    }
-
-    /// Whom a node gets nothing from although it is pointed to it and it is well. Each time in a row the node is kept from
-    /// it twice as long, beginning with the time that a failed node has to settle.
-    fn note_refusals(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, sight: &Sight) {
-        let addresses = desired.addresses();
-        let (at, patience) = (self.at, desired.healing.suspect_after_milliseconds);
-        let settle = desired.healing.settle_seconds.saturating_mul(1000).max(REFUSED_AFTER_MILLISECONDS);
-        let seen = |name: &NodeName| nodes.get(name).and_then(NodeView::seen);
-        for (name, node) in &mut self.nodes {
-            let Some(facts) = seen(name).filter(|facts| facts.in_recovery) else { continue };
-            node.refused.retain(|_, refused| at.since(refused.until) < FORGIVEN_AFTER_MILLISECONDS);
-            let installed = entries(&addresses, &facts.route.conninfo);
-            let from = facts.receiver.as_ref().and_then(|r| addresses.node_at(&r.host, r.port));
-            if from.is_some_and(|from| installed.contains(from)) {
-                node.reloads = 0;
-            }
-            node.upstream.take_if(|(known, _)| Some(&*known) != from);
-            if let (None, Some(from)) = (&node.upstream, from) {
-                node.upstream = Some((from.clone(), facts.asked_at));
-            }
-            let Some(first) = installed.first().filter(|_| !primary_only(&facts.route.conninfo)) else { continue };
-            if from == Some(first) && sight.is_rooted(name) {
-                node.refused.remove(first);
-                node.ordered.iter_mut().for_each(|order| order.followed = true);
-            }
-            // While replay is blocked it follows nobody, whoever it is.
-            if facts.replay_blocked_by().is_some() || seen(first).is_none() || !sight.is_rooted(first) {
-                continue;
-            }
-            // It has to have been there for so long, too: what it lacks may be the last upstream's doing.
-            let arrived = node.upstream.as_ref().map(|(_, since)| *since);
-            let dry = node.unrooted_since.zip(arrived).is_some_and(|(dry, here)| at.since(dry.max(here)) >= patience);
-            if if from == Some(first) { dry } else { node.gets_nothing(first, from.is_some(), facts.asked_at) } {
-                node.refuse(first, settle, at);
-            }
-        }
     }
 
     /// Whether our routes are still there.
@@ -326,28 +302,17 @@ impl Memory {
 }
 
 impl NodeMemory {
-    /// Whether it was pointed to `first` and did not arrive there, or streams from nobody whatever is reloaded.
-    fn gets_nothing(&self, first: &NodeName, streams: bool, asked_at: Millis) -> bool {
-        let not_followed = self.ordered.as_ref().is_some_and(|order| {
-            let late = asked_at.since(order.at) >= REFUSED_AFTER_MILLISECONDS;
-            order.seen_installed && !order.followed && order.route.first() == Some(first) && late
-        });
-        not_followed || (!streams && self.reloads >= RELOADS_MAX)
-    }
-
-    fn refuse(&mut self, by: &NodeName, settle_milliseconds: u64, now: Millis) {
-        let known = self.refused.get(by);
-        if known.is_some_and(|refused| refused.until > now) {
-            return;
-        }
-        let times = known.map_or(1, |refused| refused.times.saturating_add(1));
-        let pause = settle_milliseconds.saturating_mul(1 << times.saturating_sub(1).min(10));
-        self.refused.insert(by.clone(), Refused { times, until: now.plus(pause) });
-        self.reloads = 0;
-    }
-
     fn see(&mut self, facts: &Facts, reached: Option<Millis>, now: Millis) {
         self.unseen_since = None;
+        let alone = facts.in_recovery && facts.receiver.is_none();
+        self.alone_since = self.alone_since.filter(|_| alone).or(alone.then_some(facts.asked_at));
+        if self.started.is_some_and(|started| started != facts.started) {
+            self.restarts.push_back(now);
+        }
+        self.started = Some(facts.started);
+        while self.restarts.front().is_some_and(|at| now.since(*at) >= FORGIVEN_AFTER_MILLISECONDS) {
+            self.restarts.pop_front();
+        }
         self.asked_at = facts.asked_at;
         if facts.position != self.position {
             self.position = facts.position;

@@ -16,6 +16,7 @@ pub mod rooted;
 pub mod route;
 pub mod sight;
 pub mod tree;
+pub mod unseen;
 
 pub use conninfo::Conninfo;
 pub use desired::{Addresses, Automation, Desired, Group, Healing, Limits, Management, NodeSpec};

@@ -148,7 +148,7 @@ pub struct Facts {
     pub system_identifier: u64,
     /// `server_version_num`.
     pub version_num: u32,
-    /// Postmaster start, seconds of the server's own wall clock; used only to tell one incarnation from the next.
+    /// Postmaster start, microseconds of the server's own wall clock; used only to tell one incarnation from the next.
     pub started: u64,
     /// It is a standby.
     pub in_recovery: bool,
@@ -160,6 +160,8 @@ pub struct Facts {
     /// The timeline it is really on: the current WAL file's on a primary, `received_tli` on a receiving standby;
     /// `pg_control` lags. `None` on a standby without a walreceiver that never had one.
     pub timeline: Option<Timeline>,
+    /// What `pg_control` says of it: the server is on this timeline or a later one.
+    pub timeline_at_least: Option<Timeline>,
     /// Where the timelines before [`Facts::timeline`] ended, oldest first; empty when our role cannot read history
     /// files or there are none.
     pub history: Vec<(Timeline, Lsn)>,
@@ -185,9 +187,17 @@ pub struct Facts {
     pub alter_system_allowed: bool,
     /// Rights that our role lacks here, as the SQL that grants them.
     pub missing_grants: Vec<String>,
+    /// Parameters by which a standby must not be below its primary, or its replay stops (postgres-facts.md 14, 19);
+    /// `max_wal_senders` is among them.
+    pub parameters: BTreeMap<String, u64>,
 }
 
 impl Facts {
+    /// All its walsenders are in use: whoever else comes is refused, and libpq does not go on from there (safety.md X3).
+    pub fn is_full(&self) -> bool {
+        self.parameters.get("max_wal_senders").is_some_and(|most| self.senders.len() as u64 >= *most)
+    }
+
     /// What keeps replay, as the startup process tells it: as long as it lasts no change of route is acted on, and no lost
     /// stream is begun anew (postgres-facts.md 1.3). Waiting for WAL, or for the next try, is no such thing.
     pub fn replay_blocked_by(&self) -> Option<&str> {

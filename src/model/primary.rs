@@ -23,22 +23,32 @@ pub enum Primary {
 }
 
 /// The server of the root group that answers as a primary on the newest timeline seen. One on an older timeline is a
-/// deposed primary that came back, whatever else is down (safety.md 2.3).
+/// deposed primary that came back, whatever else is down (safety.md 2.3). That a newer timeline begins while the primary
+/// known goes on answering as one is no promotion that anybody may follow: two servers take writes.
 pub fn true_primary(desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, memory: &Memory) -> Primary {
     let ours = memory.system_identifier.or_else(|| common_system_identifier(nodes));
-    let answers = |facts: &&Facts| Some(facts.system_identifier) == ours;
-    let seen = || nodes.iter().filter_map(|(name, view)| view.seen().filter(answers).map(|facts| (name, facts)));
     // Of the root group only: a leaf that somebody promoted does not depose the primary.
     let members = desired.root().map(|root| root.members.as_slice()).unwrap_or_default();
-    let of_root = seen().filter(|(name, _)| members.contains(name));
-    let newest = of_root.filter_map(|(_, facts)| facts.timeline).chain(memory.timeline).max();
-    let primaries: Vec<_> = seen()
-        .filter(|(name, facts)| !facts.in_recovery && facts.timeline == newest && members.contains(name))
-        .collect();
+    let seen = |name: &NodeName| nodes.get(name).and_then(NodeView::seen);
+    let of_root = || members.iter().filter_map(|name| Some((name, seen(name)?)));
+    let of_root = || of_root().filter(|(_, facts)| Some(facts.system_identifier) == ours);
+    // A promotion that was undone leaves its number behind; when all are seen and none is on it, it counts no more.
+    let remembered = memory.timeline.filter(|_| members.iter().any(|name| seen(name).is_none()));
+    let newest = of_root().filter_map(|(_, facts)| facts.timeline).chain(remembered).max();
+    let writers: Vec<(&NodeName, &Facts)> = of_root().filter(|(_, facts)| !facts.in_recovery).collect();
+    let still_there = writers.iter().any(|(name, facts)| {
+        memory.primary.as_ref() == Some(*name) && memory.timeline == facts.timeline && facts.timeline != newest
+    });
+    let several =
+        |writers: &[(&NodeName, &Facts)]| Primary::Several(writers.iter().map(|(name, _)| (*name).clone()).collect());
+    if still_there && writers.len() > 1 {
+        return several(&writers);
+    }
+    let primaries: Vec<_> = writers.into_iter().filter(|(_, facts)| facts.timeline == newest).collect();
     match primaries.as_slice() {
         [] => Primary::NotSeen,
         [(name, facts)] => Primary::Known { name: (*name).clone(), system_identifier: facts.system_identifier },
-        several => Primary::Several(several.iter().map(|(name, _)| (*name).clone()).collect()),
+        more => several(more),
     }
 }
 

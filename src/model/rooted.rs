@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::primary::Primary;
 use super::tree::Edge;
 use super::{Desired, Facts, Memory, Millis, NodeName, Observed};
 
@@ -31,22 +32,31 @@ impl Rooted {
 }
 
 /// The rootedness of every node.
-pub fn rooted(desired: &Desired, observed: &Observed, edges: &BTreeMap<NodeName, Edge>) -> BTreeMap<NodeName, Rooted> {
-    let walk = Walk { desired, observed, edges };
+pub fn rooted(
+    desired: &Desired,
+    observed: &Observed,
+    primary: &Primary,
+    edges: &BTreeMap<NodeName, Edge>,
+) -> BTreeMap<NodeName, Rooted> {
+    let walk = Walk { desired, observed, primary, edges };
     desired.nodes.keys().map(|name| (name.clone(), walk.judge(name))).collect()
 }
 
 struct Walk<'a> {
     desired: &'a Desired,
     observed: &'a Observed,
+    primary: &'a Primary,
     edges: &'a BTreeMap<NodeName, Edge>,
 }
 
 impl Walk<'_> {
     fn judge(&self, node: &NodeName) -> Rooted {
-        let Some(primary) = &self.observed.memory.primary else {
-            return Rooted::Unknown("no primary is seen".to_owned());
+        let primary = match self.primary {
+            Primary::Several(_) => return Rooted::Unknown("more than one server answers as the primary".to_owned()),
+            Primary::Known { name, .. } => Some(name),
+            Primary::NotSeen => self.observed.memory.primary.as_ref(),
         };
+        let Some(primary) = primary else { return Rooted::Unknown("no primary is seen".to_owned()) };
         match self.path(node, primary) {
             Err(verdict) => verdict,
             Ok(hops) => self.observed.seen(node).map_or_else(
@@ -58,6 +68,7 @@ impl Walk<'_> {
 
     /// Hops from `node` to the primary, walking up; or the verdict when the walk ends elsewhere.
     fn path(&self, node: &NodeName, primary: &NodeName) -> Result<usize, Rooted> {
+        let patience = self.desired.healing.suspect_after_milliseconds;
         let mut at = node.clone();
         let mut passed = BTreeSet::new();
         loop {
@@ -84,13 +95,26 @@ impl Walk<'_> {
                         self.unseen(primary)
                     )));
                 }
-                Some(Edge::None) | None => return Err(Rooted::No(format!("{at} receives from nobody"))),
+                // A walreceiver that is started anew is away for milliseconds: what it had is as fresh as its lag says.
+                Some(Edge::None) | None => {
+                    let memory = self.observed.memory.node(&at);
+                    let alone_for =
+                        memory.and_then(|memory| memory.alone_since).map(|t| self.observed.memory.at.since(t));
+                    let hops = memory.and_then(|memory| memory.hops);
+                    return match hops.filter(|_| alone_for.is_some_and(|t| t < patience)) {
+                        Some(hops) => Ok(hops + passed.len() - 1),
+                        None => Err(Rooted::No(format!("{at} receives from nobody"))),
+                    };
+                }
             };
         }
     }
 
     fn end_at_primary(&self, primary: &NodeName, hops: usize) -> Result<usize, Rooted> {
         let unseen_for = self.observed.memory.unseen_for(primary);
+        if *self.primary == Primary::NotSeen && self.observed.seen(primary).is_some() {
+            return Err(Rooted::Unknown(format!("{primary} is the primary no more, and no other is seen")));
+        }
         match unseen_for {
             Some(silence) if silence >= self.desired.healing.suspect_after_milliseconds => {
                 Err(Rooted::Unknown(format!("the primary, {primary}, is not seen: {}", self.unseen(primary))))

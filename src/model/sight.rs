@@ -23,11 +23,8 @@ impl Sight {
     /// What is seen now.
     pub fn of(desired: &Desired, observed: &Observed) -> Self {
         let edges = edges(desired, observed);
-        Self {
-            primary: true_primary(desired, &observed.nodes, &observed.memory),
-            rooted: rooted(desired, observed, &edges),
-            edges,
-        }
+        let primary = true_primary(desired, &observed.nodes, &observed.memory);
+        Self { rooted: rooted(desired, observed, &primary, &edges), primary, edges }
     }
 
     /// Whether a node has a path to the primary.
@@ -49,6 +46,18 @@ impl Sight {
         }
         // A ring: each of it is.
         node
+    }
+
+    /// Whether a node's lag arises on its own way from its upstream: that one is at most half as far behind.
+    pub fn lags_by_itself(&self, node: &NodeName) -> bool {
+        let lag = |node: &NodeName| match self.rooted.get(node) {
+            Some(Rooted::Yes { lag_milliseconds, .. }) => Some(*lag_milliseconds),
+            _ => None,
+        };
+        match (lag(node), self.upstream(node).and_then(lag)) {
+            (Some(own), Some(above)) => above <= own / 2,
+            _ => true,
+        }
     }
 
     /// Whether a node's children are seen and none of them has a path, so that it passes nothing on, whatever it says.

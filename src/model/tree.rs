@@ -98,6 +98,12 @@ impl Union {
                     this.add(name, &entries(&addresses, conninfo));
                 }
             }
+            // One that was never seen may be at the other end of a walsender that is.
+            if observed.last(name).is_none() {
+                let its = |sender: &Sender| sender.application_name == name.as_str();
+                let feeds = |up: &&NodeName| observed.last(up).is_some_and(|facts| facts.senders.iter().any(its));
+                this.add(name, desired.nodes.keys().filter(feeds));
+            }
             let ordered = observed.memory.nodes.get(name).and_then(|m| m.ordered.as_ref());
             if let Some(order) = ordered.filter(|order| !order.seen_installed) {
                 this.add_route(name, &order.route);

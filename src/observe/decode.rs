@@ -34,6 +34,7 @@ pub(super) struct Answer {
     senders: Vec<SenderRow>,
     slots: Vec<SlotRow>,
     alter_system_allowed: bool,
+    parameters: BTreeMap<String, u64>,
 }
 
 #[derive(Deserialize)]
@@ -122,6 +123,7 @@ pub(super) fn facts(
         position,
         replay: answer.replay.map_or(Ok(position), |text| lsn("replay", &text))?,
         timeline,
+        timeline_at_least: answer.control_timeline.map(Timeline),
         history,
         redo: lsn("redo", &answer.redo)?,
         oldest_wal: answer.oldest_wal.map(|name| oldest_wal(&name, answer.segment_bytes)).transpose()?,
@@ -134,6 +136,7 @@ pub(super) fn facts(
         slots: answer.slots.into_iter().map(slot).collect::<Result<_, _>>()?,
         alter_system_allowed: answer.alter_system_allowed,
         missing_grants: rights.missing_grants.clone(),
+        parameters: answer.parameters,
     })
 }
 
@@ -218,6 +221,7 @@ mod tests {
             "startup_wait": null, "conninfo": "host=a port=1", "has_password": false, "slot_name": "", "history": null,
             "receiver": {"pid": 5, "status": "streaming", "host": "a", "port": 1, "slot": "", "timeline": 2},
             "pending_route": "host=a port=1", "senders": [], "slots": [], "alter_system_allowed": true,
+            "parameters": {"max_wal_senders": 10},
         });
         change(&mut json);
         let asked = Asked { at: Millis(1), answered: Millis(2) };

@@ -20,7 +20,7 @@ const TICK: &str = concat!(
     "SELECT json_build_object(
  'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
  'version_num', current_setting('server_version_num')::int,
- 'started', floor(extract(epoch FROM pg_postmaster_start_time()))::bigint,
+ 'started', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
  'in_recovery', r.recovery,
  'position', CASE WHEN r.recovery THEN greatest(coalesce(pg_last_wal_receive_lsn(), '0/0'),
      coalesce(pg_last_wal_replay_lsn(), '0/0')) ELSE pg_current_wal_flush_lsn() END,
@@ -47,6 +47,7 @@ const TICK: &str = concat!(
      'restart_lsn', l.restart_lsn, 'xmin', l.xmin::text, 'lost', coalesce(l.wal_status = 'lost', false)
      OR to_jsonb(l)->>'invalidation_reason' IS NOT NULL)), '[]')
      FROM pg_replication_slots l WHERE l.slot_type = 'physical' AND NOT l.temporary),
+ 'parameters', json_build_object({parameters}),
  'alter_system_allowed', coalesce(current_setting('allow_alter_system', true), 'on') = 'on')
 FROM (SELECT pg_is_in_recovery() AS recovery) r,
  LATERAL (SELECT current_setting('primary_conninfo') AS conninfo) s,
@@ -58,6 +59,15 @@ FROM (SELECT pg_is_in_recovery() AS recovery) r,
  LEFT JOIN LATERAL (SELECT received_tli, json_build_object('pid', pid, 'status', status, 'host', sender_host,
      'port', sender_port, 'slot', slot_name, 'timeline', received_tli) AS receiver FROM pg_stat_wal_receiver) w ON true"
 );
+
+/// Parameters that a standby has to have at least as high as its primary.
+const PARAMETERS: [&str; 5] = [
+    "max_connections",
+    "max_locks_per_transaction",
+    "max_prepared_transactions",
+    "max_wal_senders",
+    "max_worker_processes",
+];
 
 /// The question of every tick, as this server and our role there can answer it.
 pub(super) fn tick(version_num: u32, rights: &Rights) -> String {
@@ -72,7 +82,12 @@ pub(super) fn tick(version_num: u32, rights: &Rights) -> String {
     } else {
         "NULL"
     };
-    TICK.replace("{paused}", paused).replace("{pending}", pending).replace("{history}", history)
+    let parameter = |name: &&str| format!("'{name}', current_setting('{name}')::bigint");
+    let parameters = PARAMETERS.iter().map(parameter).collect::<Vec<_>>().join(", ");
+    TICK.replace("{parameters}", &parameters)
+        .replace("{paused}", paused)
+        .replace("{pending}", pending)
+        .replace("{history}", history)
 }
 
 macro_rules! rights {

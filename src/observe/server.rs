@@ -92,6 +92,11 @@ impl Task {
         }
     }
 
+    /// For the log; nobody's while we only look.
+    fn topology(&self) -> &str {
+        self.spec.fence.as_ref().map_or("", |fence| fence.scope.as_str())
+    }
+
     async fn open(&self, rejected: bool) -> Result<Arc<Session>, Unseen> {
         let shared = &self.shared;
         let secret = self.spec.access.secret.as_deref();
@@ -173,7 +178,7 @@ impl Task {
         };
         let old = self.sighting.send_replace(new.clone());
         if old.view.unseen.is_some() {
-            tracing::info!(node = %self.node, "seen");
+            tracing::info!(topology = self.topology(), node = %self.node, "seen");
         }
         if !alike(&old.view, &new.view) {
             self.shared.wake.notify_one();
@@ -183,7 +188,7 @@ impl Task {
     fn not_seen(&self, unseen: Unseen) {
         let old = self.sighting.borrow().view.clone();
         if old.unseen.as_ref().map(|u| u.why) != Some(unseen.why) {
-            tracing::info!(node = %self.node, why = %unseen.why, detail = unseen.detail, "not seen");
+            tracing::info!(topology = self.topology(), node = %self.node, why = %unseen.why, detail = unseen.detail, "not seen");
             self.shared.wake.notify_one();
         }
         let view = NodeView { last: old.last, unseen: Some(unseen) };

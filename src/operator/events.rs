@@ -93,9 +93,9 @@ mod tests {
     #[test]
     fn a_diagnosis_is_told_once_when_it_begins_and_once_when_it_ends() {
         let mut known = Known::default();
-        let dead = [finding("r1", Diagnosis::DeadNode, "refused")];
-        assert_eq!(told(&known.learn(&dead)), [("r1", "DeadNode", true)]);
-        assert_eq!(known.learn(&[finding("r1", Diagnosis::DeadNode, "refused for 3 s")]), []);
+        let dead = [finding("r1", Diagnosis::DeadRelay, "refused")];
+        assert_eq!(told(&known.learn(&dead)), [("r1", "DeadRelay", true)]);
+        assert_eq!(known.learn(&[finding("r1", Diagnosis::DeadRelay, "refused for 3 s")]), []);
         let settling = [finding("r1", Diagnosis::Settling, "well since 1 s")];
         assert_eq!(told(&known.learn(&settling)), [("r1", "Settling", false), ("r1", "Recovered", false)]);
         assert_eq!(told(&known.learn(&[])), [("r1", "Recovered", false)]);

@@ -19,6 +19,8 @@ const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(300);
 /// What came of one pass.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pass {
+    /// The spec can be acted on.
+    pub accepted: bool,
     /// What is to be reported.
     pub status: ReplicaTopologyStatus,
     /// What is wrong with which node.
@@ -54,6 +56,7 @@ pub async fn reconcile<C: Cluster>(
     let status = status(&desired, &observed, &plan, &outcome, previous, generation, wall);
 
     Pass {
+        accepted: true,
         status,
         lag: lag(&plan.sight),
         at_rest: plan.steps.is_empty()
@@ -69,6 +72,7 @@ impl Pass {
     /// A topology that cannot be as written. Nothing is touched: replication goes on as it is.
     fn refused(status: ReplicaTopologyStatus) -> Self {
         Self {
+            accepted: false,
             status,
             findings: Vec::new(),
             outcome: Outcome::default(),

@@ -273,7 +273,7 @@ impl View<'_> {
 /// Steps that change the tree; the others only keep it as it is and come again and again.
 fn changes(steps: &[Planned]) -> Vec<&Planned> {
     let upkeep = |planned: &Planned| match planned.step {
-        Step::Heartbeat { .. } | Step::AdvanceSlot { .. } => true,
+        Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::Reload { .. } => true,
         Step::RecreateSlot { .. } => planned.why == Why::ReleaseXmin,
         _ => false,
     };

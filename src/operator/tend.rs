@@ -142,10 +142,12 @@ impl Desk {
         let pass = reconcile(topology, previous, tended.cluster.as_ref(), Timestamp::now()).await;
         tended.reported = Some(pass.status.clone());
         tended.clerk.report(&pass.status);
-        for notice in tended.known.learn(&pass.findings).into_iter().chain(deeds(&pass.outcome)) {
+        // What is wrong with a spec says nothing about what is wrong with servers.
+        let news = if pass.accepted { tended.known.learn(&pass.findings) } else { Vec::new() };
+        for notice in news.into_iter().chain(deeds(&pass.outcome)) {
             tended.clerk.tell(notice);
         }
-        tended.log(&pass.outcome);
+        tended.log(&topology.name_any(), &pass.outcome);
         self.count(topology, &pass, Duration::from_millis(clock::now().since(began)));
         pass
     }
@@ -199,18 +201,18 @@ impl Desk {
 
 impl Tended {
     /// Logs what was done. A step that fails again and again in the same way is told once.
-    fn log(&mut self, outcome: &Outcome) {
+    fn log(&mut self, topology: &str, outcome: &Outcome) {
         let mut failures = BTreeSet::new();
         for Done { planned, result } in &outcome.done {
             let step: &'static str = (&planned.step).into();
             let (server, node, why) = (planned.step.server(), planned.step.owner(), planned.why);
             match result {
-                Ok(()) if is_routine(&planned.step) => tracing::debug!(step, %node, %server, %why, "done"),
-                Ok(()) => tracing::info!(step, %node, %server, %why, "done"),
+                Ok(()) if is_routine(&planned.step) => tracing::debug!(topology, step, %node, %server, %why, "done"),
+                Ok(()) => tracing::info!(topology, step, %node, %server, %why, "done"),
                 Err(error) => {
                     let told = format!("{step} {node} {server} {error}");
                     if !self.failures.contains(&told) {
-                        tracing::warn!(step, %node, %server, %why, error, "failed");
+                        tracing::warn!(topology, step, %node, %server, %why, error, "failed");
                     }
                     failures.insert(told);
                 }

@@ -1,25 +1,37 @@
-//! What is wrong, named, with what was seen and what to do.
+//! What is wrong, named, with what was seen and what to do: first with the fleet as a whole, then with each node.
+
+mod fleet;
+mod stream;
+mod unseen;
 
 use super::World;
 use super::standing::{VERSION_NUM_MIN, diverged, foreign, is_the_primary};
-use super::step::Plan;
+use super::step::{Plan, Wait, WaitReason};
 use crate::model::primary::Primary;
-use crate::model::rooted::Rooted;
-use crate::model::tree::Edge;
-use crate::model::{Diagnosis, Facts, Finding, Management, NodeName, Route, Unseen, WhyUnseen};
+use crate::model::{Diagnosis, Facts, Finding, Management, NodeName, Route};
 
 /// How often a route is put back before we stop fighting (design.md section 7, OtherWriter).
 pub(super) const OVERWRITTEN_MAX: u32 = 3;
 
-/// Fills in `plan.findings`, the worst first.
+/// Fills in `plan.findings`, the worst first. While the operator is blind it takes every step out of the plan.
 pub(super) fn diagnose(world: &World<'_>, plan: &mut Plan) {
+    if world.observed.memory.blind_for().is_some() {
+        plan.steps.clear();
+    }
+    if let Some(finding) = fleet::blind(world) {
+        let reason = WaitReason::Blind;
+        plan.waits = vec![Wait { node: finding.node.clone(), reason, message: finding.message.clone() }];
+        plan.findings = vec![finding];
+        return;
+    }
+    let zones = fleet::zones_down(world);
     for node in world.desired.nodes.keys() {
         let found = world.seen(node).map_or_else(
-            || unseen(world, node),
+            || unseen::unseen(world, &zones, node),
             |facts| {
                 identity(world, node, facts)
                     .or_else(|| plan.wanted.get(node).and_then(|route| unwritable(world, node, facts, route)))
-                    .or_else(|| stream(world, plan, node, facts))
+                    .or_else(|| stream::stream(world, plan, node, facts))
             },
         );
         if let Some((diagnosis, message)) = found {
@@ -29,43 +41,13 @@ pub(super) fn diagnose(world: &World<'_>, plan: &mut Plan) {
     plan.findings.sort_by_key(|finding| finding.diagnosis);
 }
 
-type Found = Option<(Diagnosis, String)>;
-
-fn unseen(world: &World<'_>, node: &NodeName) -> Found {
-    let Unseen { why, detail } = world.observed.nodes.get(node).and_then(|view| view.unseen.as_ref())?;
-    let patience = world.desired.healing.suspect_after_milliseconds;
-    let memory = &world.observed.memory;
-    let long = memory.unseen_for(node).is_some_and(|t| t >= patience);
-    let failing = memory.failing_for(node).is_some_and(|t| t >= patience);
-    let found = match why {
-        WhyUnseen::NotYet | WhyUnseen::Refused | WhyUnseen::Timeout | WhyUnseen::Starting if !long => return None,
-        WhyUnseen::Refused if failing => {
-            let cure = "Start it, or correct its address and port in the spec; its children have other upstreams";
-            (Diagnosis::DeadNode, format!("{node} refuses connections ({detail}). {cure}."))
-        }
-        WhyUnseen::Timeout if failing => {
-            let cure = "Look at its machine and network, or correct its address in the spec; its children have other upstreams";
-            (Diagnosis::HungNode, format!("{node} does not answer ({detail}). {cure}."))
-        }
-        why => {
-            let cure = match why {
-                WhyUnseen::CredentialsRejected => {
-                    "Correct username and password in the Secret, or the server's pg_hba.conf"
-                }
-                WhyUnseen::CredentialsMissing => "Create the Secret or the key, or correct credentialsSecretRef",
-                WhyUnseen::TlsFailed => "Check sslMode, ca.crt in the Secret and the server's certificate",
-                WhyUnseen::AddressUnknown => "Correct the host's address, or give an IP",
-                WhyUnseen::TooManyConnections => "Raise max_connections or reserve one for our role",
-                WhyUnseen::BadAnswer => "Check that address and port are a PostgreSQL 15 or later",
-                WhyUnseen::Refused | WhyUnseen::Timeout => "Its children are fed, so the way from here to it is cut",
-                WhyUnseen::Starting => "Wait for it, or look at its log",
-                WhyUnseen::NotYet | WhyUnseen::Superseded => "Nothing to do",
-            };
-            (Diagnosis::Unseen, format!("{node} cannot be asked: {why} ({detail}). {cure}."))
-        }
-    };
-    Some(found)
+/// Whether others are to be fed by it, by the spec.
+fn is_relay(world: &World<'_>, node: &NodeName) -> bool {
+    let Some(group) = world.desired.group_of(node).filter(|group| group.feeders().contains(node)) else { return false };
+    group.relays > 0 || world.desired.groups.iter().any(|other| other.upstreams.contains(&group.name))
 }
+
+type Found = Option<(Diagnosis, String)>;
 
 /// Whose data it is and on which branch.
 pub(super) fn identity(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
@@ -88,7 +70,7 @@ pub(super) fn identity(world: &World<'_>, node: &NodeName, facts: &Facts) -> Fou
             Primary::Several(names) if names.contains(node) => {
                 let names = names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ");
                 let cure = "Stop all but the right one; until then nobody is moved";
-                (Diagnosis::TwoPrimaries, format!("{names} all answer as primary on one timeline. {cure}."))
+                (Diagnosis::TwoPrimaries, format!("{names} all answer as primary. {cure}."))
             }
             _ => {
                 let cure = "Rewind or re-clone it and start it as a standby; nobody follows it until then";
@@ -147,76 +129,4 @@ fn unusable(node: &NodeName, facts: &Facts) -> Found {
         return None;
     };
     Some((Diagnosis::UnusableConninfo, format!("primary_conninfo of {node} {trouble}.")))
-}
-
-/// Where its WAL comes from.
-fn stream(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> Found {
-    if world.is_primary(node) {
-        return None;
-    }
-    let patience = world.desired.healing.suspect_after_milliseconds;
-    let failing = world.observed.memory.failing_for(node).is_some_and(|t| t >= patience);
-    let verdict = world.sight.rooted.get(node);
-    if let Some(gate) = facts.replay_blocked_by().filter(|_| facts.replay_paused || failing) {
-        let cure = match gate {
-            "RecoveryPause" => "Run pg_wal_replay_resume() there",
-            "RecoveryApplyDelay" => "Set recovery_min_apply_delay = 0 there and restart it",
-            _ => "End the sessions there that hold a snapshot, or lower max_standby_streaming_delay",
-        };
-        let lasts = "until then it serves old data and its route cannot change";
-        return Some((Diagnosis::ReplayBlocked, format!("replay is blocked on {node}: {gate}. {cure}; {lasts}.")));
-    }
-    if failing && let Some(Rooted::No(seen)) = verdict {
-        let (diagnosis, cure) = no_path(world, plan, node, facts);
-        return Some((diagnosis, format!("{node}: {seen}. {cure}.")));
-    }
-    if let Some(Rooted::Yes { lag_milliseconds, .. }) = verdict
-        && *lag_milliseconds > world.desired.healing.lag_seconds.saturating_mul(1000)
-    {
-        let cure = "Look at its disk, CPU and network";
-        // Not the present figure: it moves with every look, and the status would be written again with it.
-        let bound = world.desired.healing.lag_seconds;
-        return Some((Diagnosis::Lagging, format!("{node} is more than {bound} s behind. {cure}.")));
-    }
-    world.observed.memory.is_settling(node).then(|| {
-        let cure = "Nothing to do: it gets its children back when it has been well long enough";
-        (Diagnosis::Settling, format!("{node} failed a short while ago. {cure}."))
-    })
-}
-
-fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (Diagnosis, &'static str) {
-    let route = plan.wanted.get(node);
-    match world.sight.edges.get(node) {
-        Some(Edge::Stranger(_)) => {
-            return (
-                Diagnosis::WrongUpstream,
-                "Nothing to do: it is pointed to its declared upstream when that is safe",
-            );
-        }
-        Some(Edge::Both(_) | Edge::ChildOnly(_) | Edge::Denied(_)) if in_ring(world, node) => {
-            return (Diagnosis::Ring, "Nothing to do: it is broken at the node nearest the primary");
-        }
-        _ => {}
-    }
-    let first = route.and_then(Route::first).and_then(|first| world.seen(first));
-    if let (None, Some(upstream)) = (&facts.receiver, first) {
-        match upstream.slots.get(&node.slot()) {
-            None => return (Diagnosis::MissingSlot, "Nothing to do: the slot is created"),
-            Some(slot) if slot.lost => return (Diagnosis::LostSlot, "Nothing to do: the slot is made anew"),
-            Some(_) => {}
-        }
-    }
-    (Diagnosis::CutOff, "Nothing to do: it and its children are given other upstreams where there are any")
-}
-
-fn in_ring(world: &World<'_>, node: &NodeName) -> bool {
-    let mut at = node;
-    for _ in 0..world.desired.nodes.len() {
-        match world.upstream(at) {
-            Some(up) if up == node => return true,
-            Some(up) => at = up,
-            None => return false,
-        }
-    }
-    false
 }

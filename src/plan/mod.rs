@@ -45,6 +45,8 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
         heartbeat::beat(&world, &mut plan);
     }
     diagnose::diagnose(&world, &mut plan);
+    let memory = &observed.memory;
+    plan.steps.retain(|p| !memory.is_to_wait(p.step.server(), p.step.owner(), (&p.step).into()));
     withhold(&world, &mut plan);
     // What was prepared is used as soon as it is seen.
     if plan.steps.iter().any(|planned| !planned.step.is_housekeeping()) {

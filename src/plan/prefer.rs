@@ -8,6 +8,9 @@ use crate::model::{Desired, Group, NodeName};
 /// Longest list of preferences: a route and as many losses beyond it. Longer lists only cost time in large fleets.
 const PREFERENCES_MAX: usize = 8;
 
+/// Most of them from the nearest tier.
+const NEAREST_MAX: usize = 5;
+
 /// One possible upstream of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Preference {
@@ -75,6 +78,8 @@ impl Preferences {
             // The k-th child of an upstream begins its fallbacks k places on, so that the children of one upstream
             // scatter over all others when it is lost (law 7).
             list.extend(rotated(nearest.len() - 1, child, 0, |i| &nearest[(first + 1 + i) % nearest.len()]));
+            // However many there are near, some of the next tier have a place: a whole region may be down.
+            list.truncate(NEAREST_MAX);
             for (tier, feeders) in further.iter().enumerate() {
                 list.extend(rotated(feeders.len(), turn, tier + 1, |i| &feeders[i]));
             }

@@ -39,6 +39,9 @@ pub(super) fn slot(child: &NodeName, child_facts: &Facts, upstream: &Facts) -> S
 /// Whether `child` could go on from `upstream` as a fallback.
 pub(super) fn fallback(world: &World<'_>, child: &NodeName, upstream: &NodeName) -> Result<(), NotYet> {
     let (child_facts, facts) = both(world, child, upstream)?;
+    if world.standing(upstream) == Standing::Barred {
+        return Err((WaitReason::NoUpstream, format!("{upstream} is one that nobody may follow")));
+    }
     if !world.is_rooted(upstream) && !world.is_primary(upstream) {
         return Err((WaitReason::NoUpstream, format!("{upstream} has no path to the primary")));
     }
@@ -81,6 +84,8 @@ fn both<'a>(world: &World<'a>, child: &NodeName, upstream: &NodeName) -> Result<
 fn history(child: &NodeName, child_facts: &Facts, upstream: &NodeName, facts: &Facts) -> Result<(), NotYet> {
     let (theirs, ours) = match (child_facts.timeline, facts.timeline) {
         (Some(theirs), Some(ours)) => (theirs, ours),
+        // Between a lower bound and the newest there is nothing.
+        (None, Some(newest)) if child_facts.timeline_at_least == Some(newest) => return Ok(()),
         // On which timeline it is cannot be seen: it must be one that no fork can have left behind.
         (None, _) if facts.history.iter().any(|(_, fork)| *fork < child_facts.position) => {
             return Err((

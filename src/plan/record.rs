@@ -8,6 +8,14 @@ use crate::model::{Memory, Millis};
 /// counts in the union of routes until it is seen (law 1).
 pub fn record(memory: &mut Memory, outcome: &Outcome, now: Millis) {
     for done in &outcome.done {
+        let step = &done.planned.step;
+        let key = (step.server().clone(), step.owner().clone(), step.into());
+        if done.result.is_err() {
+            let failed = memory.failed_steps.entry(key).or_insert((0, now));
+            *failed = (failed.0.saturating_add(1), now);
+        } else {
+            memory.failed_steps.remove(&key);
+        }
         match &done.planned.step {
             Step::Heartbeat { .. } => memory.heartbeat_at = Some(now),
             Step::SetRoute { node, route, .. } => {

@@ -5,8 +5,9 @@ use super::standing::Standing;
 use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
 use super::{VERIFY_MILLISECONDS, World, diagnose};
 use crate::model::memory::{Ordered, RELOADS_MAX};
+use crate::model::primary::Primary;
 use crate::model::tree::{Edge, Union};
-use crate::model::{Facts, NodeName, Route, SessionAttrs};
+use crate::model::{Facts, Management, NodeName, Route, SessionAttrs};
 
 /// Planned moves under way at once. A move re-sends up to a segment and the backlog from the new upstream; nodes
 /// without a path to the primary do not wait for a place.
@@ -42,7 +43,6 @@ pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
                     under_way += 1;
                 }
                 plan.steps.push(planned);
-                plan.look_again_after_milliseconds = VERIFY_MILLISECONDS;
             }
             Err((reason, message)) => plan.waits.push(Wait { node: node.clone(), reason, message }),
         }
@@ -61,13 +61,19 @@ fn is_under_way(world: &World<'_>, node: &NodeName) -> bool {
 
 /// The next step of one node towards its wanted route: none when it is there, or what it waits for.
 fn next(world: &World<'_>, plan: &Plan, node: &NodeName, under_way: usize) -> Result<Option<Planned>, ready::NotYet> {
+    if world.management(node) == Management::Observe {
+        return Ok(None);
+    }
+    let no_primary = match &world.sight.primary {
+        Primary::Known { .. } => None,
+        Primary::NotSeen => Some("no primary is seen, so nobody is moved"),
+        // Nothing shows which of two branches a server is on (postgres-facts.md 4.6).
+        Primary::Several(_) => Some("more than one server answers as the primary, so nobody is moved"),
+    };
+    let without = |why: &str| (WaitReason::NoPrimary, why.to_owned());
     let Some(wanted) = plan.wanted.get(node) else {
-        let primary = world.primary().is_some();
-        return Err(if primary {
-            (WaitReason::NoUpstream, "no upstream is left that has a path to the primary".to_owned())
-        } else {
-            (WaitReason::NoPrimary, "no primary is seen, so nobody is moved".to_owned())
-        });
+        let lonely = (WaitReason::NoUpstream, "no upstream is left that has a path to the primary".to_owned());
+        return Err(no_primary.map_or(lonely, without));
     };
     let Some(facts) = world.seen(node) else {
         let silent = || (WaitReason::NotWritable, "it is not seen, so its route cannot be changed".to_owned());
@@ -85,6 +91,9 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName, under_way: usize) -> Re
     if world.desired.has_installed(node, wanted, facts) {
         return towards_first(world, node, facts, wanted, under_way);
     }
+    if let Some(why) = no_primary {
+        return Err(without(why));
+    }
     let route = provable(world, node, facts, wanted, urgent)?;
     if world.desired.has_installed(node, &route, facts) {
         let reason = "a fallback of its route cannot be prepared yet".to_owned();
@@ -101,7 +110,7 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName, under_way: usize) -> Re
 fn is_urgent(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {
     let patience = world.desired.healing.suspect_after_milliseconds;
     let long = world.observed.memory.unrooted_for(node).is_some_and(|t| t >= patience);
-    !world.is_rooted(node) && (long || facts.receiver.is_none())
+    facts.receiver.is_none() || (long && !world.is_rooted(node))
 }
 
 /// The route is installed; is it in use, and from its first entry?
@@ -180,6 +189,8 @@ fn reason(world: &World<'_>, node: &NodeName, wanted: &Route, urgent: bool) -> W
         Why::Unrooted
     } else if old.entries.iter().any(lost) {
         Why::Rearm
+    } else if old.first().is_some_and(|first| world.standing(first) == Standing::Lagging) {
+        Why::UpstreamLags
     } else if old.first() != wanted.first() {
         Why::GiveBack
     } else {

@@ -9,6 +9,10 @@ use super::{World, diagnose};
 use crate::model::observed::Slot;
 use crate::model::{Facts, Management, NodeName, Route};
 
+/// Within this time a server that only reconnects is back, in milliseconds: twice the default of
+/// `wal_retrieve_retry_interval`.
+const RECONNECT_MILLISECONDS: u64 = 10_000;
+
 /// Prepares the slots of wanted routes; releases what holds WAL or a transaction horizon for nobody.
 pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
     let routes = std::mem::take(&mut plan.wanted);
@@ -46,7 +50,7 @@ pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
 /// The slots of a node that was taken out of the spec. While it uses one, the others hold WAL for nobody; when it has
 /// used none for as long as a failed node has to settle, so do all: a server that only reconnects keeps what it needs.
 fn release_leavers(world: &World<'_>, plan: &mut Plan) {
-    let settle = world.desired.healing.settle_seconds.saturating_mul(1000);
+    let settle = world.desired.healing.settle_seconds.saturating_mul(1000).max(RECONNECT_MILLISECONDS);
     for (owner, used) in &world.observed.memory.leaving {
         let slot = owner.slot();
         let of = |on: &NodeName| world.seen(on).and_then(|facts| facts.slots.get(&slot));
@@ -115,10 +119,18 @@ fn has_left(world: &World<'_>, plan: &Plan, owner: &NodeName, on: &NodeName) -> 
     let wanted = plan.wanted.get(owner).is_some_and(|route| route.contains(on));
     let installed = world.installed(owner).is_some_and(|route| route.contains(on));
     let pending = world.seen(owner).and_then(|facts| facts.route.pending.as_ref()).is_some();
+    // An order that was not seen carried out may still be.
+    let ordered = world.observed.memory.node(owner).and_then(|memory| memory.ordered.as_ref());
+    let ordered = ordered.is_some_and(|order| !order.seen_installed && order.route.contains(on));
     if super::standing::is_the_primary(world, owner) {
         return !wanted;
     }
-    !wanted && !installed && !pending && plan.wanted.contains_key(owner) && world.streams_elsewhere(owner, on)
+    !wanted
+        && !installed
+        && !pending
+        && !ordered
+        && plan.wanted.contains_key(owner)
+        && world.streams_elsewhere(owner, on)
 }
 
 /// The topology goes: its nodes stream on where they are, their idle slots are dropped so that nobody's disk fills. The
@@ -145,6 +157,8 @@ pub(super) fn teardown(world: &World<'_>, plan: &mut Plan) {
 }
 
 fn is_idle(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
-    let slot = world.seen(on).and_then(|facts| facts.slots.get(&owner.slot()));
+    // A slot of that name on a server of somebody else is somebody else's.
+    let ours = world.seen(on).filter(|_| world.standing(on) != Standing::Barred);
+    let slot = ours.and_then(|facts| facts.slots.get(&owner.slot()));
     slot.is_some_and(|slot| slot.active_pid.is_none())
 }

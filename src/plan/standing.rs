@@ -18,6 +18,8 @@ pub enum Standing {
     Keeps,
     /// It failed a short while ago: it keeps the children that receive from it now.
     Settling,
+    /// It has a path and is too far behind, and its upstream is not: its children are moved where there is room.
+    Lagging,
     /// It is of no use for longer than the patience.
     Failed,
     /// It is not our data, not on our history, or a primary that is not the primary: nobody may follow it.
@@ -34,6 +36,8 @@ pub(super) fn standing(world: &World<'_>, node: &NodeName) -> Standing {
     };
     if barred(world, node, facts) {
         Standing::Barred
+    } else if failed && world.is_rooted(node) {
+        Standing::Lagging
     } else if failed {
         Standing::Failed
     } else if world.is_primary(node) {

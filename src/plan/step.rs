@@ -124,6 +124,8 @@ pub enum Why {
     AsDeclared,
     /// The node has no path to the primary.
     Unrooted,
+    /// Its upstream lags.
+    UpstreamLags,
     /// An upstream of its route failed; the fallbacks are arranged anew.
     Rearm,
     /// Its intended upstream is well again.
@@ -190,6 +192,8 @@ pub enum WaitReason {
     MovesUnderWay,
     /// The node cannot be written to: unseen, or a finding stands against it.
     NotWritable,
+    /// Most servers cannot be asked.
+    Blind,
 }
 
 /// How sure it is that a fallback would work (law 2).

@@ -7,7 +7,7 @@ use super::standing::Standing;
 use super::step::{Plan, Readiness};
 use super::{World, ready};
 use crate::model::route::ROUTE_ENTRIES_MAX;
-use crate::model::{NodeName, Route, SessionAttrs};
+use crate::model::{Facts, Management, NodeName, Route, SessionAttrs};
 
 /// Fills in `plan.wanted`, `plan.fallbacks` and `plan.shortages`.
 pub(super) fn want(world: &World<'_>, plan: &mut Plan) {
@@ -15,8 +15,10 @@ pub(super) fn want(world: &World<'_>, plan: &mut Plan) {
     let mut spread = Spread { world, preferences: &preferences, first: BTreeMap::new(), load: BTreeMap::new() };
     spread.choose_first();
     plan.wanted = spread.routes();
-    // A server that is not ours to touch needs no fallbacks: none is prepared for it.
-    for (node, route) in plan.wanted.iter().filter(|(node, _)| world.standing(node) != Standing::Barred) {
+    // A server whose route is not ours to set needs no fallbacks: none is prepared for it.
+    let ours =
+        |node: &NodeName| world.standing(node) != Standing::Barred && world.management(node) == Management::Routes;
+    for (node, route) in plan.wanted.iter().filter(|(node, _)| ours(node)) {
         let state = |upstream: &NodeName| match ready::fallback(world, node, upstream) {
             Ok(()) => Readiness::Unproven,
             Err(_) => Readiness::NotReady,
@@ -90,14 +92,17 @@ impl<'a> Spread<'a> {
 
     fn may_be_first(&self, node: &NodeName, preference: &Preference) -> bool {
         let upstream = &preference.node;
-        if self.world.observed.memory.is_refused(node, upstream) {
+        let world = self.world;
+        let fed_now = world.upstream(node) == Some(upstream) && world.is_rooted(node);
+        let full = || world.seen(upstream).is_some_and(Facts::is_full);
+        if !fed_now && (world.observed.memory.is_refused(node, upstream) || full()) {
             return false;
         }
         match self.world.standing(upstream) {
             Standing::Good => true,
             Standing::Keeps => self.has_installed(node, upstream),
             Standing::Settling => self.world.upstream(node) == Some(upstream),
-            Standing::Failed | Standing::Barred => false,
+            Standing::Lagging | Standing::Failed | Standing::Barred => false,
         }
     }
 
@@ -112,6 +117,11 @@ impl<'a> Spread<'a> {
         let good: Vec<_> = order.iter().filter(|p| self.may_be_first(node, p)).collect();
         let place = good.iter().find(|p| self.has_place(&p.node));
         let room = || good.iter().find(|p| self.load(&p.node) < self.world.desired.burst(&p.node));
+        // Rather late than over somebody's limit.
+        let late = self.world.upstream(node).filter(|up| self.world.standing(up) == Standing::Lagging);
+        if let Some(stays) = late.filter(|_| place.is_none() && room().is_none()) {
+            return Some(stays.clone());
+        }
         let emptiest = || good.iter().min_by_key(|p| self.load(&p.node));
         let settling = || order.iter().find(|p| self.world.standing(&p.node) == Standing::Settling);
         place.or_else(room).or_else(emptiest).copied().or_else(settling).map(|p| p.node.clone())
@@ -146,7 +156,7 @@ impl<'a> Spread<'a> {
                 && match self.world.standing(member) {
                     Standing::Good => true,
                     // A dead entry behind a live primary costs nothing; taking it out would cut the stream.
-                    Standing::Keeps | Standing::Settling | Standing::Failed => had,
+                    Standing::Keeps | Standing::Settling | Standing::Lagging | Standing::Failed => had,
                     Standing::Barred => false,
                 }
         };
@@ -189,7 +199,7 @@ impl<'a> Spread<'a> {
         let settle = self.world.desired.healing.settle_seconds.saturating_mul(1000);
         match self.world.standing(upstream) {
             Standing::Good => true,
-            Standing::Keeps | Standing::Settling => self.has_installed(node, upstream),
+            Standing::Keeps | Standing::Settling | Standing::Lagging => self.has_installed(node, upstream),
             Standing::Failed => {
                 let failing = self.world.observed.memory.failing_for(upstream);
                 first_stays && failing.is_some_and(|t| t < settle) && self.has_installed(node, upstream)
@@ -248,13 +258,18 @@ impl AfterLoss {
     }
 }
 
-/// One sentence for each group in which nodes have no fallback at all. Right below a primary that is the only member of
-/// its group there is none to be had, and none to be missed: without it nobody has anything to pass on.
+/// One sentence for each group in which nodes have no fallback at all. A node right below the primary goes on to the next
+/// primary only; where the root group has no other that could be it, there is no fallback to be had.
 fn shortages(world: &World<'_>, plan: &Plan) -> Vec<String> {
-    let alone = world.desired.root().is_some_and(|root| root.members.len() == 1);
-    let spared = |route: &Route| alone && route.first().is_some_and(|first| world.is_primary(first));
-    let without =
-        |node: &&NodeName| plan.wanted.get(*node).is_some_and(|route| route.fallbacks().is_empty() && !spared(route));
+    let root = world.desired.root().map(|root| root.members.as_slice()).unwrap_or_default();
+    let spared = |node: &NodeName, route: &Route| {
+        let last = root.iter().all(|member| member == node || world.is_primary(member));
+        last && route.first().is_some_and(|first| world.is_primary(first))
+    };
+    let without = |node: &&NodeName| {
+        let ours = world.management(node) == Management::Routes;
+        plan.wanted.get(*node).is_some_and(|route| ours && route.fallbacks().is_empty() && !spared(node, route))
+    };
     let sentence = |group: &crate::model::Group| {
         let count = group.members.iter().filter(without).count();
         let size = group.members.len();

@@ -55,11 +55,12 @@ impl World {
             at: self.now,
             system_identifier: server.system_identifier,
             version_num: 150_018,
-            started: 0,
+            started: server.starts,
             in_recovery: server.in_recovery,
             position: server.received,
             replay: server.replayed,
             timeline: Some(server.timeline),
+            timeline_at_least: Some(server.timeline),
             history: server.history.clone(),
             redo: server.redo,
             oldest_wal: Some(server.oldest),
@@ -79,6 +80,7 @@ impl World {
             slots: server.slots.iter().map(|(name, state)| (name.clone(), slot(name, state))).collect(),
             alter_system_allowed: true,
             missing_grants: Vec::new(),
+            parameters: [("max_wal_senders".to_owned(), server.senders_max as u64)].into(),
         }
     }
 }

@@ -102,6 +102,12 @@ pub fn after_any_one_loss(world: &World, desired: &Desired) -> Vec<String> {
         let mut world = world.clone();
         world.kill(lost);
         world.pass(20);
+        let primary_lost = world.servers.get(lost).is_some_and(|server| !server.in_recovery);
+        let alone =
+            |server: &super::server::Server| server.is_up() && server.in_recovery && server.upstream().is_none();
+        if let Some((node, _)) = world.servers.iter().find(|(_, server)| alone(server) && !primary_lost) {
+            broken.push(format!("{node} is fed by nobody after the loss of {lost}"));
+        }
         for (node, children) in load(&world) {
             let most = desired.burst(&node);
             if children > most {

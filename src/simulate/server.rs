@@ -89,6 +89,8 @@ pub struct SlotAt {
 pub struct Server {
     /// Whether it runs.
     pub process: Process,
+    /// How often it was started.
+    pub starts: u64,
     /// Whether it is a standby.
     pub in_recovery: bool,
     /// Which cluster's data it holds.
@@ -136,6 +138,7 @@ impl Server {
     pub fn new(in_recovery: bool, at: Lsn) -> Self {
         Self {
             process: Process::Up,
+            starts: 1,
             in_recovery,
             system_identifier: 7_300_000_000_000_000_001,
             timeline: Timeline(1),

@@ -186,6 +186,7 @@ impl World {
         let now = self.now;
         let Some(server) = self.servers.get_mut(node).filter(|server| server.process == Process::Down) else { return };
         server.process = Process::Up;
+        server.starts += 1;
         server.running = server.file.clone();
         server.reload_due = false;
         server.paused = false;

@@ -186,14 +186,14 @@ mod tests {
         metrics.stepped("SetRoute", false);
         metrics.wrote_status();
         metrics.leads(true);
-        metrics.show(&tree(), &lag("l1"), &BTreeMap::from([(Diagnosis::DeadNode, 2)]));
+        metrics.show(&tree(), &lag("l1"), &BTreeMap::from([(Diagnosis::DeadRelay, 2)]));
         let text = metrics.text().unwrap();
         for line in [
             "waltree_reconcile_duration_seconds_count 1",
             "waltree_steps_total{kind=\"SetRoute\",outcome=\"failed\"} 1",
             "waltree_steps_total{kind=\"SetRoute\",outcome=\"ok\"} 1",
             "waltree_node_lag_seconds{namespace=\"shop\",topology=\"orders\",node=\"l1\"} 1.5",
-            "waltree_findings{namespace=\"shop\",topology=\"orders\",diagnosis=\"DeadNode\"} 2",
+            "waltree_findings{namespace=\"shop\",topology=\"orders\",diagnosis=\"DeadRelay\"} 2",
             "waltree_status_writes_total 1",
             "waltree_topologies 1",
             "waltree_leading 1",
@@ -205,10 +205,10 @@ mod tests {
     #[test]
     fn what_is_gone_is_not_shown_any_more() {
         let metrics = Metrics::default();
-        metrics.show(&tree(), &lag("l1"), &BTreeMap::from([(Diagnosis::DeadNode, 2)]));
+        metrics.show(&tree(), &lag("l1"), &BTreeMap::from([(Diagnosis::DeadRelay, 2)]));
         metrics.show(&tree(), &lag("l2"), &BTreeMap::new());
         let text = metrics.text().unwrap();
-        assert!(!text.contains("\"l1\"") && !text.contains("DeadNode") && text.contains("\"l2\""), "{text}");
+        assert!(!text.contains("\"l1\"") && !text.contains("DeadRelay") && text.contains("\"l2\""), "{text}");
         metrics.forget(&tree());
         let text = metrics.text().unwrap();
         assert!(!text.contains("orders") && text.contains("waltree_topologies 0"), "{text}");

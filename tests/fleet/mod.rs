@@ -183,6 +183,7 @@ impl Fleet {
             position: server.position,
             replay: server.position,
             timeline: Some(Timeline(1)),
+            timeline_at_least: Some(Timeline(1)),
             history: Vec::new(),
             redo: Lsn(server.position.0.saturating_sub(SEGMENT)),
             oldest_wal: Some(Lsn(server.position.0.saturating_sub(2 * SEGMENT)).segment_start(SEGMENT)),
@@ -202,6 +203,7 @@ impl Fleet {
             slots: server.slots.iter().map(|(owner, restart)| (owner.clone(), slot(owner, restart))).collect(),
             alter_system_allowed: true,
             missing_grants: Vec::new(),
+            parameters: BTreeMap::new(),
         }
     }
 

@@ -191,10 +191,14 @@ impl Ground {
 
     /// Waits until there is an event of this reason about a node.
     pub async fn told(&self, reason: &str, node: &str) {
-        eventually(&format!("an event {reason} about {node}"), async || {
-            self.events().await.iter().any(|(told, note)| told == reason && note.starts_with(node))
-        })
-        .await;
+        for _ in 0..LOOK.1 {
+            if self.events().await.iter().any(|(told, note)| told == reason && note.starts_with(node)) {
+                return;
+            }
+            tokio::time::sleep(LOOK.0).await;
+        }
+        let (told, status) = (self.events().await, self.topology().await.status);
+        panic!("no event {reason} about {node} within 30 s, but {told:#?}; the status is {status:#?}");
     }
 
     /// Fails when a secret is in the status, in an event, in the operator's log or in the log of a server.

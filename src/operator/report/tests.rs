@@ -110,6 +110,7 @@ fn facts(node: &str, upstream: Option<&str>) -> Facts {
         position: Lsn(1),
         replay: Lsn(1),
         timeline: Some(Timeline(3)),
+        timeline_at_least: None,
         history: Vec::new(),
         redo: Lsn(0),
         oldest_wal: None,
@@ -136,6 +137,7 @@ fn facts(node: &str, upstream: Option<&str>) -> Facts {
         slots: BTreeMap::new(),
         alter_system_allowed: true,
         missing_grants: Vec::new(),
+        parameters: BTreeMap::new(),
     }
 }
 
@@ -311,12 +313,12 @@ fn the_reason_of_not_rooted_is_the_worst_finding() {
         world.plan.sight.rooted.insert(name(node), Rooted::No("no stream".to_owned()));
     }
     let message_of = "It refuses connections and nobody receives from it. Start it.";
-    let finding = Finding { node: name("eu-1"), diagnosis: Diagnosis::DeadNode, message: message_of.to_owned() };
+    let finding = Finding { node: name("eu-1"), diagnosis: Diagnosis::DeadRelay, message: message_of.to_owned() };
     world.plan.findings = vec![finding];
     let status = world.report(None, 1);
-    assert_eq!(said(&status, ConditionType::Rooted), ("False", "DeadNode"));
+    assert_eq!(said(&status, ConditionType::Rooted), ("False", "DeadRelay"));
     assert!(message(&status, ConditionType::Rooted).ends_with(message_of));
-    assert_eq!(said(&status, ConditionType::Converged), ("False", "DeadNode"));
+    assert_eq!(said(&status, ConditionType::Converged), ("False", "DeadRelay"));
 }
 
 #[test]

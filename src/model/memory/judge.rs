@@ -1,0 +1,163 @@
+//! Who has failed by its own fault, who only suffers, who is well again, and who gives nothing to whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{DOUBLINGS_MAX, FORGIVEN_AFTER_MILLISECONDS, Memory, NodeMemory, RELOADS_MAX, Refused};
+use crate::model::rooted::Rooted;
+use crate::model::tree::{Edge, entries, primary_only};
+use crate::model::{Desired, Millis, NodeName, NodeView, Observed, Sight};
+
+/// How long after an order a node may still be on its way to its new upstream, in milliseconds: `tcp_user_timeout` and
+/// one retry.
+const REFUSED_AFTER_MILLISECONDS: u64 = 3_000;
+
+/// A node that fails again within so many settling times after it was well again has to stay well for twice as long
+/// (design.md section 7).
+const FAILS_AGAIN_WITHIN_SETTLES: u64 = 10;
+
+impl Memory {
+    /// Who is no good as an upstream, since when, and who is well again.
+    pub(super) fn judge(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
+        let observed = Observed { nodes: nodes.clone(), memory: self.clone() };
+        let sight = Sight::of(desired, &observed);
+        let feeding = |(child, edge): (&NodeName, &Edge)| edge.upstream().filter(|_| sight.is_rooted(child)).cloned();
+        let carrying: BTreeSet<NodeName> = sight.edges.iter().filter_map(feeding).collect();
+        let settle = desired.healing.settle_seconds.saturating_mul(1000);
+        let bound = desired.healing.lag_seconds.saturating_mul(1000);
+        let still: BTreeMap<NodeName, Millis> =
+            self.nodes.iter().filter_map(|(n, m)| Some((n.clone(), self.still_since(m)?))).collect();
+        for (name, node) in &mut self.nodes {
+            // The verdict may have taken the patience already; what counts is since when it is so.
+            let since = node.unseen_since.or(still.get(name).copied()).unwrap_or(self.at);
+            let (rooted, unrooted) = match sight.rooted.get(name) {
+                Some(Rooted::Yes { hops, .. }) => {
+                    node.hops = Some(*hops);
+                    (true, false)
+                }
+                Some(Rooted::No(_)) => (false, true),
+                Some(Rooted::Unknown(_)) | None => (false, false),
+            };
+            node.rooted_since = node.rooted_since.filter(|_| rooted).or(rooted.then_some(self.at));
+            node.unrooted_since = node.unrooted_since.filter(|_| unrooted).or(unrooted.then_some(since));
+        }
+        self.note_refusals(desired, nodes, &sight);
+        for (name, node) in &mut self.nodes {
+            let verdict = sight.rooted.get(name);
+            // What it suffered from others before is not held against it.
+            let since = node.unseen_since.or(still.get(name).copied().filter(|_| !node.suffers)).unwrap_or(self.at);
+            // Nor what was not seen because of us.
+            let since = since.max(self.blind_at.unwrap_or_default());
+            if self.blind_since.is_some() && node.unseen_since.is_some() {
+                node.failing_since = None;
+                continue;
+            }
+            let suffers = matches!(verdict, Some(Rooted::No(_))) && sight.culprit(name) != name;
+            node.suffers = suffers || (node.suffers && node.unrooted_since.is_some());
+            let well = match verdict {
+                Some(Rooted::Yes { lag_milliseconds, .. }) => {
+                    // Once it counts as lagging it has to catch up to half the bound.
+                    let most = if node.failing_since.is_some() { bound / 2 } else { bound };
+                    *lag_milliseconds <= most || !sight.lags_by_itself(name)
+                }
+                // It says nothing for or against itself.
+                Some(Rooted::No(_)) if suffers => continue,
+                Some(Rooted::No(_)) => false,
+                // We cannot see it, but its children are fed: the trouble is ours (law 8).
+                Some(Rooted::Unknown(_)) | None => carrying.contains(name) || node.unseen_since.is_none(),
+            };
+            match (well, node.failing_since) {
+                (true, Some(since)) => {
+                    if self.at.since(since) >= desired.healing.suspect_after_milliseconds {
+                        node.recover(settle, self.at);
+                    }
+                    node.failing_since = None;
+                }
+                (false, None) => node.failing_since = Some(since),
+                (true, None) | (false, Some(_)) => {}
+            }
+        }
+    }
+
+    /// Whom a node gets nothing from although it is pointed to it and it is well. Each time in a row the node is kept from
+    /// it twice as long, beginning with the time that a failed node has to settle.
+    fn note_refusals(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, sight: &Sight) {
+        let addresses = desired.addresses();
+        let (at, patience) = (self.at, desired.healing.suspect_after_milliseconds);
+        let settle = desired.healing.settle_seconds.saturating_mul(1000).max(REFUSED_AFTER_MILLISECONDS);
+        let seen = |name: &NodeName| nodes.get(name).and_then(NodeView::seen);
+        let well_since: BTreeMap<NodeName, Millis> =
+            self.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.rooted_since?))).collect();
+        for (name, node) in &mut self.nodes {
+            let Some(facts) = seen(name).filter(|facts| facts.in_recovery) else { continue };
+            node.refused.retain(|_, refused| at.since(refused.until) < FORGIVEN_AFTER_MILLISECONDS);
+            let installed = entries(&addresses, &facts.route.conninfo);
+            let from = facts.receiver.as_ref().and_then(|r| addresses.node_at(&r.host, r.port));
+            if from.is_some_and(|from| installed.contains(from)) {
+                node.reloads = 0;
+            }
+            node.upstream.take_if(|(known, _)| Some(&*known) != from);
+            if let (None, Some(from)) = (&node.upstream, from) {
+                node.upstream = Some((from.clone(), facts.asked_at));
+            }
+            let Some(first) = installed.first().filter(|_| !primary_only(&facts.route.conninfo)) else { continue };
+            if from == Some(first) && sight.is_rooted(name) {
+                node.ordered.iter_mut().for_each(|order| order.followed = true);
+                // Forgiven when it has fed the node for a while: one that only lets in and gives nothing seems well at first.
+                let fed_for = node.upstream.as_ref().map_or(0, |(_, since)| at.since(*since));
+                node.refused.retain(|by, _| by != first || fed_for < settle);
+                continue;
+            }
+            // While replay is blocked it follows nobody, whoever it is.
+            if facts.replay_blocked_by().is_some() || (seen(first).is_some() && !sight.is_rooted(first)) {
+                continue;
+            }
+            if seen(first).is_none() {
+                // libpq stays at one that refuses the login. One that is down it passes by.
+                if from.is_none() && node.reloads >= RELOADS_MAX {
+                    node.refuse(first, settle, at);
+                }
+                continue;
+            }
+            // It has to have been there for so long, and the upstream well for so long: what it lacks may be the doing of
+            // the last upstream, or of who was above this one.
+            let arrived = node.upstream.as_ref().map(|(_, since)| *since);
+            let since = [node.unrooted_since, arrived, well_since.get(first).copied()];
+            let dry = since.into_iter().collect::<Option<Vec<_>>>().and_then(|since| since.into_iter().max());
+            let dry = dry.is_some_and(|since| at.since(since) >= patience);
+            if if from == Some(first) { dry } else { node.gets_nothing(first, from.is_some(), facts.asked_at) } {
+                node.refuse(first, settle, at);
+            }
+        }
+    }
+}
+
+impl NodeMemory {
+    /// Whether it was pointed to `first` and did not arrive there, or streams from nobody whatever is reloaded.
+    fn gets_nothing(&self, first: &NodeName, streams: bool, asked_at: Millis) -> bool {
+        let not_followed = self.ordered.as_ref().is_some_and(|order| {
+            let late = asked_at.since(order.at) >= REFUSED_AFTER_MILLISECONDS;
+            order.seen_installed && !order.followed && order.route.first() == Some(first) && late
+        });
+        not_followed || (!streams && self.reloads >= RELOADS_MAX)
+    }
+
+    fn refuse(&mut self, by: &NodeName, settle_milliseconds: u64, now: Millis) {
+        let known = self.refused.get(by);
+        if known.is_some_and(|refused| refused.until > now) {
+            return;
+        }
+        let times = known.map_or(1, |refused| refused.times.saturating_add(1));
+        let pause = settle_milliseconds.saturating_mul(1 << times.saturating_sub(1).min(DOUBLINGS_MAX));
+        self.refused.insert(by.clone(), Refused { times, until: now.plus(pause) });
+        self.reloads = 0;
+    }
+
+    /// It is well again, and has to stay so: each time that it fails soon after, twice as long.
+    fn recover(&mut self, settle_milliseconds: u64, now: Millis) {
+        let soon = now.since(self.recovered_at) < settle_milliseconds.saturating_mul(FAILS_AGAIN_WITHIN_SETTLES);
+        self.failures = if soon { self.failures.saturating_add(1) } else { 1 };
+        self.recovered_at = now;
+        let pause = settle_milliseconds.saturating_mul(1 << self.failures.saturating_sub(1).min(DOUBLINGS_MAX));
+        self.settling_until = Some(now.plus(pause));
+    }
+}

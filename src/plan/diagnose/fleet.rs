@@ -1,0 +1,33 @@
+//! What is wrong with many at once.
+
+use std::collections::BTreeMap;
+
+use super::World;
+use crate::model::{Diagnosis, Finding, NodeName};
+
+/// It is us, not them: most servers of every zone have been silent for longer than the patience.
+pub(super) fn blind(world: &World<'_>) -> Option<Finding> {
+    let patience = world.desired.healing.suspect_after_milliseconds;
+    world.observed.memory.blind_for().filter(|t| *t >= patience)?;
+    let node = world.primary().or(world.desired.nodes.keys().next())?.clone();
+    // How many of them moves with every look, and the status with it.
+    let message =
+        "most servers cannot be asked, in every zone, so the trouble is on this side. Nothing is done until most \
+                   are seen again; look at the network and the DNS of the operator."
+            .to_owned();
+    Some(Finding { node, diagnosis: Diagnosis::BlindOperator, message })
+}
+
+/// Zones of two servers and more of which none is seen for longer than the patience, while others are.
+pub(super) fn zones_down<'a>(world: &World<'a>) -> BTreeMap<&'a str, Vec<&'a NodeName>> {
+    let mut zones: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
+    for (node, spec) in &world.desired.nodes {
+        if let Some(zone) = &spec.zone {
+            zones.entry(zone).or_default().push(node);
+        }
+    }
+    let patience = world.desired.healing.suspect_after_milliseconds;
+    let gone = |node: &&NodeName| world.observed.memory.unseen_for(node).is_some_and(|t| t >= patience);
+    zones.retain(|_, nodes| nodes.len() >= 2 && nodes.iter().all(gone));
+    zones
+}

@@ -1,0 +1,155 @@
+//! What is wrong with where a server's WAL comes from, and with what it makes of it.
+
+use super::unseen::{RESTARTS_MIN, crash_loop};
+use super::{Found, World, is_relay};
+use crate::model::rooted::Rooted;
+use crate::model::tree::Edge;
+use crate::model::{Diagnosis, Facts, NodeName, Route};
+use crate::plan::step::Plan;
+
+/// The worst that is wrong with a standby that is seen.
+pub(super) fn stream(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> Found {
+    if world.is_primary(node) {
+        return None;
+    }
+    let patience = world.desired.healing.suspect_after_milliseconds;
+    let memory = &world.observed.memory;
+    let failing = memory.failing_for(node).is_some_and(|t| t >= patience);
+    let unrooted = memory.unrooted_for(node).is_some_and(|t| t >= patience);
+    let too_low = || parameter_too_low(world, node, facts);
+    if let Some(gate) = facts.replay_blocked_by().filter(|_| facts.replay_paused || failing) {
+        // Replay pauses by itself where a parameter is too low.
+        return too_low().or_else(|| Some(replay_blocked(node, gate)));
+    }
+    if unrooted && facts.receiver.as_ref().is_some_and(|receiver| receiver.status == "stopping") {
+        let cure = "Restart the server; nothing less ends it";
+        return Some((
+            Diagnosis::WalReceiverStuck,
+            format!("the walreceiver of {node} is ending and does not end. {cure}."),
+        ));
+    }
+    if failing && let Some(Rooted::No(seen)) = world.sight.rooted.get(node) {
+        let (diagnosis, cure) = no_path(world, plan, node, facts);
+        return Some((diagnosis, format!("{node}: {seen}. {cure}.")));
+    }
+    if memory.node(node).is_some_and(|memory| memory.restarts.len() >= RESTARTS_MIN) {
+        return Some(crash_loop(node));
+    }
+    half(world, node).or_else(|| lagging(world, node, failing)).or_else(too_low).or_else(|| {
+        let settles = is_relay(world, node) && memory.is_settling(node);
+        let cure = "Nothing to do: it gets its children back when it has been well long enough";
+        settles.then(|| (Diagnosis::Settling, format!("{node} failed a short while ago. {cure}.")))
+    })
+}
+
+fn replay_blocked(node: &NodeName, gate: &str) -> (Diagnosis, String) {
+    let cure = match gate {
+        "RecoveryPause" => "Run pg_wal_replay_resume() there",
+        "RecoveryApplyDelay" => "Set recovery_min_apply_delay = 0 there and restart it",
+        _ => "End the sessions there that hold a snapshot, or lower max_standby_streaming_delay",
+    };
+    let lasts = "until then it serves old data and its route cannot change";
+    (Diagnosis::ReplayBlocked, format!("replay is blocked on {node}: {gate}. {cure}; {lasts}."))
+}
+
+fn parameter_too_low(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
+    let primary = world.primary()?;
+    let theirs = &world.seen(primary)?.parameters;
+    let low = |(name, value): &(&String, &u64)| theirs.get(*name).is_some_and(|theirs| theirs > *value);
+    let (name, value) = facts.parameters.iter().find(low)?;
+    let theirs = theirs.get(name)?;
+    let seen = format!("{name} is {value} on {node} and {theirs} on {primary}, so its replay stops");
+    Some((Diagnosis::ParameterTooLow, format!("{seen}. Set it to {theirs} there, and restart it.")))
+}
+
+/// It is well and lets in nobody who was last pointed to it.
+fn half(world: &World<'_>, node: &NodeName) -> Found {
+    let memory = &world.observed.memory;
+    let refused: Vec<&str> =
+        world.desired.nodes.keys().filter(|child| memory.is_refused(child, node)).map(NodeName::as_str).collect();
+    // One alone may be its own fault, or that of the way between them.
+    if refused.len() < 2 {
+        return None;
+    }
+    let names = refused.join(", ");
+    let cure = "Read its log: pg_hba.conf, the replication user's password, max_wal_senders";
+    Some((Diagnosis::HalfRelay, format!("{node} is well, and {names} got nothing from it. {cure}.")))
+}
+
+fn lagging(world: &World<'_>, node: &NodeName, failing: bool) -> Found {
+    let bound = world.desired.healing.lag_seconds;
+    let Some(Rooted::Yes { lag_milliseconds, .. }) = world.sight.rooted.get(node) else { return None };
+    let lags = failing || *lag_milliseconds > bound.saturating_mul(1000);
+    if !lags || !world.sight.lags_by_itself(node) {
+        return None;
+    }
+    // Not the present figure: it moves with every look, and the status would be written again with it.
+    let seen = format!("{node} is more than {bound} s behind");
+    let cure = "Look at its disk, CPU and network";
+    Some(if is_relay(world, node) {
+        (
+            Diagnosis::LaggingRelay,
+            format!("{seen}, and its upstream is not. {cure}; its children are moved where there is room."),
+        )
+    } else {
+        (Diagnosis::LaggingLeaf, format!("{seen}. {cure}."))
+    })
+}
+
+fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (Diagnosis, &'static str) {
+    let first = plan.wanted.get(node).and_then(Route::first).and_then(|first| world.seen(first));
+    match world.sight.edges.get(node) {
+        Some(Edge::Stranger(_)) => {
+            return (
+                Diagnosis::WrongUpstream,
+                "Nothing to do: it is pointed to its declared upstream when that is safe",
+            );
+        }
+        Some(Edge::Both(_) | Edge::ChildOnly(_) | Edge::Denied(_)) if in_ring(world, node) => {
+            return (Diagnosis::Ring, "Nothing to do: it is broken at the node nearest the primary");
+        }
+        _ if facts.receiver.is_none() && wal_is_gone(world, node, facts) => {
+            return (
+                Diagnosis::WalGone,
+                "Restore it from an archive, or clone it anew: no server has the WAL that it needs any more",
+            );
+        }
+        _ => {}
+    }
+    if let (None, Some(upstream)) = (&facts.receiver, first) {
+        match upstream.slots.get(&node.slot()) {
+            None => return (Diagnosis::MissingSlot, "Nothing to do: the slot is created"),
+            Some(slot) if slot.lost => return (Diagnosis::LostSlot, "Nothing to do: the slot is made anew"),
+            Some(slot) if slot.active_pid.is_some() => {
+                return (
+                    Diagnosis::ZombieSlot,
+                    "Its slot is held by a connection that it does not have: wait for wal_sender_timeout, or end that \
+                     walsender",
+                );
+            }
+            Some(_) => {}
+        }
+    }
+    let diagnosis = if is_relay(world, node) { Diagnosis::CutOffRelay } else { Diagnosis::CutOffLeaf };
+    (diagnosis, "Nothing to do: it and its children are given other upstreams where there are any")
+}
+
+/// Whether no server that has a path holds WAL from the segment of the node's position on.
+fn wal_is_gone(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {
+    let needed = facts.position.segment_start(facts.segment_bytes);
+    let others = world.desired.nodes.keys().filter(|other| *other != node && world.is_rooted(other));
+    let mut oldest = others.filter_map(|other| world.seen(other)?.oldest_wal).peekable();
+    oldest.peek().is_some() && oldest.all(|oldest| oldest > needed)
+}
+
+fn in_ring(world: &World<'_>, node: &NodeName) -> bool {
+    let mut at = node;
+    for _ in 0..world.desired.nodes.len() {
+        match world.upstream(at) {
+            Some(up) if up == node => return true,
+            Some(up) => at = up,
+            None => return false,
+        }
+    }
+    false
+}

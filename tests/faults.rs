@@ -1,0 +1,257 @@
+//! Each way a server can fail, made for real on real servers: what the readers of a leaf see, and what it is called.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::process::Command;
+
+use support::ground::{Ground, PRIMARY, apply, star};
+use support::postgres::eventually;
+
+const ROOT: [&str; 2] = [PRIMARY, "core-2"];
+/// Two relays, and leaves that they feed in turn.
+const REGION: [&str; 5] = ["eu-1", "eu-2", "eu-3", "eu-4", "eu-5"];
+const LEAVES_OF_EU_1: [&str; 2] = ["eu-3", "eu-5"];
+
+/// Seven servers, as declared.
+async fn region(namespace: &'static str) -> Ground {
+    let ground = Ground::of(star(&[&ROOT[1..], &REGION].concat()).await, namespace).await;
+    apply(&ground.manifest(&groups(&ground)));
+    ground.as_declared().await;
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-1").await;
+    }
+    ground
+}
+
+fn groups(ground: &Ground) -> [String; 2] {
+    [ground.group("core", "", &ROOT), ground.group("eu", "upstreams: [core], relays: 2", &REGION)]
+}
+
+/// Waits until a node streams from `upstream` and shows a row that is written now.
+async fn fed_by(ground: &Ground, node: &str, upstream: &str) {
+    let from = "SELECT sender_port FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+    ground.tree.until(node, from, &ground.tree.port(upstream).to_string()).await;
+    ground.flows(&[node]).await;
+}
+
+/// Sends a signal to one process of a server.
+fn signal(pid: &str, signal: &str) {
+    assert!(Command::new("kill").args([signal, pid]).status().unwrap().success());
+}
+
+async fn reload(ground: &Ground, node: &str) {
+    ground.tree.sql(node, "SELECT pg_reload_conf()").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_relay_is_left_and_gets_its_leaves_back() {
+    let ground = region("hung-relay").await;
+    ground.tree.freeze("eu-1");
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-2").await;
+    }
+    ground.told("HungRelay", "eu-1").await;
+    ground.tree.thaw("eu-1");
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-1").await;
+    }
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_answers_and_receives_nothing_is_left() {
+    let ground = region("cut-off-relay").await;
+    let receiver = ground.tree.value("eu-1", "SELECT pid FROM pg_stat_wal_receiver").await;
+    signal(&receiver, "-STOP");
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-2").await;
+    }
+    ground.told("CutOffRelay", "eu-1").await;
+    // To PostgreSQL all is well with it.
+    let status = ground.tree.value("eu-1", "SELECT status FROM pg_stat_wal_receiver").await;
+    assert_eq!(status, "streaming");
+    signal(&receiver, "-CONT");
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-1").await;
+    }
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_whose_walreceiver_does_not_end_is_named() {
+    let ground = region("stuck-receiver").await;
+    let receiver = ground.tree.value("eu-3", "SELECT pid FROM pg_stat_wal_receiver").await;
+    signal(&receiver, "-STOP");
+    ground.told("WalReceiverStuck", "eu-3").await;
+    fed_by(&ground, "eu-5", "eu-1").await;
+    signal(&receiver, "-CONT");
+    ground.flows(&["eu-3"]).await;
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_lets_nobody_in_is_left_by_those_who_need_it() {
+    let ground = region("half-relay").await;
+    let hba = std::fs::read_to_string(ground.tree.data("eu-1").join("pg_hba.conf")).unwrap();
+    let without: String = hba.split_inclusive('\n').filter(|line| !line.contains("replication")).collect();
+    assert_ne!(hba, without);
+    ground.tree.write_hba("eu-1", &without);
+    reload(&ground, "eu-1").await;
+    ground.tree.sql("eu-1", "SELECT pg_terminate_backend(pid) FROM pg_stat_replication").await;
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-2").await;
+    }
+    ground.told("HalfRelay", "eu-1").await;
+    ground.tree.write_hba("eu-1", &hba);
+    reload(&ground, "eu-1").await;
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-1").await;
+    }
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_with_paused_replay_follows_when_it_goes_on() {
+    let mut ground = region("replay-paused").await;
+    ground.tree.sql("eu-3", "SELECT pg_wal_replay_pause()").await;
+    ground.told("ReplayBlocked", "eu-3").await;
+    ground.tree.kill("eu-1");
+    fed_by(&ground, "eu-5", "eu-2").await;
+    ground.told("DeadRelay", "eu-1").await;
+    ground.asked("eu-3", 3).await;
+    let writes = || ground.tree.log("eu-3").matches("received SIGHUP").count();
+    let before = writes();
+    ground.asked("eu-3", 5).await;
+    assert_eq!(writes(), before, "it is told again and again what it cannot do");
+    ground.tree.sql("eu-3", "SELECT pg_wal_replay_resume()").await;
+    fed_by(&ground, "eu-3", "eu-2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parameter_below_that_of_the_primary_is_named_with_both_values() {
+    let mut ground = region("parameter").await;
+    let most: u32 = ground.tree.value(PRIMARY, "SHOW max_connections").await.parse().unwrap();
+    ground.tree.configure(PRIMARY, &format!("max_connections = {}", most + 7));
+    ground.tree.stop(PRIMARY);
+    ground.tree.start_node(PRIMARY).await;
+    ground.told("ParameterTooLow", "eu-3").await;
+    let told = ground.events().await;
+    let named = format!("max_connections is {most} on eu-3 and {} on {PRIMARY}", most + 7);
+    assert!(told.iter().any(|(reason, note)| reason == "ParameterTooLow" && note.contains(&named)), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_whose_wal_is_gone_everywhere_is_named_and_never_cloned() {
+    let mut ground = region("wal-gone").await;
+    let leaf = "eu-5";
+    let position = ground.tree.value(leaf, "SELECT pg_last_wal_replay_lsn()").await;
+    let needed = ground.tree.value(PRIMARY, &format!("SELECT pg_walfile_name('{position}')")).await;
+    ground.tree.stop(leaf);
+    ground.told("DeadLeaf", leaf).await;
+    let others = [&ROOT[..], &REGION[..4]].concat();
+    for node in &others {
+        let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'eu_5'";
+        ground.tree.sql(node, drop).await;
+    }
+    // An old segment goes with a (restart)checkpoint, once no idle slot of a fallback keeps it any more.
+    let held = format!("SELECT count(*) FROM pg_ls_waldir() WHERE name <= '{needed}' AND name ~ '^[0-9A-F]+$'");
+    for node in &others {
+        eventually(&format!("{node} has removed {needed}"), async || {
+            ground.tree.sql(PRIMARY, "SELECT pg_switch_wal()").await;
+            ground.tree.sql(PRIMARY, "CHECKPOINT").await;
+            ground.flows(&others).await;
+            ground.tree.sql(node, "CHECKPOINT").await;
+            ground.tree.value(node, &held).await == "0"
+        })
+        .await;
+    }
+    ground.tree.start_node(leaf).await;
+    ground.told("WalGone", leaf).await;
+    assert_eq!(ground.tree.value(leaf, "SELECT pg_is_in_recovery()").await, "t");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ring_made_by_hand_is_broken() {
+    let ground = region("ring").await;
+    let conninfo = ground.tree.conninfo("eu-1", "eu-3");
+    let client = ground.tree.connect("eu-1").await.unwrap();
+    let set = format!("ALTER SYSTEM SET primary_conninfo = '{}'", conninfo.replace('\'', "''"));
+    client.batch_execute(&set).await.unwrap();
+    client.batch_execute("ALTER SYSTEM SET primary_slot_name = ''").await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let ring = format!("parameter \"primary_conninfo\" changed to \"{conninfo}\"");
+    eventually("somebody made a ring", async || ground.tree.log("eu-1").contains(&ring)).await;
+    fed_by(&ground, "eu-1", PRIMARY).await;
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-1").await;
+    }
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_crashes_again_and_again_is_named() {
+    let mut ground = region("crash-loop").await;
+    for _ in 0..3 {
+        ground.tree.kill("eu-4");
+        ground.tree.start_node("eu-4").await;
+        // Its start is told in whole seconds.
+        ground.asked("eu-4", 2).await;
+    }
+    ground.told("CrashLoop", "eu-4").await;
+    ground.flows(&["eu-4"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_most_servers_do_not_answer_moves_nobody() {
+    let ground = region("blind").await;
+    let before = ground.connected(&LEAVES_OF_EU_1).await;
+    let silent = ["core-2", "eu-2", "eu-4", "eu-5"];
+    for node in silent {
+        ground.tree.freeze(node);
+    }
+    let message = ground.until("Converged", "False", "BlindOperator").await;
+    assert!(message.contains("Nothing is done until most are seen again"), "{message}");
+    fed_by(&ground, "eu-3", "eu-1").await;
+    for node in silent {
+        ground.tree.thaw(node);
+    }
+    ground.as_declared().await;
+    ground.untouched(&before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_that_goes_down_is_told_once_and_healed_around() {
+    let mut ground = Ground::of(star(&[&ROOT[1..], &REGION].concat()).await, "zone-down").await;
+    let mut manifest = ground.manifest(&groups(&ground));
+    for (node, zone) in [("eu-1", "b"), ("eu-3", "b"), ("eu-2", "c"), ("eu-4", "c"), ("eu-5", "c")] {
+        let host = format!("{{name: {node}, ");
+        manifest = manifest.replace(&host, &format!("{host}zone: {zone}, "));
+    }
+    apply(&manifest);
+    ground.as_declared().await;
+    fed_by(&ground, "eu-3", "eu-1").await;
+    ground.tree.kill("eu-1");
+    ground.tree.kill("eu-3");
+    ground.told("ZoneDown", "eu-1").await;
+    ground.flows(&["eu-2", "eu-4", "eu-5"]).await;
+    let told = ground.events().await;
+    let dead = told.iter().filter(|(reason, _)| reason == "DeadRelay" || reason == "DeadLeaf").count();
+    assert_eq!(dead, 0, "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_primary_is_dead_nobody_is_moved() {
+    let mut ground = region("dead-primary").await;
+    let below = &REGION[2..];
+    let before = ground.connected(&["eu-3", "eu-4", "eu-5"]).await;
+    ground.tree.kill(PRIMARY);
+    ground.told("DeadPrimary", PRIMARY).await;
+    ground.tree.start_node(PRIMARY).await;
+    ground.flows(below).await;
+    ground.untouched(&before).await;
+    ground.as_declared().await;
+    let told = ground.events().await;
+    assert!(told.iter().all(|(reason, _)| reason != "Settling"), "{told:?}");
+}
