@@ -80,6 +80,46 @@ async fn a_relay_that_answers_and_receives_nothing_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_leaf_is_named_although_its_upstream_shows_it_streaming() {
+    let ground = region("hung-leaf").await;
+    let before = ground.connected(&["eu-5"]).await;
+    ground.tree.freeze("eu-3");
+    ground.told("HungLeaf", "eu-3").await;
+    let shown = "SELECT state FROM pg_stat_replication WHERE application_name = 'eu-3'";
+    assert_eq!(ground.tree.value("eu-1", shown).await, "streaming");
+    ground.tree.thaw("eu-3");
+    fed_by(&ground, "eu-3", "eu-1").await;
+    ground.untouched(&before).await;
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_that_is_put_below_an_upstream_that_is_behind_it_is_taken_away() {
+    let ground = region("ahead").await;
+    let receiver = ground.tree.value("eu-1", "SELECT pid FROM pg_stat_wal_receiver").await;
+    signal(&receiver, "-STOP");
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-2").await;
+    }
+    // Ahead within one segment PostgreSQL sees nothing wrong: it streams, and waits (postgres-facts.md 3).
+    let position = "SELECT pg_last_wal_replay_lsn()";
+    let (ahead, behind) = (ground.tree.value("eu-3", position).await, ground.tree.value("eu-1", position).await);
+    assert_eq!(ground.tree.value("eu-3", &format!("SELECT '{ahead}'::pg_lsn > '{behind}'")).await, "t");
+    let conninfo = ground.tree.conninfo("eu-3", "eu-1");
+    let client = ground.tree.connect("eu-3").await.unwrap();
+    let set = format!("ALTER SYSTEM SET primary_conninfo = '{}'", conninfo.replace('\'', "''"));
+    client.batch_execute(&set).await.unwrap();
+    client.batch_execute("ALTER SYSTEM SET primary_slot_name = ''").await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    let made = format!("parameter \"primary_conninfo\" changed to \"{conninfo}\"");
+    eventually("somebody put it there", async || ground.tree.log("eu-3").contains(&made)).await;
+    fed_by(&ground, "eu-3", "eu-2").await;
+    signal(&receiver, "-CONT");
+    fed_by(&ground, "eu-3", "eu-1").await;
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leaf_whose_walreceiver_does_not_end_is_named() {
     let ground = region("stuck-receiver").await;
     let receiver = ground.tree.value("eu-3", "SELECT pid FROM pg_stat_wal_receiver").await;
@@ -193,11 +233,15 @@ async fn a_ring_made_by_hand_is_broken() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_crashes_again_and_again_is_named() {
     let mut ground = region("crash-loop").await;
-    for _ in 0..3 {
+    // A start that no pass of the operator saw is not counted.
+    for _ in 0..12 {
         ground.tree.kill("eu-4");
         ground.tree.start_node("eu-4").await;
-        // Its start is told in whole seconds.
         ground.asked("eu-4", 2).await;
+        ground.asked(PRIMARY, 2).await;
+        if ground.events().await.iter().any(|(told, _)| told == "CrashLoop") {
+            break;
+        }
     }
     ground.told("CrashLoop", "eu-4").await;
     ground.flows(&["eu-4"]).await;
@@ -206,7 +250,7 @@ async fn a_server_that_crashes_again_and_again_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_that_most_servers_do_not_answer_moves_nobody() {
     let ground = region("blind").await;
-    let before = ground.connected(&LEAVES_OF_EU_1).await;
+    let before = ground.connected(&["eu-3"]).await;
     let silent = ["core-2", "eu-2", "eu-4", "eu-5"];
     for node in silent {
         ground.tree.freeze(node);

@@ -193,6 +193,10 @@ pub fn plan_text(plan: &Plan) -> String {
     for shortage in &plan.shortages {
         let _ = writeln!(text, "{shortage}");
     }
+    for (node, route) in &plan.wanted {
+        let entries = route.entries.iter().map(NodeName::as_str).collect::<Vec<_>>().join(" > ");
+        let _ = writeln!(text, "{node} is to receive from {entries}.");
+    }
     let moves = plan.steps.iter().chain(&plan.withheld).filter(|p| matches!(p.step, Step::SetRoute { .. })).count();
     let _ = writeln!(text, "{moves} moves planned.");
     text

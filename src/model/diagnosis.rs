@@ -33,7 +33,7 @@ pub enum Diagnosis {
     /// Most servers cannot be asked, in every zone: the trouble is ours.
     #[strum(message = "nothing is done anywhere until most are seen again")]
     BlindOperator,
-    /// All servers of its zone went out of sight at once.
+    /// All servers of its zone, two or more, are out of sight.
     #[strum(message = "those outside are healed around it; nothing inside is touched")]
     ZoneDown,
     /// The primary refuses or resets connections.
@@ -42,12 +42,12 @@ pub enum Diagnosis {
     /// The primary accepts connections and does not answer.
     #[strum(message = "nobody is moved: nobody could have a path. Promotion is not waltree's yet")]
     HungPrimary,
-    /// It feeds others, and refuses or resets connections.
+    /// It is to feed others by the spec, and refuses or resets connections.
     #[strum(
         message = "its children are on their fallbacks already; their routes are armed anew, and given back after it settled"
     )]
     DeadRelay,
-    /// It feeds others, accepts connections and does not answer, and nobody receives WAL from it.
+    /// It is to feed others by the spec, accepts connections and does not answer, and nobody receives WAL from it.
     #[strum(message = "its children are pointed elsewhere once they stand still, and given back after it settled")]
     HungRelay,
     /// It refuses or resets connections, and feeds nobody.
@@ -95,7 +95,7 @@ pub enum Diagnosis {
     /// Nothing reaches it although its upstream is well.
     #[strum(message = "it is given another upstream, and asked back after settling, then twice as long, and so on")]
     CutOffLeaf,
-    /// It is well and lets none of those in who were last pointed to it: pg_hba.conf, passwords or walsenders.
+    /// It is well, and two or more who were pointed to it got nothing: pg_hba.conf, passwords or walsenders.
     #[strum(message = "its children are led elsewhere, and asked back after settling, then twice as long, and so on")]
     HalfRelay,
     /// It feeds others and is further behind than `healing.lagSeconds`, while its upstream is not.

@@ -7,12 +7,12 @@ use super::{Desired, NodeName, NodeView, WhyUnseen};
 /// Fewer servers than this are no ground to judge our own sight by.
 const NODES_MIN: usize = 3;
 
-/// Most servers, and most of every zone, tell us nothing now: it is us, not them. Whoever refuses a connection or a login has
-/// answered.
+/// Most servers, and most of every zone, tell us nothing now: it is us, not them. Whoever refuses a connection, TLS or a login
+/// has answered.
 pub fn blind(desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) -> bool {
     let silent = |node: &NodeName| {
         let unseen = nodes.get(node).and_then(|view| view.unseen.as_ref());
-        let silence = [WhyUnseen::Timeout, WhyUnseen::AddressUnknown, WhyUnseen::TlsFailed];
+        let silence = [WhyUnseen::Timeout, WhyUnseen::AddressUnknown];
         unseen.is_some_and(|unseen| silence.contains(&unseen.why))
     };
     let mut zones: BTreeMap<Option<&str>, (usize, usize)> = BTreeMap::new();

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::server::{Process, Receiver, SEGMENT_BYTES, SENDERS_MAX, Server, Setting};
+use super::server::{Process, Receiver, SEGMENT_BYTES, SENDERS_MAX, Server, Setting, SlotAt};
 use super::{Dice, wal};
-use crate::model::{Conninfo, Desired, Lsn, Millis, NodeName};
+use crate::model::{Conninfo, Desired, Lsn, Millis, NodeName, Route};
 
 /// Where the WAL of every world begins.
 const BEGIN: Lsn = Lsn(3 * SEGMENT_BYTES);
@@ -57,6 +57,7 @@ pub struct World {
     pub servers: BTreeMap<NodeName, Server>,
     /// Who listens where.
     addresses: BTreeMap<(String, u16), NodeName>,
+    listening: BTreeMap<NodeName, (String, u16)>,
     /// Pairs between which every packet vanishes; the smaller first.
     cuts: BTreeSet<(Place, Place)>,
     /// How the servers are set.
@@ -89,6 +90,7 @@ impl World {
         let mut world = Self {
             now: Millis(1_000_000),
             servers: desired.nodes.keys().map(|name| (name.clone(), server(name))).collect(),
+            listening: desired.nodes.keys().filter_map(|name| Some((name.clone(), address(name)?))).collect(),
             addresses: desired.nodes.keys().filter_map(|name| Some((address(name)?, name.clone()))).collect(),
             cuts: BTreeSet::new(),
             settings,
@@ -107,8 +109,7 @@ impl World {
 
     /// Where a server listens.
     pub fn address_of(&self, node: &NodeName) -> Option<(&str, u16)> {
-        let listens = |(_, name): &(&(String, u16), &NodeName)| *name == node;
-        self.addresses.iter().find(listens).map(|((host, port), _)| (host.as_str(), *port))
+        self.listening.get(node).map(|(host, port)| (host.as_str(), *port))
     }
 
     /// Whether packets pass between two places.
@@ -128,6 +129,25 @@ impl World {
         } else {
             self.cuts.remove(&pair(a, b))
         };
+    }
+
+    /// The fleet as these routes make it, slots and all, without the way there.
+    pub fn install(&mut self, desired: &Desired, routes: &BTreeMap<NodeName, Route>) {
+        for (node, route) in routes {
+            for on in &route.entries {
+                if let Some(server) = self.servers.get_mut(on) {
+                    let restart = server.replayed;
+                    server.slots.insert(node.slot(), SlotAt { restart, lost: false });
+                }
+            }
+            if let Some(server) = self.servers.get_mut(node) {
+                let conninfo = desired.conninfo(node, route, &server.running.conninfo);
+                let setting = Setting { conninfo, nudged: false, slot: node.slot() };
+                (server.running, server.file) = (setting.clone(), setting);
+                server.receiver = Receiver::Away { again_at: self.now };
+            }
+        }
+        self.pass(0);
     }
 
     /// Everything is mended: all servers run, packets pass, nothing is slow or refused.

@@ -18,7 +18,7 @@ pub(super) fn blind(world: &World<'_>) -> Option<Finding> {
     Some(Finding { node, diagnosis: Diagnosis::BlindOperator, message })
 }
 
-/// Zones of two servers and more of which none is seen for longer than the patience, while others are.
+/// Zones of two servers and more of which none is seen, and one of them for longer than the patience.
 pub(super) fn zones_down<'a>(world: &World<'a>) -> BTreeMap<&'a str, Vec<&'a NodeName>> {
     let mut zones: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
     for (node, spec) in &world.desired.nodes {
@@ -27,7 +27,10 @@ pub(super) fn zones_down<'a>(world: &World<'a>) -> BTreeMap<&'a str, Vec<&'a Nod
         }
     }
     let patience = world.desired.healing.suspect_after_milliseconds;
-    let gone = |node: &&NodeName| world.observed.memory.unseen_for(node).is_some_and(|t| t >= patience);
-    zones.retain(|_, nodes| nodes.len() >= 2 && nodes.iter().all(gone));
+    let gone_for = |node: &&NodeName| world.observed.memory.unseen_for(node);
+    let all_gone = |nodes: &[&NodeName]| nodes.iter().map(gone_for).collect::<Option<Vec<_>>>();
+    zones.retain(|_, nodes| {
+        nodes.len() >= 2 && all_gone(nodes).is_some_and(|gone| gone.into_iter().max() >= Some(patience))
+    });
     zones
 }

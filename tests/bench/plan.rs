@@ -1,0 +1,107 @@
+//! How long a plan takes, by the size of the fleet: `cargo bench --bench plan`. Asserts nothing.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and fails where it cannot go on")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use waltree::api::ReplicaTopologySpec;
+use waltree::model::{Desired, Memory, NodeName, NodeView, Observed};
+use waltree::plan::{Plan, plan};
+use waltree::simulate::World;
+use waltree::simulate::shape::Shape;
+
+/// Runs of each, of which the median is told.
+const RUNS: usize = 9;
+
+/// A fleet of regions of six relays and what they feed.
+fn spec(nodes: usize) -> ReplicaTopologySpec {
+    let mut shape = Shape::default();
+    shape.group(&["core", "3", "zones=a,b,c", "fanOut=100"]).unwrap();
+    let regions = (nodes / 250).max(1);
+    for region in 0..regions {
+        let size = ((nodes - 3) / regions).to_string();
+        let relays = if nodes < 250 { "relays=4" } else { "relays=6" };
+        let name = format!("r{region}");
+        let fields = [&name, &size, relays, "upstreams=core", "fanOut=50", "zones=a,b,c"];
+        shape.group(&fields.map(|field: &str| field)).unwrap();
+    }
+    shape.set(&["limits.crossRegionStreams", "6"]).unwrap();
+    shape.spec().unwrap()
+}
+
+/// One operator that looks at a world.
+struct Look {
+    desired: Desired,
+    world: World,
+    memory: Memory,
+}
+
+impl Look {
+    fn observe(&mut self) -> Observed {
+        let view = |name: &NodeName| match self.world.look(name) {
+            Ok(facts) => NodeView { last: Some(Arc::new(facts)), unseen: None },
+            Err(unseen) => NodeView { last: None, unseen: Some(unseen) },
+        };
+        let nodes: BTreeMap<_, _> = self.desired.nodes.keys().map(|name| (name.clone(), view(name))).collect();
+        self.memory.advance(&self.desired, &nodes, self.world.now);
+        Observed { nodes, memory: self.memory.clone() }
+    }
+
+    /// The plan of now, and the median of the milliseconds that it took.
+    fn plan(&mut self) -> (Plan, f64) {
+        let observed = self.observe();
+        let mut times: Vec<f64> = (0..RUNS)
+            .map(|_| {
+                let began = Instant::now();
+                std::hint::black_box(plan(&self.desired, &observed, self.world.now));
+                began.elapsed().as_secs_f64() * 1000.0
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        (plan(&self.desired, &observed, self.world.now), times[RUNS / 2])
+    }
+
+    fn pass(&mut self, milliseconds: u64) {
+        self.world.pass(milliseconds);
+        self.observe();
+    }
+}
+
+fn main() {
+    println!(
+        "{:>7} {:>12} {:>14} {:>16} {:>16}",
+        "nodes", "first, ms", "nothing to do", "a relay is dead", "a zone is dead"
+    );
+    for nodes in [100, 1_000, 10_000] {
+        let desired = Desired::try_from(&spec(nodes)).unwrap();
+        let primary = desired.root().unwrap().members[0].clone();
+        let world = World::new(&desired, 1, |_| primary.clone());
+        let mut look = Look { desired, world, memory: Memory::default() };
+        let (first, began) = look.plan();
+        look.world.install(&look.desired, &first.wanted);
+        for _ in 0..5 {
+            look.pass(1_000);
+        }
+        let (calm, idle) = look.plan();
+        let steps = calm.steps.iter().filter(|planned| !planned.step.is_housekeeping()).count();
+        assert_eq!(steps, 0, "the fleet is not as declared: {:?}", calm.steps.first());
+        let relay = NodeName::new("r0-1").unwrap();
+        look.world.kill(&relay);
+        for _ in 0..4 {
+            look.pass(1_000);
+        }
+        let (_, one) = look.plan();
+        let zone: Vec<NodeName> =
+            look.desired.nodes.values().filter(|n| n.zone.as_deref() == Some("b")).map(|n| n.name.clone()).collect();
+        for node in &zone {
+            look.world.kill(node);
+        }
+        for _ in 0..4 {
+            look.pass(1_000);
+        }
+        let (_, many) = look.plan();
+        println!("{nodes:>7} {began:>12.2} {idle:>14.2} {one:>16.2} {many:>16.2}");
+    }
+}
