@@ -13,7 +13,7 @@
 //!   6  requeue  = plan.look_again_after
 //! ```
 //!
-//! `model` has the words, `api` the custom resource, `cli` the command line. Which folder may use which is a table in
+//! `simulate` walks the same line over worlds without servers. `model` has the words, `api` the custom resource, `cli` the command line. Which folder may use which is a table in
 //! `tests/architecture.rs`, and that test reads the imports.
 
 pub mod act;

@@ -94,9 +94,9 @@ pub struct NodeMemory {
     pub failures: u32,
     /// When it was well again last.
     pub recovered_at: Millis,
-    /// When its postmaster was started, by its own wall clock, and when it was seen to be started anew, the newest last.
+    /// When its postmaster was started, by its own wall clock ([`Facts::started`]).
     pub started: Option<u64>,
-    /// When it was seen to be started anew within the last ten minutes.
+    /// When it was seen to be started anew within the last ten minutes, the newest last.
     pub restarts: VecDeque<Millis>,
     /// The last route ordered for it.
     pub ordered: Option<Ordered>,
