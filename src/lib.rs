@@ -13,8 +13,8 @@
 //!   6  requeue  = plan.look_again_after
 //! ```
 //!
-//! `simulate` walks the same line over worlds without servers. `model` has the words, `api` the custom resource, `cli` the command line. Which folder may use which is a table in
-//! `tests/architecture.rs`, and that test reads the imports.
+//! `simulate` walks the same line over worlds without servers. `model` has the words, `api` the custom resource, `cli` the
+//! command line. Which folder may use which is a table in `tests/architecture.rs`, and that test reads the imports.
 
 pub mod act;
 pub mod api;
