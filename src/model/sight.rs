@@ -60,12 +60,6 @@ impl Sight {
         }
     }
 
-    /// Whether a node's children are seen and none of them has a path, so that it passes nothing on, whatever it says.
-    pub fn starves_its_children(&self, node: &NodeName) -> bool {
-        let mut children = self.edges.iter().filter(|(_, edge)| edge.upstream() == Some(node)).peekable();
-        children.peek().is_some() && children.all(|(child, _)| matches!(self.rooted.get(child), Some(Rooted::No(_))))
-    }
-
     /// The upstream that a node tells, as far as it is one of ours.
     pub fn upstream(&self, node: &NodeName) -> Option<&NodeName> {
         self.edges.get(node).and_then(Edge::upstream)

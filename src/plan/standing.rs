@@ -61,9 +61,8 @@ fn looks_down(world: &World<'_>, node: &NodeName) -> bool {
 fn starves_its_children(world: &World<'_>, node: &NodeName) -> bool {
     let patience = world.desired.healing.suspect_after_milliseconds;
     let memory = &world.observed.memory;
-    let children = || world.sight.edges.iter().filter(|(_, edge)| edge.upstream() == Some(node));
-    world.sight.starves_its_children(node)
-        && children().all(|(child, _)| memory.unrooted_for(child).is_some_and(|t| t >= patience))
+    let mut children = world.sight.edges.iter().filter(|(_, edge)| edge.upstream() == Some(node)).peekable();
+    children.peek().is_some() && children.all(|(child, _)| memory.unrooted_for(child).is_some_and(|t| t >= patience))
 }
 
 fn barred(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {
