@@ -157,6 +157,29 @@ fn as_wanted(fleet: &Fleet, made: &Plan) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Nobody who runs has more children than in an emergency, and no region takes more streams from others than it may.
+fn within_limits(fleet: &Fleet) -> Result<(), TestCaseError> {
+    let desired = &fleet.desired;
+    for (node, children) in fleet.load() {
+        prop_assert!(children <= desired.burst(&node), "{children} children on {node}");
+    }
+    let region = |node: &NodeName| desired.group_of(node).unwrap().region.clone();
+    let mut inflow = BTreeMap::new();
+    for (node, upstream) in fleet.tree() {
+        prop_assert!(
+            upstream.is_some() || !fleet.servers[&node].up || node == fleet.primary,
+            "{node} is fed by nobody"
+        );
+        if upstream.is_some_and(|upstream| region(&upstream) != region(&node)) {
+            *inflow.entry(region(&node)).or_insert(0) += 1;
+        }
+    }
+    for (region, streams) in inflow {
+        prop_assert!(streams <= desired.limits.cross_region_streams, "{streams} streams into {region:?}");
+    }
+    Ok(())
+}
+
 /// Law 7, by libpq alone: whoever is lost, nobody has more than his burst limit and everybody else is fed.
 fn survives_any_one_loss(fleet: &mut Fleet) -> Result<(), TestCaseError> {
     let servers = fleet.servers.clone();
@@ -225,6 +248,24 @@ proptest! {
         }
         let made = settle(&mut fleet)?;
         as_wanted(&fleet, &made)?;
+    }
+
+    #[test]
+    fn after_many_losses_at_once_the_limits_hold_again(
+        shape in shapes(),
+        parents in draws(),
+        lost in prop::collection::vec(any::<u8>(), 1..9),
+    ) {
+        let desired = desired(&shape);
+        let mut fleet = brownfield(&desired, &parents);
+        settle(&mut fleet)?;
+        let names: Vec<NodeName> = desired.nodes.keys().filter(|node| **node != fleet.primary).cloned().collect();
+        for which in lost.iter().filter(|_| !names.is_empty()) {
+            fleet.set_up(&names[usize::from(*which) % names.len()], false);
+        }
+        let made = settle(&mut fleet)?;
+        as_wanted(&fleet, &made)?;
+        within_limits(&fleet)?;
     }
 
     #[test]

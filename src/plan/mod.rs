@@ -5,14 +5,17 @@
 //! [`heartbeat`] keeps the primary's position moving, [`diagnose`] says what is wrong.
 
 mod diagnose;
+mod fallbacks;
 mod heartbeat;
 mod prefer;
 mod ready;
 mod record;
 mod routes;
 mod slots;
+mod spread;
 mod standing;
 pub mod step;
+mod traffic;
 mod want;
 
 use std::collections::BTreeMap;

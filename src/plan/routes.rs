@@ -1,17 +1,15 @@
 //! Installing the wanted routes: only what is proven, never a ring, a few at a time.
 
 use super::ready::{self, SlotState};
+use super::spread::is_stand_in;
 use super::standing::Standing;
 use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
+use super::traffic::{Move, Traffic, bytes_again};
 use super::{VERIFY_MILLISECONDS, World, diagnose};
 use crate::model::memory::{Ordered, RELOADS_MAX};
 use crate::model::primary::Primary;
 use crate::model::tree::{Edge, Union};
 use crate::model::{Facts, Management, NodeName, Route, SessionAttrs};
-
-/// Planned moves under way at once. A move re-sends up to a segment and the backlog from the new upstream; nodes
-/// without a path to the primary do not wait for a place.
-pub(super) const MOVES_AT_ONCE: usize = 8;
 
 /// How long an order may stay unverified before it no longer counts as under way, in milliseconds: beyond it something
 /// else is wrong, which a diagnosis names.
@@ -21,32 +19,62 @@ const ORDER_MILLISECONDS: u64 = 10_000;
 /// milliseconds: long enough to see that its first entry refuses it (`NodeMemory::refused`).
 const GIVE_BACK_AFTER_MILLISECONDS: u64 = 5_000;
 
-/// Adds the steps that install wanted routes, and what is waited for.
+/// Between moves that differ by less than so many bytes, about a segment, the order of the groups decides: who is above
+/// moves first.
+const ALIKE_BYTES: u64 = 16 << 20;
+
+/// Adds the steps that install wanted routes, and what is waited for: who has no path first, and of those who have to be
+/// sent least, so that most are well again soonest.
 pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
-    let mut union = Union::of(world.desired, world.observed);
-    let mut under_way = plan.wanted.keys().filter(|node| is_under_way(world, node)).count();
-    if under_way > 0 {
+    let mut traffic = Traffic::default();
+    for node in plan.wanted.keys().filter(|node| is_under_way(world, node)) {
+        if let Some(order) = order(world, node) {
+            traffic.is_on_its_way(world, node, &order.route);
+        }
+    }
+    if traffic.under_way > 0 {
         plan.look_again_after_milliseconds = VERIFY_MILLISECONDS;
     }
+    let mut moves = Vec::new();
     let groups = world.desired.groups.iter();
     for node in groups.flat_map(|group| &group.members).filter(|node| !world.is_primary(node)) {
-        match next(world, plan, node, under_way) {
+        match next(world, plan, node) {
             Ok(None) => {}
-            Ok(Some(Planned { step: Step::SetRoute { ref route, .. }, .. })) if union.ring(node, route).is_some() => {
-                let through = union.ring(node, route).map(NodeName::to_string).unwrap_or_default();
-                let message = format!("{through} may still come to receive from {node}");
-                plan.waits.push(Wait { node: node.clone(), reason: WaitReason::WouldRing, message });
+            Ok(Some(Next::Reload)) => {
+                let step = Step::Reload { node: node.clone() };
+                plan.steps.push(Planned { step, why: Why::Unverified });
             }
-            Ok(Some(planned)) => {
-                if let Step::SetRoute { route, .. } = &planned.step {
-                    union.add_route(node, route);
-                    under_way += 1;
-                }
-                plan.steps.push(planned);
-            }
+            Ok(Some(Next::Move(moved))) => moves.push((node, moved)),
             Err((reason, message)) => plan.waits.push(Wait { node: node.clone(), reason, message }),
         }
     }
+    moves.sort_by_key(|(_, moved)| (!moved.urgent, moved.bytes / ALIKE_BYTES));
+    let mut union = None;
+    for (node, moved) in moves {
+        let union = union.get_or_insert_with(|| Union::of(world.desired, world.observed));
+        let held_up = match union.ring(node, &moved.route) {
+            Some(through) => {
+                let message = format!("{through} may still come to receive from {node}");
+                Some((WaitReason::WouldRing, message))
+            }
+            None => traffic.holds_up(&moved),
+        };
+        if let Some((reason, message)) = held_up {
+            plan.waits.push(Wait { node: node.clone(), reason, message });
+            continue;
+        }
+        union.add_route(node, &moved.route);
+        traffic.add(&moved);
+        plan.steps.push(moved.planned);
+    }
+}
+
+/// What is to be done next about a node's route.
+enum Next {
+    /// Tell it again.
+    Reload,
+    /// Set the route.
+    Move(Move),
 }
 
 fn order<'a>(world: &World<'a>, node: &NodeName) -> Option<&'a Ordered> {
@@ -60,7 +88,7 @@ fn is_under_way(world: &World<'_>, node: &NodeName) -> bool {
 }
 
 /// The next step of one node towards its wanted route: none when it is there, or what it waits for.
-fn next(world: &World<'_>, plan: &Plan, node: &NodeName, under_way: usize) -> Result<Option<Planned>, ready::NotYet> {
+fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>, ready::NotYet> {
     if world.management(node) == Management::Observe {
         return Ok(None);
     }
@@ -89,7 +117,7 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName, under_way: usize) -> Re
     }
     let urgent = is_urgent(world, node, facts);
     if world.desired.has_installed(node, wanted, facts) {
-        return towards_first(world, node, facts, wanted, under_way);
+        return towards_first(world, node, facts, wanted);
     }
     if let Some(why) = no_primary {
         return Err(without(why));
@@ -99,11 +127,8 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName, under_way: usize) -> Re
         let reason = "a fallback of its route cannot be prepared yet".to_owned();
         return Err((WaitReason::SlotNotReady, reason));
     }
-    if !urgent && under_way >= MOVES_AT_ONCE {
-        return Err((WaitReason::MovesUnderWay, format!("{under_way} other moves are under way")));
-    }
     let why = reason(world, node, wanted, urgent);
-    Ok(Some(set(world, node, facts, route, why)))
+    Ok(Some(Next::Move(set(world, node, facts, route, urgent, why))))
 }
 
 /// No path to the primary for longer than the patience, or no connection at all.
@@ -119,8 +144,7 @@ fn towards_first(
     node: &NodeName,
     facts: &Facts,
     wanted: &Route,
-    under_way: usize,
-) -> Result<Option<Planned>, ready::NotYet> {
+) -> Result<Option<Next>, ready::NotYet> {
     match (world.upstream(node), wanted.first()) {
         (Some(upstream), Some(first)) if upstream == first => Ok(None),
         (Some(upstream), Some(first)) if wanted.contains(upstream) => {
@@ -129,16 +153,11 @@ fn towards_first(
                 return Ok(None);
             }
             ready::first(world, node, first, false)?;
-            if under_way >= MOVES_AT_ONCE {
-                return Err((WaitReason::MovesUnderWay, format!("{under_way} other moves are under way")));
-            }
-            Ok(Some(set(world, node, facts, wanted.clone(), Why::GiveBack)))
+            Ok(Some(Next::Move(set(world, node, facts, wanted.clone(), false, Why::GiveBack))))
         }
         // Nobody, or somebody whom the route does not name any more: the reload was lost, or is held up by replay.
         _ if facts.replay_blocked_by().is_some() || !may_reload(world, node) => Ok(None),
-        _ if wanted.entries.iter().any(|entry| world.standing(entry) == Standing::Good) => {
-            Ok(Some(Planned { step: Step::Reload { node: node.clone() }, why: Why::Unverified }))
-        }
+        _ if wanted.entries.iter().any(|entry| world.standing(entry) == Standing::Good) => Ok(Some(Next::Reload)),
         _ => Ok(None),
     }
 }
@@ -181,6 +200,9 @@ fn provable(
 }
 
 fn reason(world: &World<'_>, node: &NodeName, wanted: &Route, urgent: bool) -> Why {
+    if wanted.first().is_some_and(|first| is_stand_in(world, node, first)) {
+        return Why::Regroup;
+    }
     let Some(old) = world.installed(node).filter(|_| order(world, node).is_some()) else {
         return if urgent { Why::Unrooted } else { Why::AsDeclared };
     };
@@ -198,9 +220,11 @@ fn reason(world: &World<'_>, node: &NodeName, wanted: &Route, urgent: bool) -> W
     }
 }
 
-fn set(world: &World<'_>, node: &NodeName, facts: &Facts, route: Route, why: Why) -> Planned {
+fn set(world: &World<'_>, node: &NodeName, facts: &Facts, route: Route, urgent: bool, why: Why) -> Move {
     let conninfo = world.desired.conninfo(node, &route, &facts.route.conninfo);
     let nudge = conninfo == facts.route.conninfo && !facts.route.nudged;
     let slot = (facts.route.slot != node.slot()).then(|| node.slot());
-    Planned { step: Step::SetRoute { node: node.clone(), route, conninfo, nudge, slot }, why }
+    let bytes = route.first().map_or(0, |first| bytes_again(world, facts, first));
+    let step = Step::SetRoute { node: node.clone(), route: route.clone(), conninfo, nudge, slot };
+    Move { planned: Planned { step, why }, route, urgent, bytes }
 }

@@ -128,6 +128,8 @@ pub enum Why {
     UpstreamLags,
     /// An upstream of its route failed; the fallbacks are arranged anew.
     Rearm,
+    /// No declared upstream has room for it: a sibling stands in as a relay.
+    Regroup,
     /// Its intended upstream is well again.
     GiveBack,
     /// The route was set and the new sender is not seen yet.

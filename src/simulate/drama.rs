@@ -190,9 +190,10 @@ impl Drama {
         self.slice(milliseconds);
     }
 
-    /// Nothing has happened for a while, and the operator has nothing to do.
+    /// Nothing has happened for a while, the operator has nothing to do, and nobody waits to get children back.
     pub fn is_at_rest(&self) -> bool {
-        self.now().since(self.quiet_since) >= QUIET_MILLISECONDS
+        let settles = self.findings.values().any(|diagnosis| *diagnosis == Diagnosis::Settling);
+        !settles && self.now().since(self.quiet_since) >= QUIET_MILLISECONDS
     }
 
     fn is_quiet(&self) -> bool {

@@ -1,0 +1,148 @@
+//! What comes after the first entry of a route: where a node goes on by itself when its upstream is lost.
+
+use std::collections::BTreeMap;
+
+use super::spread::{Spread, is_stand_in};
+use super::standing::Standing;
+use crate::model::route::ROUTE_ENTRIES_MAX;
+use crate::model::{NodeName, Route, SessionAttrs};
+
+/// The route of every node that has an upstream.
+pub(super) fn routes(spread: &Spread<'_>) -> BTreeMap<NodeName, Route> {
+    let mut after_loss = AfterLoss::default();
+    let mut routes = BTreeMap::new();
+    for node in spread.nodes() {
+        let Some(first) = spread.first.get(node) else { continue };
+        let route = if spread.preferences.tier_one.contains(node) {
+            spread.tier_one_route(node, first)
+        } else {
+            spread.route(node, first, &mut after_loss)
+        };
+        routes.insert(node.clone(), route);
+    }
+    routes
+}
+
+impl Spread<'_> {
+    /// The primary first, then the other members of the root group that are its standbys; libpq settles on a primary
+    /// only. A deposed primary is `Barred` and so in nobody's route until it is a standby again (safety.md 2.3).
+    fn tier_one_route(&self, node: &NodeName, primary: &NodeName) -> Route {
+        let installed = self.world.installed(node);
+        let members = self.world.desired.root().map(|root| root.members.as_slice()).unwrap_or_default();
+        let listed = |member: &&NodeName| {
+            let had = installed.is_some_and(|route| route.contains(member));
+            let is_standby = self.world.observed.last(member).is_none_or(|facts| facts.in_recovery);
+            is_standby
+                && *member != node
+                && *member != primary
+                && match self.world.standing(member) {
+                    Standing::Good => true,
+                    // A dead entry behind a live primary costs nothing; taking it out would cut the stream.
+                    Standing::Keeps | Standing::Settling | Standing::Lagging | Standing::Failed => had,
+                    Standing::Barred => false,
+                }
+        };
+        let entries: Vec<_> = std::iter::once(primary).chain(members.iter().filter(listed)).cloned().collect();
+        let attrs = if members.len() > 1 { SessionAttrs::Primary } else { SessionAttrs::Any };
+        let new = Route { entries, attrs };
+        installed.filter(|old| same_but_order(old, &new)).cloned().unwrap_or(new)
+    }
+
+    fn route(&self, node: &NodeName, first: &NodeName, after_loss: &mut AfterLoss) -> Route {
+        let installed = self.world.installed(node);
+        let new = self.ideal(node, first, after_loss, installed);
+        let kept = installed.filter(|old| self.as_good(node, old, &new, after_loss)).cloned();
+        let route = kept.unwrap_or(new);
+        if let Some(fallback) = route.fallbacks().first() {
+            after_loss.add(first, fallback);
+        }
+        route
+    }
+
+    fn ideal(&self, node: &NodeName, first: &NodeName, after: &AfterLoss, installed: Option<&Route>) -> Route {
+        let zone = |node: &NodeName| self.world.desired.nodes.get(node).and_then(|spec| spec.zone.as_deref());
+        let first_stays = installed.and_then(Route::first) == Some(first);
+        let usable = |(_, up): &(usize, &NodeName)| *up != first && self.may_be_fallback(node, up, first_stays);
+        let mut rest: Vec<_> = self.candidates(node, first).into_iter().filter(usable).collect();
+        rest.sort_by_key(|(tier, up)| (*tier, zone(up).is_some() && zone(up) == zone(first)));
+        let mut entries = vec![first.clone()];
+        if let Some(at) = rest.iter().position(|(_, up)| self.has_room_after_loss(first, up, after)) {
+            entries.push(rest.remove(at).1.clone());
+            entries.extend(rest.iter().take(ROUTE_ENTRIES_MAX - 2).map(|(_, up)| (*up).clone()));
+        }
+        Route { entries, attrs: SessionAttrs::Any }
+    }
+
+    /// Whom a node can go on to, with how far each is from what was declared: its preferences, and where a sibling feeds
+    /// it, also the other siblings that stand in as relays.
+    fn candidates(&self, node: &NodeName, first: &NodeName) -> Vec<(usize, &NodeName)> {
+        let siblings = if is_stand_in(self.world, node, first) { self.standing_in(node) } else { Vec::new() };
+        let declared = self.order(node).into_iter().map(|preference| (preference.tier, &preference.node));
+        siblings.into_iter().map(|sibling| (0, sibling)).chain(declared).collect()
+    }
+
+    /// A fallback that fails stays in a route whose first entry stays, for as long as a failed node has to settle:
+    /// each rewriting costs the child a reconnect, and libpq passes over who refuses.
+    fn may_be_fallback(&self, node: &NodeName, upstream: &NodeName, first_stays: bool) -> bool {
+        let settle = self.world.desired.healing.settle_seconds.saturating_mul(1000);
+        match self.world.standing(upstream) {
+            Standing::Good => true,
+            Standing::Keeps | Standing::Settling | Standing::Lagging => self.has_installed(node, upstream),
+            Standing::Failed => {
+                let failing = self.world.observed.memory.failing_for(upstream);
+                first_stays && failing.is_some_and(|t| t < settle) && self.has_installed(node, upstream)
+            }
+            Standing::Barred => false,
+        }
+    }
+
+    /// Law 7: after the loss of `lost`, `fallback` stays within its burst limit with one more of its children.
+    fn has_room_after_loss(&self, lost: &NodeName, fallback: &NodeName, after_loss: &AfterLoss) -> bool {
+        self.load(fallback) + after_loss.get(lost, fallback) < self.world.desired.burst(fallback)
+    }
+
+    /// Whether the installed route is as good as the ideal one, so that a move would gain nothing.
+    fn as_good(&self, node: &NodeName, old: &Route, new: &Route, after_loss: &AfterLoss) -> bool {
+        let zone = |node: &NodeName| self.world.desired.nodes.get(node).and_then(|spec| spec.zone.as_deref());
+        let Some(first) = old.first() else { return false };
+        let candidates = self.candidates(node, first);
+        let worth = |route: &Route| -> Option<Vec<(usize, bool)>> {
+            let of = |entry: &NodeName| {
+                let (tier, _) = candidates.iter().find(|(_, up)| *up == entry)?;
+                Some((*tier, zone(entry).is_some() && zone(entry) == zone(first)))
+            };
+            route.fallbacks().iter().map(of).collect()
+        };
+        let usable =
+            |entry: &NodeName| candidates.iter().any(|(_, up)| *up == entry) && self.may_be_fallback(node, entry, true);
+        Some(first) == new.first()
+            && old.attrs == new.attrs
+            && worth(old).is_some()
+            && worth(old) == worth(new)
+            && old.fallbacks().iter().all(usable)
+            && old.fallbacks().first().is_none_or(|f| self.has_room_after_loss(first, f, after_loss))
+    }
+}
+
+fn same_but_order(old: &Route, new: &Route) -> bool {
+    let sorted = |route: &Route| {
+        let mut entries = route.entries.clone();
+        entries.sort();
+        entries
+    };
+    old.attrs == new.attrs && old.first() == new.first() && sorted(old) == sorted(new)
+}
+
+/// How many children of a lost node have which first fallback.
+#[derive(Default)]
+struct AfterLoss(BTreeMap<NodeName, BTreeMap<NodeName, usize>>);
+
+impl AfterLoss {
+    fn get(&self, lost: &NodeName, fallback: &NodeName) -> usize {
+        self.0.get(lost).and_then(|children| children.get(fallback)).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, lost: &NodeName, fallback: &NodeName) {
+        *self.0.entry(lost.clone()).or_default().entry(fallback.clone()).or_default() += 1;
+    }
+}
