@@ -89,6 +89,13 @@ impl Union {
             let index = this.graph.add_node(name.clone());
             this.index.insert(name.clone(), index);
         }
+        // One that was never seen may be at the other end of a walsender that is.
+        let mut fed: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
+        if desired.nodes.keys().any(|name| observed.last(name).is_none()) {
+            for (up, facts) in desired.nodes.keys().filter_map(|up| Some((up, observed.last(up)?))) {
+                facts.senders.iter().for_each(|sender| fed.entry(&sender.application_name).or_default().push(up));
+            }
+        }
         for name in desired.nodes.keys() {
             if let Some(facts) = observed.last(name).filter(|facts| facts.in_recovery) {
                 let receiver = facts.receiver.as_ref().and_then(|r| addresses.node_at(&r.host, r.port));
@@ -98,11 +105,8 @@ impl Union {
                     this.add(name, &entries(&addresses, conninfo));
                 }
             }
-            // One that was never seen may be at the other end of a walsender that is.
             if observed.last(name).is_none() {
-                let its = |sender: &Sender| sender.application_name == name.as_str();
-                let feeds = |up: &&NodeName| observed.last(up).is_some_and(|facts| facts.senders.iter().any(its));
-                this.add(name, desired.nodes.keys().filter(feeds));
+                this.add(name, fed.get(name.as_str()).into_iter().flatten().copied());
             }
             let ordered = observed.memory.nodes.get(name).and_then(|m| m.ordered.as_ref());
             if let Some(order) = ordered.filter(|order| !order.seen_installed) {

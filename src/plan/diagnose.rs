@@ -25,13 +25,14 @@ pub(super) fn diagnose(world: &World<'_>, plan: &mut Plan) {
         return;
     }
     let zones = fleet::zones_down(world);
+    let refusals = stream::refusals(world);
     for node in world.desired.nodes.keys() {
         let found = world.seen(node).map_or_else(
             || unseen::unseen(world, &zones, node),
             |facts| {
                 identity(world, node, facts)
                     .or_else(|| plan.wanted.get(node).and_then(|route| unwritable(world, node, facts, route)))
-                    .or_else(|| stream::stream(world, plan, node, facts))
+                    .or_else(|| stream::stream(world, plan, &refusals, node, facts))
             },
         );
         if let Some((diagnosis, message)) = found {
@@ -88,7 +89,7 @@ pub(super) fn unwritable(world: &World<'_>, node: &NodeName, facts: &Facts, want
     if let Some(found) = identity(world, node, facts) {
         return Some(found);
     }
-    let there = world.desired.has_installed(node, wanted, facts);
+    let there = world.has_installed(node, wanted);
     if !facts.in_recovery || there || world.management(node) == Management::Observe {
         return None;
     }

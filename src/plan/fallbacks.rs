@@ -13,7 +13,7 @@ pub(super) fn routes(spread: &Spread<'_>) -> BTreeMap<NodeName, Route> {
     let mut routes = BTreeMap::new();
     for node in spread.nodes() {
         let Some(first) = spread.first.get(node) else { continue };
-        let route = if spread.preferences.tier_one.contains(node) {
+        let route = if spread.is_tier_one(node) {
             spread.tier_one_route(node, first)
         } else {
             spread.route(node, first, &mut after_loss)
@@ -87,10 +87,10 @@ impl Spread<'_> {
         let settle = self.world.desired.healing.settle_seconds.saturating_mul(1000);
         match self.world.standing(upstream) {
             Standing::Good => true,
-            Standing::Keeps | Standing::Settling | Standing::Lagging => self.has_installed(node, upstream),
+            Standing::Keeps | Standing::Settling | Standing::Lagging => self.names(node, upstream),
             Standing::Failed => {
                 let failing = self.world.observed.memory.failing_for(upstream);
-                first_stays && failing.is_some_and(|t| t < settle) && self.has_installed(node, upstream)
+                first_stays && failing.is_some_and(|t| t < settle) && self.names(node, upstream)
             }
             Standing::Barred => false,
         }

@@ -66,7 +66,14 @@ struct World<'a> {
     now: Millis,
     sight: Sight,
     standing: BTreeMap<NodeName, Standing>,
-    installed: BTreeMap<&'a NodeName, Route>,
+    installed: BTreeMap<&'a NodeName, Installed>,
+}
+
+/// The route that a node had when it was seen last.
+struct Installed {
+    route: Route,
+    /// It is set as we set it, keyword for keyword.
+    exactly: bool,
 }
 
 impl<'a> World<'a> {
@@ -123,14 +130,23 @@ impl<'a> World<'a> {
 
     /// The route a node had when it was seen last; `None` when it named none of ours.
     fn installed(&self, node: &NodeName) -> Option<&Route> {
-        self.installed.get(node)
+        self.installed.get(node).map(|installed| &installed.route)
+    }
+
+    /// Whether `route` is what a node had when it was seen last, keyword for keyword.
+    fn has_installed(&self, node: &NodeName, route: &Route) -> bool {
+        self.installed.get(node).is_some_and(|installed| installed.exactly && installed.route == *route)
     }
 }
 
-fn installed_routes<'a>(desired: &'a Desired, observed: &Observed) -> BTreeMap<&'a NodeName, Route> {
+fn installed_routes<'a>(desired: &'a Desired, observed: &Observed) -> BTreeMap<&'a NodeName, Installed> {
     let addresses = desired.addresses();
-    let route = |name| observed.last(name).and_then(|facts| standing::installed(&addresses, facts));
-    desired.nodes.keys().filter_map(|name| route(name).map(|route| (name, route))).collect()
+    let installed = |name| {
+        let facts = observed.last(name)?;
+        let route = standing::installed(&addresses, facts)?;
+        Some((name, Installed { exactly: desired.has_installed(name, &route, facts), route }))
+    };
+    desired.nodes.keys().filter_map(installed).collect()
 }
 
 /// Moves what automation or management forbids from the steps to what is withheld.

@@ -26,7 +26,7 @@ pub(super) struct Preferences {
     /// Nodes that hang directly below the primary, whoever that is: the root group, and the relays of groups that name
     /// only the root group, as long as the primary has room for them.
     pub tier_one: BTreeSet<NodeName>,
-    /// The preferred upstreams of every other node, most wanted first.
+    /// The preferred upstreams of every node outside the root group, most wanted first.
     pub lists: BTreeMap<NodeName, Vec<Preference>>,
 }
 
@@ -38,7 +38,9 @@ pub(super) fn preferences(desired: &Desired) -> Preferences {
         let own = if group.relays == 0 { &[][..] } else { group.feeders() };
         let direct = if group.relays == 0 { group.members.len() } else { own.len() };
         let (direct, below) = group.members.split_at(direct);
-        let direct: Vec<&NodeName> = direct.iter().filter(|node| !this.tier_one.contains(*node)).collect();
+        // One of tier 1 needs them only while the primary gives it nothing, so it takes nobody's place.
+        let (tier_one, direct): (Vec<_>, Vec<_>) = direct.iter().partition(|node| this.tier_one.contains(*node));
+        this.add(desired, &tier_one, &above);
         this.add(desired, &direct, &above);
         let tiers: Vec<&[NodeName]> = std::iter::once(own).chain(above).collect();
         this.add(desired, &below.iter().collect::<Vec<_>>(), &tiers);

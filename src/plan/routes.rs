@@ -35,7 +35,7 @@ pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
     if traffic.under_way > 0 {
         plan.look_again_after_milliseconds = VERIFY_MILLISECONDS;
     }
-    let mut moves = Vec::new();
+    let mut due = Vec::new();
     let groups = world.desired.groups.iter();
     for node in groups.flat_map(|group| &group.members).filter(|node| !world.is_primary(node)) {
         match next(world, plan, node) {
@@ -44,13 +44,13 @@ pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
                 let step = Step::Reload { node: node.clone() };
                 plan.steps.push(Planned { step, why: Why::Unverified });
             }
-            Ok(Some(Next::Move(moved))) => moves.push((node, moved)),
+            Ok(Some(Next::Move(moved))) => due.push((node, moved)),
             Err((reason, message)) => plan.waits.push(Wait { node: node.clone(), reason, message }),
         }
     }
-    moves.sort_by_key(|(_, moved)| (!moved.urgent, moved.bytes / ALIKE_BYTES));
+    due.sort_by_key(|(_, moved)| (!moved.urgent, moved.bytes / ALIKE_BYTES));
     let mut union = None;
-    for (node, moved) in moves {
+    for (node, moved) in due {
         let union = union.get_or_insert_with(|| Union::of(world.desired, world.observed));
         let held_up = match union.ring(node, &moved.route) {
             Some(through) => {
@@ -105,7 +105,7 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>,
     };
     let Some(facts) = world.seen(node) else {
         let silent = || (WaitReason::NotWritable, "it is not seen, so its route cannot be changed".to_owned());
-        let there = world.observed.last(node).is_some_and(|last| world.desired.has_installed(node, wanted, last));
+        let there = world.has_installed(node, wanted);
         return if there { Ok(None) } else { Err(silent()) };
     };
     if let Some((diagnosis, message)) = diagnose::unwritable(world, node, facts, wanted) {
@@ -116,14 +116,14 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>,
         return Ok(None);
     }
     let urgent = is_urgent(world, node, facts);
-    if world.desired.has_installed(node, wanted, facts) {
+    if world.has_installed(node, wanted) {
         return towards_first(world, node, facts, wanted);
     }
     if let Some(why) = no_primary {
         return Err(without(why));
     }
     let route = provable(world, node, facts, wanted, urgent)?;
-    if world.desired.has_installed(node, &route, facts) {
+    if world.has_installed(node, &route) {
         let reason = "a fallback of its route cannot be prepared yet".to_owned();
         return Err((WaitReason::SlotNotReady, reason));
     }

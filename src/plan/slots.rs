@@ -69,7 +69,7 @@ fn release_leavers(world: &World<'_>, plan: &mut Plan) {
 fn will_use(world: &World<'_>, owner: &NodeName, facts: &Facts, route: &Route) -> bool {
     let writable =
         world.management(owner) == Management::Routes && diagnose::unwritable(world, owner, facts, route).is_none();
-    writable || world.desired.has_installed(owner, route, facts)
+    writable || world.has_installed(owner, route)
 }
 
 fn prepare(world: &World<'_>, owner: &NodeName, owner_facts: &Facts, on: &NodeName) -> Option<Planned> {

@@ -25,7 +25,7 @@ impl<'a> Spread<'a> {
     pub(super) fn of(world: &'a World<'a>, preferences: &'a Preferences) -> Self {
         let mut this =
             Self { world, preferences, first: BTreeMap::new(), load: BTreeMap::new(), inflow: BTreeMap::new() };
-        let (tier_one, others): (Vec<_>, Vec<_>) = this.nodes().partition(|n| preferences.tier_one.contains(*n));
+        let (tier_one, others): (Vec<_>, Vec<_>) = this.nodes().partition(|node| this.is_tier_one(node));
         for node in tier_one {
             if let Some(primary) = world.primary() {
                 this.take(node, primary, matches!(world.standing(node), Standing::Good));
@@ -52,6 +52,17 @@ impl<'a> Spread<'a> {
     pub(super) fn nodes(&self) -> impl Iterator<Item = &'a NodeName> + use<'a> {
         let world = self.world;
         world.desired.groups.iter().flat_map(|group| &group.members).filter(move |node| !world.is_primary(node))
+    }
+
+    /// Whether a node hangs directly below the primary. A relay to which the primary gives nothing, although it is well,
+    /// goes below a standby of it for a while; a member of the root group never does (safety.md 2.4).
+    pub(super) fn is_tier_one(&self, node: &NodeName) -> bool {
+        let cut_off = |primary: &NodeName| {
+            self.preferences.lists.contains_key(node)
+                && self.world.observed.memory.is_refused(node, primary)
+                && !self.is_fed_by(node, primary)
+        };
+        self.preferences.tier_one.contains(node) && !self.world.primary().is_some_and(cut_off)
     }
 
     /// `streams`: it takes WAL from another region now. A relay that is down does not, and one that came back and is
@@ -97,22 +108,26 @@ impl<'a> Spread<'a> {
         list
     }
 
+    fn is_fed_by(&self, node: &NodeName, upstream: &NodeName) -> bool {
+        self.world.upstream(node) == Some(upstream) && self.world.is_rooted(node)
+    }
+
     fn may_be_first(&self, node: &NodeName, upstream: &NodeName) -> bool {
         let world = self.world;
-        let fed_now = world.upstream(node) == Some(upstream) && world.is_rooted(node);
         let full = || world.seen(upstream).is_some_and(Facts::is_full);
-        if !fed_now && (world.observed.memory.is_refused(node, upstream) || full()) {
+        if !self.is_fed_by(node, upstream) && (world.observed.memory.is_refused(node, upstream) || full()) {
             return false;
         }
         match world.standing(upstream) {
             Standing::Good => true,
-            Standing::Keeps => self.has_installed(node, upstream),
+            Standing::Keeps => self.names(node, upstream),
             Standing::Settling => world.upstream(node) == Some(upstream),
             Standing::Lagging | Standing::Failed | Standing::Barred => false,
         }
     }
 
-    pub(super) fn has_installed(&self, node: &NodeName, upstream: &NodeName) -> bool {
+    /// Whether the installed route of a node names an upstream.
+    pub(super) fn names(&self, node: &NodeName, upstream: &NodeName) -> bool {
         self.world.installed(node).is_some_and(|route| route.contains(upstream))
     }
 
@@ -157,7 +172,7 @@ impl<'a> Spread<'a> {
     /// A sibling that can stand in as a relay: one that was placed before, is well and has a place, as near to the
     /// primary as there is; of those the one that feeds the node by its route already, then one of its own zone.
     fn sibling(&self, node: &NodeName) -> Option<&'a NodeName> {
-        let group = self.world.desired.group_of(node)?;
+        let group = self.world.desired.group_of(node).filter(|group| !feeds_by_spec(group, node))?;
         let zone = |node: &NodeName| self.world.desired.nodes.get(node).and_then(|spec| spec.zone.as_deref());
         let fits = |other: &&'a NodeName| {
             self.first.contains_key(other)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 use waltree::api::ReplicaTopologySpec;
-use waltree::model::{Desired, Memory, NodeName, NodeView, Observed};
+use waltree::model::{Desired, Facts, Memory, NodeName, NodeView, Observed};
 use waltree::plan::{Plan, plan};
 use waltree::simulate::World;
 use waltree::simulate::shape::Shape;
@@ -36,13 +36,20 @@ struct Look {
     desired: Desired,
     world: World,
     memory: Memory,
+    last: BTreeMap<NodeName, Arc<Facts>>,
 }
 
 impl Look {
     fn observe(&mut self) -> Observed {
-        let view = |name: &NodeName| match self.world.look(name) {
-            Ok(facts) => NodeView { last: Some(Arc::new(facts)), unseen: None },
-            Err(unseen) => NodeView { last: None, unseen: Some(unseen) },
+        let mut view = |name: &NodeName| {
+            let unseen = match self.world.look(name) {
+                Ok(facts) => {
+                    self.last.insert(name.clone(), Arc::new(facts));
+                    None
+                }
+                Err(unseen) => Some(unseen),
+            };
+            NodeView { last: self.last.get(name).cloned(), unseen }
         };
         let nodes: BTreeMap<_, _> = self.desired.nodes.keys().map(|name| (name.clone(), view(name))).collect();
         self.memory.advance(&self.desired, &nodes, self.world.now);
@@ -77,8 +84,10 @@ fn main() {
     for nodes in [100, 1_000, 10_000] {
         let desired = Desired::try_from(&spec(nodes)).unwrap();
         let primary = desired.root().unwrap().members[0].clone();
-        let world = World::new(&desired, 1, |_| primary.clone());
-        let mut look = Look { desired, world, memory: Memory::default() };
+        let mut world = World::new(&desired, 1, |_| primary.clone());
+        world.servers.values_mut().for_each(|server| server.senders_max = nodes);
+        world.pass(2 * world.settings.retry_milliseconds);
+        let mut look = Look { desired, world, memory: Memory::default(), last: BTreeMap::new() };
         let (first, began) = look.plan();
         look.world.install(&look.desired, &first.wanted);
         for _ in 0..5 {

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DOUBLINGS_MAX, FORGIVEN_AFTER_MILLISECONDS, Memory, NodeMemory, RELOADS_MAX, Refused};
+use crate::model::primary::Primary;
 use crate::model::rooted::Rooted;
 use crate::model::tree::{Edge, entries, primary_only};
-use crate::model::{Desired, Millis, NodeName, NodeView, Observed, Sight};
+use crate::model::{Desired, Group, Millis, NodeName, NodeView, Observed, Sight};
 
 /// How long after an order a node may still be on its way to its new upstream, in milliseconds: `tcp_user_timeout` and
 /// one retry.
@@ -85,6 +86,7 @@ impl Memory {
         let (at, patience) = (self.at, desired.healing.suspect_after_milliseconds);
         let settle = desired.healing.settle_seconds.saturating_mul(1000).max(REFUSED_AFTER_MILLISECONDS);
         let seen = |name: &NodeName| nodes.get(name).and_then(NodeView::seen);
+        let is_root = |name: &NodeName| desired.group_of(name).is_some_and(Group::is_root);
         let well_since: BTreeMap<NodeName, Millis> =
             self.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.rooted_since?))).collect();
         for (name, node) in &mut self.nodes {
@@ -99,7 +101,13 @@ impl Memory {
             if let (None, Some(from)) = (&node.upstream, from) {
                 node.upstream = Some((from.clone(), facts.asked_at));
             }
-            let Some(first) = installed.first().filter(|_| !primary_only(&facts.route.conninfo)) else { continue };
+            // Of a list that settles on a primary only, it is the primary's turn. Members of the root group have no other.
+            let first = match &sight.primary {
+                _ if !primary_only(&facts.route.conninfo) => installed.first(),
+                Primary::Known { name: primary, .. } if !is_root(name) => Some(primary),
+                _ => None,
+            };
+            let Some(first) = first else { continue };
             if from == Some(first) && sight.is_rooted(name) {
                 node.ordered.iter_mut().for_each(|order| order.followed = true);
                 // Forgiven when it has fed the node for a while: one that only lets in and gives nothing seems well at first.

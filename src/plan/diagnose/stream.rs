@@ -1,5 +1,7 @@
 //! What is wrong with where a server's WAL comes from, and with what it makes of it.
 
+use std::collections::BTreeMap;
+
 use super::unseen::{RESTARTS_MIN, crash_loop};
 use super::{Found, World, is_relay};
 use crate::model::rooted::Rooted;
@@ -8,7 +10,13 @@ use crate::model::{Diagnosis, Facts, NodeName, Route};
 use crate::plan::step::Plan;
 
 /// The worst that is wrong with a standby that is seen.
-pub(super) fn stream(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> Found {
+pub(super) fn stream(
+    world: &World<'_>,
+    plan: &Plan,
+    refusals: &BTreeMap<&NodeName, Vec<&str>>,
+    node: &NodeName,
+    facts: &Facts,
+) -> Found {
     if world.is_primary(node) {
         return None;
     }
@@ -35,7 +43,7 @@ pub(super) fn stream(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Fa
     if memory.node(node).is_some_and(|memory| memory.restarts.len() >= RESTARTS_MIN) {
         return Some(crash_loop(node));
     }
-    half(world, node).or_else(|| lagging(world, node, failing)).or_else(too_low).or_else(|| {
+    half(refusals, node).or_else(|| lagging(world, node, failing)).or_else(too_low).or_else(|| {
         let settles = is_relay(world, node) && memory.is_settling(node);
         let cure = "Nothing to do: it gets its children back when it has been well long enough";
         settles.then(|| (Diagnosis::Settling, format!("{node} failed a short while ago. {cure}.")))
@@ -62,11 +70,21 @@ fn parameter_too_low(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found
     Some((Diagnosis::ParameterTooLow, format!("{seen}. Set it to {theirs} there, and restart it.")))
 }
 
-/// It is well and lets in nobody who was last pointed to it.
-fn half(world: &World<'_>, node: &NodeName) -> Found {
+/// Whom each upstream gives nothing although it is well.
+pub(super) fn refusals<'a>(world: &World<'a>) -> BTreeMap<&'a NodeName, Vec<&'a str>> {
     let memory = &world.observed.memory;
-    let refused: Vec<&str> =
-        world.desired.nodes.keys().filter(|child| memory.is_refused(child, node)).map(NodeName::as_str).collect();
+    let mut refusals: BTreeMap<&NodeName, Vec<&str>> = BTreeMap::new();
+    for (child, remembered) in &memory.nodes {
+        for upstream in remembered.refused.keys().filter(|upstream| memory.is_refused(child, upstream)) {
+            refusals.entry(upstream).or_default().push(child.as_str());
+        }
+    }
+    refusals
+}
+
+/// It is well and lets in nobody who was last pointed to it.
+fn half(refusals: &BTreeMap<&NodeName, Vec<&str>>, node: &NodeName) -> Found {
+    let refused = refusals.get(node).map(Vec::as_slice).unwrap_or_default();
     // One alone may be its own fault, or that of the way between them.
     if refused.len() < 2 {
         return None;
