@@ -188,15 +188,19 @@ impl Memory {
     pub fn stands_still(&self, node: &NodeName, patience_milliseconds: u64) -> Option<&Sample> {
         let memory = self.node(node)?;
         let since = self.still_since(memory)?;
-        let passed = self.samples.iter().find(|sample| sample.position > memory.position)?;
+        let passed = self.passed(memory)?;
         // By its own last answer: that it was not asked since does not show it standing still.
         (memory.asked_at.since(since) >= patience_milliseconds).then_some(passed)
     }
 
+    /// The first sample in which the primary was beyond a node. Samples are of one history, so their positions only grow.
+    fn passed(&self, node: &NodeMemory) -> Option<&Sample> {
+        self.samples.get(self.samples.partition_point(|sample| sample.position <= node.position))
+    }
+
     /// Since when a node has not moved although the primary was beyond it; `None` when it has all that was sampled.
     fn still_since(&self, node: &NodeMemory) -> Option<Millis> {
-        let passed = self.samples.iter().find(|sample| sample.position > node.position)?;
-        Some(passed.at.max(node.advanced_at))
+        self.passed(node).map(|passed| passed.at.max(node.advanced_at))
     }
 
     /// Brings timers and positions up to date with what is seen now.

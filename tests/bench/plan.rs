@@ -1,4 +1,4 @@
-//! How long a plan takes, by the size of the fleet: `cargo bench --bench plan`. Asserts nothing.
+//! How long a plan takes, by the size of the fleet, and what a whole pass costs: `cargo bench --bench plan`. Asserts nothing.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and fails where it cannot go on")]
 
@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use waltree::api::ReplicaTopologySpec;
 use waltree::model::{Desired, Facts, Memory, NodeName, NodeView, Observed};
 use waltree::plan::{Plan, plan};
-use waltree::simulate::World;
 use waltree::simulate::shape::Shape;
+use waltree::simulate::{Drama, World};
 
 /// Runs of each, of which the median is told.
 const RUNS: usize = 9;
@@ -76,7 +76,26 @@ impl Look {
     }
 }
 
+/// What the operator's whole passes cost over a calm fleet: processor, memory, and the bytes of the status.
+fn passes(nodes: usize) {
+    let first = NodeName::new("core-1").unwrap();
+    let mut drama = Drama::new(spec(nodes), 1, |_| first.clone()).unwrap();
+    drama.cluster().world().servers.values_mut().for_each(|server| server.senders_max = nodes);
+    drama.rest(600_000);
+    let (passes, began) = (drama.counts().passes, Instant::now());
+    drama.pass(60_000);
+    let spent = began.elapsed().as_secs_f64() * 1000.0 / (drama.counts().passes - passes) as f64;
+    let status = serde_json::to_string(drama.status().unwrap()).unwrap().len();
+    let memory = std::fs::read_to_string("/proc/self/status").unwrap();
+    let resident = memory.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim();
+    println!("{nodes:>7} {spent:>12.2} {status:>14} {resident:>16}");
+}
+
 fn main() {
+    println!("{:>7} {:>12} {:>14} {:>16}", "nodes", "a pass, ms", "status, bytes", "resident");
+    for nodes in [100, 500] {
+        passes(nodes);
+    }
     println!(
         "{:>7} {:>12} {:>14} {:>16} {:>16}",
         "nodes", "first, ms", "nothing to do", "a relay is dead", "a zone is dead"

@@ -19,8 +19,9 @@ const FAILS_AGAIN_WITHIN_SETTLES: u64 = 10;
 impl Memory {
     /// Who is no good as an upstream, since when, and who is well again.
     pub(super) fn judge(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
-        let observed = Observed { nodes: nodes.clone(), memory: self.clone() };
+        let observed = Observed { nodes: nodes.clone(), memory: std::mem::take(self) };
         let sight = Sight::of(desired, &observed);
+        *self = observed.memory;
         let feeding = |(child, edge): (&NodeName, &Edge)| edge.upstream().filter(|_| sight.is_rooted(child)).cloned();
         let carrying: BTreeSet<NodeName> = sight.edges.iter().filter_map(feeding).collect();
         let settle = desired.healing.settle_seconds.saturating_mul(1000);
