@@ -56,6 +56,14 @@ impl SimulatedCluster {
         lock(&self.life).steps_left == Some(0)
     }
 
+    /// Whether the operator keeps somebody from children or from an upstream for a time that is not over yet.
+    pub fn keeps_waiting(&self) -> bool {
+        let memory = &lock(&self.life).memory;
+        memory.nodes.iter().any(|(name, node)| {
+            memory.is_settling(name) || node.refused.keys().any(|upstream| memory.is_refused(name, upstream))
+        })
+    }
+
     /// Which laws its plans broke since this was asked last.
     pub fn take_violations(&self) -> Vec<String> {
         std::mem::take(&mut lock(&self.life).violations)

@@ -192,8 +192,7 @@ impl Drama {
 
     /// Nothing has happened for a while, the operator has nothing to do, and nobody waits to get children back.
     pub fn is_at_rest(&self) -> bool {
-        let settles = self.findings.values().any(|diagnosis| *diagnosis == Diagnosis::Settling);
-        !settles && self.now().since(self.quiet_since) >= QUIET_MILLISECONDS
+        self.now().since(self.quiet_since) >= QUIET_MILLISECONDS && !self.cluster.keeps_waiting()
     }
 
     fn is_quiet(&self) -> bool {
