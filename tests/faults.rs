@@ -291,6 +291,28 @@ async fn a_zone_that_goes_down_is_told_once_and_healed_around() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn when_all_relays_of_a_region_die_its_leaves_feed_each_other() {
+    let mut ground = Ground::of(star(&[&ROOT[1..], &REGION].concat()).await, "regroup").await;
+    let more = "upstreams: [core], relays: 2, region: eu";
+    apply(&ground.manifest(&[ground.group("core", "", &ROOT), ground.group("eu", more, &REGION)]));
+    ground.as_declared().await;
+    for relay in ["eu-1", "eu-2"] {
+        ground.tree.kill(relay);
+    }
+    // Two streams may come into the region.
+    fed_by(&ground, "eu-3", "core-2").await;
+    fed_by(&ground, "eu-4", "core-2").await;
+    fed_by(&ground, "eu-5", "eu-3").await;
+    for relay in ["eu-1", "eu-2"] {
+        ground.tree.start_node(relay).await;
+    }
+    for (leaf, relay) in [("eu-3", "eu-1"), ("eu-4", "eu-2"), ("eu-5", "eu-1")] {
+        fed_by(&ground, leaf, relay).await;
+    }
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn while_the_primary_is_dead_nobody_is_moved() {
     let mut ground = region("dead-primary").await;
     let below = &REGION[2..];
