@@ -125,6 +125,16 @@ impl Desired {
         self.nodes.get(node).and_then(|spec| self.groups.get(spec.group))
     }
 
+    /// The failure zone of a node, when one was given.
+    pub fn zone_of(&self, node: &NodeName) -> Option<&str> {
+        self.nodes.get(node).and_then(|spec| spec.zone.as_deref())
+    }
+
+    /// The region of a node; "" when its group has none.
+    pub fn region_of(&self, node: &NodeName) -> &str {
+        self.group_of(node).and_then(|group| group.region.as_deref()).unwrap_or_default()
+    }
+
     /// A group by name.
     pub fn group(&self, name: &GroupName) -> Option<&Group> {
         self.groups.iter().find(|group| &group.name == name)

@@ -2,7 +2,7 @@
 //!
 //! The passes, in their order, each a file: [`standing`] says who may feed whom, [`want`] builds the wanted routes,
 //! [`slots`] prepares and releases what they need, [`routes`] installs them where that is safe ([`ready`]),
-//! [`heartbeat`] keeps the primary's position moving, [`diagnose`] says what is wrong.
+//! [`heartbeat`] keeps the primary's position moving, [`diagnose`] says what is wrong, [`tolerates`] what a loss would do.
 
 mod diagnose;
 mod fallbacks;
@@ -15,6 +15,7 @@ mod slots;
 mod spread;
 mod standing;
 pub mod step;
+pub mod tolerates;
 mod traffic;
 mod want;
 
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 pub use record::record;
 pub use standing::Standing;
 pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};
+pub use tolerates::{Tolerated, Tolerates};
 
 use crate::model::primary::Primary;
 use crate::model::tree::Edge;
@@ -46,6 +48,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
         slots::prepare_and_release(&world, &mut plan);
         routes::install(&world, &mut plan);
         heartbeat::beat(&world, &mut plan);
+        plan.tolerates = tolerates::tolerates(&world, &plan);
     }
     diagnose::diagnose(&world, &mut plan);
     let memory = &observed.memory;
