@@ -7,6 +7,7 @@ mod operator;
 pub mod plugin;
 mod simulate;
 mod validate;
+mod what_if;
 
 use std::process::ExitCode;
 

@@ -190,6 +190,7 @@ impl Scene {
     /// # Errors
     /// What is wrong with the spec.
     pub fn declared(spec: ReplicaTopologySpec) -> Result<Self, Vec<Rejection>> {
+        const PLANS: usize = 3;
         const LOOKS: usize = 3;
         const LOOK_MILLISECONDS: u64 = 1_000;
         let desired = Desired::try_from(&spec)?;
@@ -205,11 +206,14 @@ impl Scene {
             memory.advance(&desired, &nodes, world.now);
             Observed { nodes, memory: memory.clone() }
         };
-        let wanted = plan(&desired, &look(&world, &mut memory), world.now).wanted;
-        world.install(&desired, &wanted);
-        for _ in 0..LOOKS {
-            world.pass(LOOK_MILLISECONDS);
-            look(&world, &mut memory);
+        // Of a large fleet the primary cannot feed everybody at first, so that not all are of use in the first plan.
+        for _ in 0..PLANS {
+            let wanted = plan(&desired, &look(&world, &mut memory), world.now).wanted;
+            world.install(&desired, &wanted);
+            for _ in 0..LOOKS {
+                world.pass(LOOK_MILLISECONDS);
+                look(&world, &mut memory);
+            }
         }
         let topology = ReplicaTopology::new("declared", spec);
         Ok(Self { topology, desired, world, memory, unseen: Vec::new() })
