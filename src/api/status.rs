@@ -54,6 +54,9 @@ pub struct ReplicaTopologyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub leaving: Vec<String>,
+    /// The value of the annotation waltree.dev/acknowledge that was taken last: another one is taken once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<String>,
     /// The newest changes of the tree, the newest first, at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]

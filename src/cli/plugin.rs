@@ -7,10 +7,14 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kube::Client;
+use kube::api::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
+use super::acknowledge::Acknowledge;
+use super::history::History;
 use super::look::{Look, look, topology};
 use super::what_if::WhatIf;
+use super::why::Why;
 use super::{DEGRADED, OK, draw};
 use crate::api::ReplicaTopology;
 use crate::model::Diagnosis;
@@ -41,6 +45,14 @@ enum Verb {
     /// would be exceeded. Tried out on the servers as they are seen now; nothing is touched. Exit code 0: survived by
     /// PostgreSQL alone, 2: not.
     WhatIf(WhatIf),
+    /// Show why a node is where it is: which route is wanted and why, what both ends say and how old that is, who could feed
+    /// it and is ready, what comes next. Exit code 0: nothing is wrong with it, 2: something is.
+    Why(Why),
+    /// Show what changed in the tree and what was done, the newest last.
+    History(History),
+    /// Say that nodes were looked at: what they failed before is not held against them any more, so that they get their
+    /// children back at once. Exit code 3: there is no such node.
+    Acknowledge(Acknowledge),
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +106,20 @@ pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<E
                 what.seen(topology, &look, out)?
             }
         },
+        Verb::Why(what) => {
+            let (topology, look) = cluster().await?.look(&what.name).await?;
+            what.run(&topology, &look, out)?
+        }
+        Verb::History(what) => {
+            let cluster = cluster().await?;
+            let topology = cluster.topology(&what.name).await?;
+            what.run(&Api::namespaced(cluster.client, &cluster.namespace), &topology, out).await?
+        }
+        Verb::Acknowledge(what) => {
+            let cluster = cluster().await?;
+            let topology = cluster.topology(&what.name).await?;
+            what.run(&Api::namespaced(cluster.client, &cluster.namespace), &topology, out).await?
+        }
     };
     Ok(ExitCode::from(code))
 }

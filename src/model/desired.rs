@@ -1,6 +1,6 @@
 //! What the user wants, as a graph of groups and nodes. Built from the resource by `api`, checked by [`super::check`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Conninfo, Facts, GroupName, NodeName, Route, SessionAttrs};
 
@@ -98,6 +98,8 @@ pub struct Desired {
     pub automation: Automation,
     /// The topology is being deleted: drop idle slots, touch nothing else.
     pub deleting: bool,
+    /// Nodes whose past a person has just taken note of: it is not held against them any more.
+    pub acknowledged: BTreeSet<NodeName>,
     /// What no node may exceed.
     pub limits: Limits,
     /// When a node counts as failed, and as well again.

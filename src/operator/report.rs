@@ -113,6 +113,7 @@ fn compose(view: &View<'_>, generation: i64, now: Timestamp) -> Status {
         groups: view.desired.groups.iter().map(|group| view.group_status(group)).collect(),
         nodes,
         leaving: view.observed.memory.leaving.keys().map(ToString::to_string).collect(),
+        acknowledged: view.previous.and_then(|status| status.acknowledged.clone()),
         history: Vec::new(),
     };
     status.history = history::after(view, &status, converged, now);

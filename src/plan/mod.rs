@@ -5,6 +5,7 @@
 //! [`heartbeat`] keeps the primary's position moving, [`diagnose`] says what is wrong, [`tolerates`] what a loss would do.
 
 mod diagnose;
+pub mod explain;
 mod fallbacks;
 mod heartbeat;
 mod prefer;
@@ -21,6 +22,7 @@ mod want;
 
 use std::collections::BTreeMap;
 
+pub use explain::{Candidate, Explanation, explain};
 pub use record::record;
 pub use standing::Standing;
 pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::laws;
 use super::{Fault, SimulatedCluster, World};
+use crate::api::acknowledge::ACKNOWLEDGE;
 use crate::api::{ReplicaTopology, ReplicaTopologySpec, ReplicaTopologyStatus};
 use crate::model::check::Rejection;
 use crate::model::{Desired, Diagnosis, Memory, Millis, NodeName};
@@ -178,6 +179,14 @@ impl Drama {
         Ok(())
     }
 
+    /// A person acknowledges nodes: `NODE[,NODE...]` or `all`.
+    pub fn acknowledge(&mut self, nodes: &str) {
+        let value = format!("{nodes} {}", self.now().0);
+        self.topology.metadata.annotations.get_or_insert_default().insert(ACKNOWLEDGE.to_owned(), value);
+        self.next_pass = self.now();
+        self.quiet_since = self.now();
+    }
+
     /// Lets time pass.
     pub fn pass(&mut self, milliseconds: u64) {
         let end = self.now().plus(milliseconds);
@@ -274,6 +283,9 @@ impl Drama {
 
     fn tell(&mut self, pass: &Pass) {
         let at = self.now();
+        for node in pass.acknowledged.iter().flat_map(|taken| &taken.nodes) {
+            self.told.push(Told { at, what: format!("{node}: acknowledged") });
+        }
         let steps = pass.outcome.done.iter().filter(|done| !done.planned.step.is_housekeeping());
         for done in steps {
             self.counts.moves += u64::from(matches!(done.planned.step, Step::SetRoute { .. }));

@@ -1,6 +1,6 @@
 //! Random topologies, and fleets as somebody may have left them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -31,6 +31,7 @@ pub(crate) fn desired(shape: &Shape) -> Desired {
     let mut desired = Desired {
         automation: Automation::Heal,
         deleting: false,
+        acknowledged: BTreeSet::new(),
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 4 },
         healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 30, settle_seconds: 5 },
         groups: Vec::new(),
