@@ -181,6 +181,11 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    #![proptest_config(config(200))]
+
     #[test]
     fn a_step_of_wall_time_changes_no_decision(steps in prop::collection::vec(-86_400_i64..=86_400, 40), dies in 0..7_usize) {
         let spec = serde_json::from_value(a_spec()).unwrap();

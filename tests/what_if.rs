@@ -27,32 +27,26 @@ fn tend(fleet: &mut Fleet, rounds: usize) {
 }
 
 /// All losses of one kind, the primary excepted; none where there are not two zones or regions.
-fn losses(
-    desired: &Desired,
-    primary: &NodeName,
-    kind: fn(&Desired, &NodeName) -> Option<Loss>,
-) -> Vec<BTreeSet<NodeName>> {
+fn losses(desired: &Desired, primary: &NodeName, kind: Kind) -> Vec<BTreeSet<NodeName>> {
     let all: BTreeSet<Loss> = desired.nodes.keys().filter_map(|node| kind(desired, node)).collect();
     let without = |loss: Loss| loss.members(desired).into_iter().filter(|node| *node != primary).cloned().collect();
     if all.len() < 2 { Vec::new() } else { all.into_iter().map(without).collect() }
 }
 
-fn node(_: &Desired, node: &NodeName) -> Option<Loss> {
-    Some(Loss::Node(node.clone()))
-}
+/// In what a node can be lost.
+type Kind = fn(&Desired, &NodeName) -> Option<Loss>;
 
-fn zone(desired: &Desired, node: &NodeName) -> Option<Loss> {
-    desired.zone_of(node).map(|zone| Loss::Zone(zone.to_owned()))
-}
-
-fn region(desired: &Desired, node: &NodeName) -> Option<Loss> {
-    Some(Loss::Region(desired.region_of(node).to_owned()))
-}
+/// As a node, in its zone, in its region: as `tolerates` tells them.
+const KINDS: [Kind; 3] = [
+    |_, node| Some(Loss::Node(node.clone())),
+    |desired, node| desired.zone_of(node).map(|zone| Loss::Zone(zone.to_owned())),
+    |desired, node| Some(Loss::Region(desired.region_of(node).to_owned())),
+];
 
 /// What the world that is made of what is seen says of each kind of loss.
 fn simulated(fleet: &Fleet, observed: &Observed) -> [Tolerated; 3] {
     let world = World::seen(&fleet.desired, observed);
-    [node, zone, region].map(|kind| {
+    KINDS.map(|kind| {
         let all = losses(&fleet.desired, &fleet.primary, kind);
         let survived = |lost: &BTreeSet<NodeName>| world.aftermath(&fleet.desired, lost).is_within_limits();
         match all.is_empty() {
@@ -70,7 +64,9 @@ fn planned(told: &Tolerates) -> [Tolerated; 3] {
 /// Who receives from whom in the fleet when it happens.
 fn after(fleet: &mut Fleet, lost: &BTreeSet<NodeName>) -> BTreeMap<NodeName, Option<NodeName>> {
     let servers = fleet.servers.clone();
-    lost.iter().for_each(|node| fleet.set_up(node, false));
+    for node in lost {
+        fleet.set_up(node, false);
+    }
     fleet.tick(10);
     let tree = fleet.tree();
     fleet.servers = servers;
@@ -81,7 +77,7 @@ fn after(fleet: &mut Fleet, lost: &BTreeSet<NodeName>) -> BTreeMap<NodeName, Opt
 fn moves_as_told(fleet: &mut Fleet, observed: &Observed) -> Result<(), TestCaseError> {
     let world = World::seen(&fleet.desired, observed);
     let before = fleet.tree();
-    for lost in losses(&fleet.desired, &fleet.primary, node) {
+    for lost in losses(&fleet.desired, &fleet.primary, KINDS[0]) {
         let told = world.aftermath(&fleet.desired, &lost).moves;
         let told: BTreeMap<String, String> = told.into_iter().map(|one| (one.node, one.to)).collect();
         let happened = after(fleet, &lost).into_iter().filter(|(node, to)| to.is_some() && before[node] != *to);

@@ -99,13 +99,14 @@ pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<E
             }
             plan(&look(&cluster.client, &cluster.namespace, &topology).await?, out)?
         }
-        Verb::WhatIf(what) => match &what.file {
-            Some(file) => what.declared(manifest(file)?.spec, out)?,
-            None => {
+        Verb::WhatIf(what) => {
+            if let Some(file) = &what.file {
+                what.declared(manifest(file)?.spec, out)?
+            } else {
                 let (topology, look) = cluster().await?.look(what.name.as_deref().unwrap_or_default()).await?;
                 what.seen(topology, &look, out)?
             }
-        },
+        }
         Verb::Why(what) => {
             let (topology, look) = cluster().await?.look(&what.name).await?;
             what.run(&topology, &look, out)?

@@ -172,17 +172,17 @@ fn seen(look: &Look, node: &NodeName) -> Vec<String> {
             });
         }
     }
-    match look.plan.sight.edges.get(node) {
-        Some(Edge::Both(up)) => {
-            said.push(format!("{up} says the same: it holds the slot with this walsender{}", told(observed, up)))
+    let edge = match look.plan.sight.edges.get(node) {
+        Some(Edge::Both(up)) => Some((up, "says the same: it holds the slot with this walsender")),
+        Some(Edge::ChildOnly(up)) => Some((up, "is not seen, or knows it by slot or name only")),
+        Some(Edge::Denied(up)) => Some((up, "does not know of it")),
+        Some(Edge::Stranger(address)) => {
+            said.push(format!("{address} is not in the topology"));
+            None
         }
-        Some(Edge::ChildOnly(up)) => {
-            said.push(format!("{up} is not seen, or knows it by slot or name only{}", told(observed, up)))
-        }
-        Some(Edge::Denied(up)) => said.push(format!("{up} does not know of it{}", told(observed, up))),
-        Some(Edge::Stranger(address)) => said.push(format!("{address} is not in the topology")),
-        Some(Edge::None) | None => {}
-    }
+        Some(Edge::None) | None => None,
+    };
+    said.extend(edge.map(|(up, what)| format!("{up} {what}{}", told(observed, up))));
     match look.plan.sight.rooted.get(node) {
         Some(Rooted::Yes { hops, .. }) => said.push(format!("it has a path to the primary, {hops} hops long")),
         Some(Rooted::No(why)) => said.push(format!("it has no path to the primary: {why}")),

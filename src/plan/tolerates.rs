@@ -52,10 +52,9 @@ pub(super) fn tolerates(world: &World<'_>, plan: &Plan) -> Tolerates {
     let zone = scratch.worst(&tree, tree.domains(zone));
     let region = scratch.worst(&tree, tree.domains(region));
     let judged = |worst: &Worst| match worst {
-        Worst::NothingToTell => Tolerated::Unknown,
         Worst::Harm(..) => Tolerated::False,
         Worst::None if tree.blind.is_empty() => Tolerated::True,
-        Worst::None => Tolerated::Unknown,
+        Worst::None | Worst::NothingToTell => Tolerated::Unknown,
     };
     let verdicts = [judged(&node), judged(&zone), judged(&region)];
     let worst = [node, zone, region].into_iter().find_map(|worst| match worst {
@@ -255,9 +254,9 @@ impl Scratch {
         let mut worst = if losses.is_empty() { Worst::NothingToTell } else { Worst::None };
         for (loss, mut members) in losses {
             members.retain(|member| *member != tree.primary);
-            members.iter().for_each(|member| self.lost[*member] = true);
+            self.lose(&members, true);
             let harm = self.harm(tree, &members);
-            members.iter().for_each(|member| self.lost[*member] = false);
+            self.lose(&members, false);
             let weight = harm.weight();
             let least = if let Worst::Harm(_, harm) = &worst { harm.weight() } else { Default::default() };
             if weight > least {
@@ -265,6 +264,12 @@ impl Scratch {
             }
         }
         worst
+    }
+
+    fn lose(&mut self, members: &[usize], lost: bool) {
+        for member in members {
+            self.lost[*member] = lost;
+        }
     }
 
     fn harm<'a>(&mut self, tree: &Tree<'a>, members: &[usize]) -> Harm<'a> {

@@ -170,7 +170,9 @@ impl World {
 
     fn without(&self, lost: &BTreeSet<NodeName>) -> Self {
         let mut after = self.clone();
-        lost.iter().for_each(|node| after.kill(node));
+        for node in lost {
+            after.kill(node);
+        }
         after.pass(AT_ONCE_MILLISECONDS);
         after
     }
@@ -226,11 +228,13 @@ impl Scene {
 
     /// What would happen.
     pub fn lose(&self, loss: &Loss) -> Answer {
-        let lost: BTreeSet<NodeName> = loss.members(&self.desired).into_iter().cloned().collect();
+        let gone: BTreeSet<NodeName> = loss.members(&self.desired).into_iter().cloned().collect();
         let fed_before = fed(&self.world);
-        let at_once = self.world.without(&lost);
+        let at_once = self.world.without(&gone);
         let mut drama = Drama::of(self.topology.clone(), self.desired.clone(), self.world.clone(), self.memory.clone());
-        lost.iter().for_each(|node| drama.strike(&Fault::Kill(node.clone())));
+        for node in &gone {
+            drama.strike(&Fault::Kill(node.clone()));
+        }
         let rests = drama.rest(REST_MILLISECONDS);
         let wal_gone = drama.findings().iter().filter(|(_, diagnosis)| **diagnosis == Diagnosis::WalGone);
         let wal_gone = wal_gone.map(|(node, _)| node.to_string()).collect();
@@ -239,8 +243,8 @@ impl Scene {
         let at_once_told = Aftermath::between(&self.desired, &self.world, &at_once, &fed_before);
         Answer {
             loss: loss.to_string(),
-            with_the_primary: lost.iter().any(is_primary),
-            lost: lost.iter().map(NodeName::to_string).collect(),
+            with_the_primary: gone.iter().any(is_primary),
+            lost: gone.iter().map(NodeName::to_string).collect(),
             unseen: self.unseen.clone(),
             tolerated: at_once_told.is_within_limits(),
             in_the_end: Aftermath {
