@@ -70,14 +70,6 @@ impl Look {
         (plan(&self.desired, &observed, self.world.now), times[RUNS / 2])
     }
 
-    /// The fleet as a plan wants it.
-    fn settle(&mut self, plan: &Plan) {
-        self.world.install(&self.desired, &plan.wanted);
-        for _ in 0..5 {
-            self.pass(1_000);
-        }
-    }
-
     fn pass(&mut self, milliseconds: u64) {
         self.world.pass(milliseconds);
         self.observe();
@@ -116,10 +108,10 @@ fn main() {
         world.pass(2 * world.settings.retry_milliseconds);
         let mut look = Look { desired, world, memory: Memory::default(), last: BTreeMap::new() };
         let (first, began) = look.plan();
-        look.settle(&first);
-        // At first the primary cannot feed everybody, so that not all are of use in the first plan.
-        let (second, _) = look.plan();
-        look.settle(&second);
+        look.world.install(&look.desired, &first.wanted);
+        for _ in 0..5 {
+            look.pass(1_000);
+        }
         let (calm, idle) = look.plan();
         let steps = calm.steps.iter().filter(|planned| !planned.step.is_housekeeping()).count();
         assert_eq!(steps, 0, "the fleet is not as declared: {:?}", calm.steps.first());
