@@ -10,7 +10,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use support::fleet::{credentials, fence, name};
 use support::postgres::{Staleness, Tree, Writer, eventually};
@@ -50,6 +50,7 @@ fn desired(tree: &Tree, automation: Automation) -> Desired {
     Desired {
         automation,
         deleting: false,
+        acknowledged: BTreeSet::new(),
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2 },
         healing: Healing { suspect_after_milliseconds: 1000, lag_seconds: 30, settle_seconds: 1 },
         nodes: groups.iter().enumerate().flat_map(spec).collect(),

@@ -1,6 +1,6 @@
 //! From what a person wrote to what the planner takes: defaults, types, and every check.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::topology::{
     AutomationMode, CROSS_REGION_STREAMS_MAX, DEPTH_MAX, FAN_OUT_MAX, GROUPS_MAX, GroupSpec, HOSTS_MAX, HealingSpec,
@@ -47,7 +47,8 @@ impl TryFrom<&ReplicaTopologySpec> for Desired {
             Some(AutomationMode::Observe) => Automation::Observe,
             Some(AutomationMode::Heal) | None => Automation::Heal,
         };
-        let desired = Self { automation, deleting: false, limits, healing, groups, nodes };
+        let desired =
+            Self { automation, deleting: false, acknowledged: BTreeSet::new(), limits, healing, groups, nodes };
         // A group whose name cannot be read is missing from `desired`, so every other check would only mislead.
         if reader.rejections.is_empty() {
             reader.rejections = check(&desired);

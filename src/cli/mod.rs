@@ -1,12 +1,16 @@
 //! The command line.
 
+mod acknowledge;
 mod crd;
 pub mod draw;
+mod history;
 pub mod look;
 mod operator;
 pub mod plugin;
 mod simulate;
 mod validate;
+mod what_if;
+mod why;
 
 use std::process::ExitCode;
 

@@ -206,6 +206,7 @@ impl Memory {
     /// Brings timers and positions up to date with what is seen now.
     pub fn advance(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, now: Millis) {
         self.at = now;
+        self.forgive(&desired.acknowledged);
         self.note_leavers(desired, nodes);
         self.learn_primary(desired, nodes);
         for name in desired.nodes.keys() {

@@ -80,6 +80,17 @@ fn lsn(field: &'static str, text: &str) -> Result<Lsn, BadAnswer> {
     text.parse().map_err(|_| bad(field, text))
 }
 
+/// The facts in an answer as a server writes it, asked and answered at `at` with every right; or why they are none. Total:
+/// any text is read or refused.
+///
+/// # Errors
+/// A sentence about the first part that is not what it has to be.
+pub fn read(text: &str, at: Millis) -> Result<Facts, String> {
+    let answer = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let rights = Rights { missing_grants: Vec::new(), timeline_history: true, pending_route: true };
+    facts(answer, &rights, Asked { at, answered: at }, None).map_err(|error| error.to_string())
+}
+
 /// When a question was asked and when its answer was here.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {

@@ -18,6 +18,7 @@ mod unseen;
 
 pub use access::{ServerAccess, ServerSpec, SslMode, Timing};
 pub use credentials::{Credentials, MissingCredentials, Wallet};
+pub use decode::read;
 pub use fence::{Fence, NoRight};
 pub use fleet::{Clock, Fleet};
 pub use session::Writer;

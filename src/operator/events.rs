@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::api::Acknowledgement;
 use crate::model::{Diagnosis, Finding, NodeName};
 use crate::plan::{Outcome, Step};
 
@@ -51,6 +52,25 @@ impl Known {
         self.0 = now;
         notices
     }
+}
+
+/// What a person took note of; nothing when nobody of ours was meant.
+pub fn acknowledged(taken: &Acknowledgement) -> Option<Notice> {
+    const NAMED: usize = 5;
+    let first = taken.nodes.first()?.clone();
+    let named: Vec<&str> = taken.nodes.iter().take(NAMED).map(NodeName::as_str).collect();
+    let more = match taken.nodes.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let unknown = match taken.unknown.as_slice() {
+        [] => String::new(),
+        unknown => format!(" There is no {} here.", unknown.join(", ")),
+    };
+    let note =
+        format!("{}{more}: acknowledged; earlier failures and refusals are forgotten.{unknown}", named.join(", "));
+    let note = self::note(&note);
+    Some(Notice { warning: false, reason: "Acknowledged", action: "Acknowledge", node: first, note })
 }
 
 /// The deeds of one pass that people should hear of: routes that were set.

@@ -2,9 +2,10 @@
 //!
 //! The passes, in their order, each a file: [`standing`] says who may feed whom, [`want`] builds the wanted routes,
 //! [`slots`] prepares and releases what they need, [`routes`] installs them where that is safe ([`ready`]),
-//! [`heartbeat`] keeps the primary's position moving, [`diagnose`] says what is wrong.
+//! [`heartbeat`] keeps the primary's position moving, [`diagnose`] says what is wrong, [`tolerates`] what a loss would do.
 
 mod diagnose;
+pub mod explain;
 mod fallbacks;
 mod heartbeat;
 mod prefer;
@@ -15,14 +16,17 @@ mod slots;
 mod spread;
 mod standing;
 pub mod step;
+pub mod tolerates;
 mod traffic;
 mod want;
 
 use std::collections::BTreeMap;
 
+pub use explain::{Candidate, Explanation, explain};
 pub use record::record;
 pub use standing::Standing;
 pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};
+pub use tolerates::{Tolerated, Tolerates};
 
 use crate::model::primary::Primary;
 use crate::model::tree::Edge;
@@ -46,6 +50,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
         slots::prepare_and_release(&world, &mut plan);
         routes::install(&world, &mut plan);
         heartbeat::beat(&world, &mut plan);
+        plan.tolerates = tolerates::tolerates(&world, &plan);
     }
     diagnose::diagnose(&world, &mut plan);
     let memory = &observed.memory;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::tolerates::Tolerates;
 use crate::model::{Conninfo, Finding, Lsn, NodeName, Route, Sight};
 
 /// One write on one server. Each is idempotent: doing it twice is doing it once.
@@ -226,6 +227,8 @@ pub struct Plan {
     pub fallbacks: BTreeMap<NodeName, Vec<(NodeName, Readiness)>>,
     /// Nodes that have fewer fallbacks than their group ought to give, as a sentence for each group.
     pub shortages: Vec<String>,
+    /// What would be survived.
+    pub tolerates: Tolerates,
     /// When to look again at the latest, in milliseconds.
     pub look_again_after_milliseconds: u64,
 }

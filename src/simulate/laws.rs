@@ -119,7 +119,7 @@ pub fn after_any_one_loss(world: &World, desired: &Desired) -> Vec<String> {
 }
 
 /// Children of every server.
-fn load(world: &World) -> BTreeMap<NodeName, usize> {
+pub(super) fn load(world: &World) -> BTreeMap<NodeName, usize> {
     let mut load = BTreeMap::new();
     let streams = |server: &&super::server::Server| {
         server.process != Process::Down && matches!(server.receiver, Receiver::Streaming { .. })

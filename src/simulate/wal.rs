@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::server::{Receiver, SEGMENT_BYTES, Server};
+use super::server::{Receiver, Server};
 use super::stream::history_holds;
 use super::world::World;
 use crate::model::{Lsn, NodeName, Timeline};
@@ -88,5 +88,5 @@ pub(super) fn checkpoints(world: &mut World) {
 fn remove_old(server: &mut Server) {
     let kept = server.slots.values().filter(|slot| !slot.lost).map(|slot| slot.restart);
     let needed = kept.chain([server.redo]).min().unwrap_or(server.redo);
-    server.oldest = server.oldest.max(needed.segment_start(SEGMENT_BYTES));
+    server.oldest = server.oldest.max(needed.segment_start(server.segment_bytes));
 }

@@ -182,6 +182,17 @@ impl Ground {
         panic!("the status is written again and again: {moved}");
     }
 
+    /// What `kubectl waltree VERB orders ...` prints for a person of this namespace, and its exit code.
+    pub fn plugin(&self, verb: &str, arguments: &[&str]) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-waltree"));
+        command.env("KUBECONFIG", server().kubeconfig()).args([verb, NAME, "-n", self.namespace]).args(arguments);
+        let output = command.output().expect("run kubectl-waltree");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let code = output.status.code().expect("it ends by itself");
+        assert!(code != 1, "{verb}: {}", String::from_utf8_lossy(&output.stderr));
+        (code, said)
+    }
+
     /// The reasons and notes of the events about this topology.
     pub async fn events(&self) -> Vec<(String, String)> {
         let events: Api<Event> = Api::namespaced(self.client.clone(), self.namespace);
