@@ -2,6 +2,7 @@
 
 pub mod conditions;
 pub mod convert;
+pub mod quantity;
 pub mod reason;
 mod schema;
 pub mod status;
