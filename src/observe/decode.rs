@@ -136,6 +136,7 @@ pub(super) fn facts(
         slots: answer.slots.into_iter().map(slot).collect::<Result<_, _>>()?,
         alter_system_allowed: answer.alter_system_allowed,
         missing_grants: rights.missing_grants.clone(),
+        may_end_senders: rights.end_senders,
         parameters: answer.parameters,
     })
 }

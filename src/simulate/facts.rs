@@ -47,7 +47,7 @@ impl World {
         let slot = |name: &str, slot: &super::server::SlotAt| Slot {
             active_pid: server.holder(name).map(|holder| holder.pid),
             restart_lsn: (!slot.lost).then_some(slot.restart),
-            xmin: None,
+            xmin: slot.holds_xmin.then_some(700),
             lost: slot.lost,
         };
         Facts {
@@ -80,6 +80,7 @@ impl World {
             slots: server.slots.iter().map(|(name, state)| (name.clone(), slot(name, state))).collect(),
             alter_system_allowed: true,
             missing_grants: Vec::new(),
+            may_end_senders: true,
             parameters: [("max_wal_senders".to_owned(), server.senders_max as u64)].into(),
         }
     }
