@@ -19,7 +19,7 @@ fn desired(groups: &[(&str, usize, usize, &[&str])], fan_out: usize, zones: bool
         automation: Automation::Heal,
         deleting: false,
         acknowledged: BTreeSet::new(),
-        limits: Limits { fan_out, depth: 4, cross_region_streams: 2 },
+        limits: Limits { fan_out, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 30, settle_seconds: 5 },
         groups: Vec::new(),
         nodes: BTreeMap::new(),

@@ -3,6 +3,7 @@
 pub mod acknowledge;
 pub mod conditions;
 pub mod convert;
+pub mod quantity;
 pub mod reason;
 mod schema;
 pub mod status;

@@ -90,6 +90,10 @@ pub struct Summary {
     pub lag: String,
     /// Hops from the primary to the lowest rooted node, as seen.
     pub depth: i32,
+    /// For how long a node may be away until the WAL that its slots keep comes to limits.retainedWal, at the rate at which the
+    /// primary has written for the last minutes: `<1h`, `<6h`, `<1d`, `<7d`, `>7d`; absent until the rate is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained_wal_lasts: Option<String>,
 }
 
 /// What would be survived by PostgreSQL alone.

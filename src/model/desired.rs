@@ -31,6 +31,8 @@ pub struct Limits {
     pub depth: usize,
     /// WAL streams into one region from others.
     pub cross_region_streams: usize,
+    /// WAL that idle slots may keep on one server beyond what that server needs itself, in bytes.
+    pub retained_wal_bytes: u64,
 }
 
 /// When a node counts as failed, and as well again.

@@ -87,7 +87,7 @@ pub enum Diagnosis {
     #[strum(message = "made anew")]
     LostSlot,
     /// The slot it needs is held by a walsender of a connection that it does not have any more.
-    #[strum(message = "waited for: PostgreSQL ends it after wal_sender_timeout")]
+    #[strum(message = "that walsender is ended; without the right to, PostgreSQL does it after wal_sender_timeout")]
     ZombieSlot,
     /// It feeds others, and nothing reaches it although its upstream is well.
     #[strum(message = "its children are pointed elsewhere, and it is given another upstream")]
@@ -104,6 +104,9 @@ pub enum Diagnosis {
     /// It is further behind than `healing.lagSeconds`.
     #[strum(message = "reported")]
     LaggingLeaf,
+    /// An idle slot on it holds back the transactions that vacuum may remove, and it could not be cleared yet.
+    #[strum(message = "cleared on the wire without losing the WAL it keeps, or made anew where that loses none")]
+    SlotHoldsXmin,
     /// A parameter is lower than on the primary, so that replay will stop.
     #[strum(message = "reported: raise it and restart the server")]
     ParameterTooLow,

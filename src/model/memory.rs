@@ -2,7 +2,7 @@
 
 mod judge;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::primary::{Primary, true_primary};
 use super::unseen::blind;
@@ -110,6 +110,10 @@ pub struct NodeMemory {
     pub reloads: u32,
     /// Whom it is seen to receive from, as it tells itself, and since when.
     pub upstream: Option<(NodeName, Millis)>,
+    /// When its idle slot on which server was moved forward last.
+    pub slots_advanced: BTreeMap<NodeName, Millis>,
+    /// Where a slot of it was given up because it kept too much WAL, since the node was last away.
+    pub slots_given_up: BTreeSet<NodeName>,
     /// Upstreams that give it nothing although they are well.
     pub refused: BTreeMap<NodeName, Refused>,
 }
@@ -172,6 +176,11 @@ impl Memory {
     /// Whether a node failed a short while ago and is not to get children yet.
     pub fn is_settling(&self, node: &NodeName) -> bool {
         self.node(node).and_then(|m| m.settling_until).is_some_and(|until| until > self.at)
+    }
+
+    /// When a step failed last that has not succeeded since.
+    pub fn failed_at(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> Option<Millis> {
+        self.failed_steps.get(&(server.clone(), owner.clone(), kind)).map(|(_, at)| *at)
     }
 
     /// Whether a step that failed is to wait before it is tried again: twice as long each time, up to ten seconds.
@@ -308,7 +317,9 @@ impl Memory {
 
 impl NodeMemory {
     fn see(&mut self, facts: &Facts, reached: Option<Millis>, now: Millis) {
-        self.unseen_since = None;
+        if self.unseen_since.take().is_some() {
+            self.slots_given_up.clear();
+        }
         let alone = facts.in_recovery && facts.receiver.is_none();
         self.alone_since = self.alone_since.filter(|_| alone).or(alone.then_some(facts.asked_at));
         if self.started.is_some_and(|started| started != facts.started) {

@@ -139,6 +139,7 @@ pub struct InstalledRoute {
 
 /// What one server said in one answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Facts {
     /// When it was asked: whatever it had then, it has now.
     pub asked_at: Millis,
@@ -187,6 +188,8 @@ pub struct Facts {
     pub alter_system_allowed: bool,
     /// Rights that our role lacks here, as the SQL that grants them.
     pub missing_grants: Vec<String>,
+    /// Our role may end the walsenders of replication users that are no superusers (postgres-facts.md 5.3).
+    pub may_end_senders: bool,
     /// Parameters by which a standby must not be below its primary, or its replay stops (postgres-facts.md 14, 19);
     /// `max_wal_senders` is among them.
     pub parameters: BTreeMap<String, u64>,

@@ -87,7 +87,7 @@ fn lsn(field: &'static str, text: &str) -> Result<Lsn, BadAnswer> {
 /// A sentence about the first part that is not what it has to be.
 pub fn read(text: &str, at: Millis) -> Result<Facts, String> {
     let answer = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    let rights = Rights { missing_grants: Vec::new(), timeline_history: true, pending_route: true };
+    let rights = Rights { missing_grants: Vec::new(), end_senders: true, timeline_history: true, pending_route: true };
     facts(answer, &rights, Asked { at, answered: at }, None).map_err(|error| error.to_string())
 }
 
@@ -147,6 +147,7 @@ pub(super) fn facts(
         slots: answer.slots.into_iter().map(slot).collect::<Result<_, _>>()?,
         alter_system_allowed: answer.alter_system_allowed,
         missing_grants: rights.missing_grants.clone(),
+        may_end_senders: rights.end_senders,
         parameters: answer.parameters,
     })
 }

@@ -95,6 +95,7 @@ macro_rules! rights {
         concat!(
             "SELECT json_build_object('role', quote_ident(current_user),
  'monitor', pg_has_role(current_user, 'pg_monitor', 'USAGE'),
+ 'signal', pg_has_role(current_user, 'pg_signal_backend', 'USAGE'),
  'replication', (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),",
             $parameter_privileges,
             "'reload', has_function_privilege('pg_catalog.pg_reload_conf()', 'EXECUTE'),

@@ -13,6 +13,7 @@ use tokio_postgres::{Client, Config, Statement};
 use tokio_util::sync::CancellationToken;
 
 use super::decode::{self, Answer, Asked};
+use super::replication::{NoReplication, Replication};
 use super::rights::{self, Rights};
 use super::unseen::{self, unseen};
 use super::{Clock, Credentials, Fence, NoRight, ServerSpec, SslMode, Timing, fence, query, tls};
@@ -39,6 +40,8 @@ pub(super) struct Session {
     /// Questions and writes go one at a time, so that the deadline of one is not spent on another.
     gate: Arc<Gate<()>>,
     right: Mutex<Result<(), NoRight>>,
+    /// How it was come by, for a second connection beside it.
+    way: (ServerSpec, Credentials),
 }
 
 impl Drop for Session {
@@ -74,6 +77,7 @@ impl Session {
             asking: Gate::default(),
             gate: Arc::default(),
             right: Mutex::new(Err(NoRight::ObserveOnly)),
+            way: (spec.clone(), credentials.clone()),
         };
         this.take_right(spec.fence.as_ref()).await;
         within(timing.answer, "the first question was not answered", this.learn_rights()).await?;
@@ -106,7 +110,8 @@ impl Session {
 
     /// Whether our role lacks something that it will be asked about again soon.
     pub(super) async fn lacks_rights(&self) -> bool {
-        !self.asking.lock().await.0.missing_grants.is_empty()
+        let rights = &self.asking.lock().await.0;
+        !rights.missing_grants.is_empty() || !rights.end_senders
     }
 
     /// Asks once. Waits for a write that is under way; the deadline counts from then.
@@ -174,6 +179,16 @@ impl Writer {
     /// may be sent after it.
     pub fn give_up(self) {
         self.session.driver.abort();
+    }
+
+    /// A replication connection beside the session. It has no right of its own: before it changes anything the session
+    /// has to be seen to last.
+    ///
+    /// # Errors
+    /// [`NoReplication`] says why there is none.
+    pub async fn replication(&self) -> Result<Replication, NoReplication> {
+        let (spec, credentials) = &self.session.way;
+        Replication::open(spec, credentials, &resolve(spec).await?).await
     }
 }
 

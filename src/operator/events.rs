@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::api::Acknowledgement;
 use crate::model::{Diagnosis, Finding, NodeName};
-use crate::plan::{Outcome, Step};
+use crate::plan::{Outcome, Step, Why};
 
 /// Longest note the API server takes, in bytes.
 const NOTE_BYTES_MAX: usize = 1024;
@@ -73,14 +73,20 @@ pub fn acknowledged(taken: &Acknowledgement) -> Option<Notice> {
     Some(Notice { warning: false, reason: "Acknowledged", action: "Acknowledge", node: first, note })
 }
 
-/// The deeds of one pass that people should hear of: routes that were set.
+/// The deeds of one pass that people should hear of: routes that were set, slots that were given up.
 pub fn deeds(outcome: &Outcome) -> Vec<Notice> {
     let done = outcome.done.iter().filter(|done| done.result.is_ok());
-    let notice = |step: &Step, why| match step {
+    let notice = |step: &Step, why: &'static str| match step {
         Step::SetRoute { node, route, .. } => {
             let names: Vec<&str> = route.entries.iter().map(NodeName::as_str).collect();
             let note = note(&format!("{node}: route set to {}. Nothing to do.", names.join(", then ")));
             Some(Notice { warning: false, reason: why, action: "SetRoute", node: node.clone(), note })
+        }
+        Step::DropSlot { on, owner } if why == <&str>::from(Why::RetainedWal) => {
+            let seen = format!("{owner}: its slot on {on} kept more WAL than limits.retainedWal and was dropped");
+            let cure = "Bring the node back, or nearer, and it is made again; or raise the limit";
+            let note = note(&format!("{seen}. {cure}."));
+            Some(Notice { warning: true, reason: why, action: "DropSlot", node: owner.clone(), note })
         }
         _ => None,
     };
@@ -96,7 +102,7 @@ fn note(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::model::{Conninfo, Route, SessionAttrs};
-    use crate::plan::{Done, Planned, Why};
+    use crate::plan::{Done, Planned};
 
     fn node(name: &str) -> NodeName {
         NodeName::new(name).unwrap()

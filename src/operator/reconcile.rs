@@ -31,6 +31,8 @@ pub struct Pass {
     pub outcome: Outcome,
     /// How old the data of each node with a path to the primary is at most.
     pub lag: BTreeMap<NodeName, Duration>,
+    /// WAL that idle slots keep on each server that has any, beyond what it needs itself, in bytes.
+    pub retained_bytes: BTreeMap<NodeName, u64>,
     /// Every server was seen, and there is nothing to do or to wait for.
     pub at_rest: bool,
     /// When to look again at the latest.
@@ -74,6 +76,7 @@ pub async fn reconcile<C: Cluster>(
             && observed.nodes.values().all(|view| view.seen().is_some()),
         look_again_after: Duration::from_millis(plan.look_again_after_milliseconds),
         findings: plan.findings,
+        retained_bytes: plan.retained_bytes,
         outcome,
     }
 }
@@ -88,6 +91,7 @@ impl Pass {
             findings: Vec::new(),
             outcome: Outcome::default(),
             lag: BTreeMap::new(),
+            retained_bytes: BTreeMap::new(),
             at_rest: true,
             look_again_after: REFUSED_AGAIN_AFTER,
         }

@@ -4,6 +4,7 @@
 //! margin, times are those of changes, and the text of a condition changes only with what it says.
 
 mod history;
+mod retention;
 mod texts;
 mod verdicts;
 
@@ -268,6 +269,7 @@ impl View<'_> {
             nodes: format!("{rooted}/{}", self.desired.nodes.len()),
             fallbacks: format!("{ready}/{all}"),
             lag: lag.unwrap_or(nobody).to_string(),
+            retained_wal_lasts: retention::lasts(self),
             depth: i32::try_from(deepest.max().unwrap_or_default()).unwrap_or(i32::MAX),
         }
     }
@@ -290,7 +292,7 @@ fn tolerates(planned: &crate::plan::Tolerates) -> Tolerates {
 /// Steps that change the tree; the others only keep it as it is and come again and again.
 fn changes(steps: &[Planned]) -> Vec<&Planned> {
     let upkeep = |planned: &Planned| match planned.step {
-        Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::Reload { .. } => true,
+        Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::ClearXmin { .. } | Step::Reload { .. } => true,
         Step::RecreateSlot { .. } => planned.why == Why::ReleaseXmin,
         _ => false,
     };

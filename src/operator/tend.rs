@@ -193,7 +193,7 @@ impl Desk {
         for finding in &pass.findings {
             *findings.entry(finding.diagnosis).or_default() += 1;
         }
-        self.metrics.show(&tree(topology), &pass.lag, &findings);
+        self.metrics.show(&tree(topology), &pass.lag, &findings, &pass.retained_bytes);
     }
 
     fn topologies(&self, topology: &ReplicaTopology) -> Api<ReplicaTopology> {

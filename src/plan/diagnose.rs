@@ -1,6 +1,7 @@
 //! What is wrong, named, with what was seen and what to do: first with the fleet as a whole, then with each node.
 
 mod fleet;
+mod slots;
 mod stream;
 mod unseen;
 
@@ -35,7 +36,8 @@ pub(super) fn diagnose(world: &World<'_>, plan: &mut Plan) {
                     .or_else(|| stream::stream(world, plan, &refusals, node, facts))
             },
         );
-        if let Some((diagnosis, message)) = found {
+        let of_slots = world.seen(node).and_then(|facts| slots::trouble(world, plan, node, facts));
+        if let Some((diagnosis, message)) = found.into_iter().chain(of_slots).min_by_key(|(diagnosis, _)| *diagnosis) {
             plan.findings.push(Finding { node: node.clone(), diagnosis, message });
         }
     }

@@ -28,6 +28,7 @@ pub use standing::Standing;
 pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};
 pub use tolerates::{Tolerated, Tolerates};
 
+use crate::model::observed::Slot;
 use crate::model::primary::Primary;
 use crate::model::tree::Edge;
 use crate::model::{Automation, Desired, Facts, Management, Millis, NodeName, Observed, Route, Sight};
@@ -72,6 +73,8 @@ struct World<'a> {
     sight: Sight,
     standing: BTreeMap<NodeName, Standing>,
     installed: BTreeMap<&'a NodeName, Installed>,
+    /// Whose slot has which name.
+    owners: BTreeMap<String, &'a NodeName>,
 }
 
 /// The route that a node had when it was seen last.
@@ -90,6 +93,7 @@ impl<'a> World<'a> {
             sight: Sight::of(desired, observed),
             standing: BTreeMap::new(),
             installed: installed_routes(desired, observed),
+            owners: desired.nodes.keys().map(|name| (name.slot(), name)).collect(),
         };
         world.standing = desired.nodes.keys().map(|name| (name.clone(), standing::standing(&world, name))).collect();
         world
@@ -127,6 +131,12 @@ impl<'a> World<'a> {
     /// Whether both ends tell that `node` receives from a server other than `other`, and it is rooted.
     fn streams_elsewhere(&self, node: &NodeName, other: &NodeName) -> bool {
         self.is_rooted(node) && matches!(self.sight.edges.get(node), Some(Edge::Both(up)) if up != other)
+    }
+
+    /// The slots of our nodes on a server, with their owners.
+    fn slots(&self, on: &'a NodeName, facts: &'a Facts) -> impl Iterator<Item = (&'a NodeName, &'a Slot)> {
+        let owner = move |name: &String| self.owners.get(name).copied().filter(|owner| *owner != on);
+        facts.slots.iter().filter_map(move |(name, slot)| Some((owner(name)?, slot)))
     }
 
     fn management(&self, node: &NodeName) -> Management {

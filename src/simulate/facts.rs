@@ -49,7 +49,7 @@ impl World {
         let slot = |name: &str, slot: &super::server::SlotAt| Slot {
             active_pid: server.holder(name).map(|holder| holder.pid),
             restart_lsn: (!slot.lost).then_some(slot.restart),
-            xmin: None,
+            xmin: slot.holds_xmin.then_some(700),
             lost: slot.lost,
         };
         let told = server.told.as_deref();
@@ -83,6 +83,7 @@ impl World {
             slots: server.slots.iter().map(|(name, state)| (name.clone(), slot(name, state))).collect(),
             alter_system_allowed: told.is_none_or(|told| told.alter_system_allowed),
             missing_grants: told.map(|told| told.missing_grants.clone()).unwrap_or_default(),
+            may_end_senders: told.is_none_or(|told| told.may_end_senders),
             parameters: parameters(server),
         }
     }

@@ -82,6 +82,15 @@ pub struct SlotAt {
     pub restart: Lsn,
     /// It was invalidated.
     pub lost: bool,
+    /// It holds back transactions, as the feedback of its owner said last.
+    pub holds_xmin: bool,
+}
+
+impl SlotAt {
+    /// A slot that was just made.
+    pub fn reserving(restart: Lsn) -> Self {
+        Self { restart, lost: false, holds_xmin: false }
+    }
 }
 
 /// One server.

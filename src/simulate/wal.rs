@@ -53,7 +53,7 @@ impl World {
         }
         let source =
             Source { received: upstream.received, timeline: upstream.timeline, history: upstream.history.clone() };
-        let slot = server.running.slot.clone();
+        let (slot, feedback) = (server.running.slot.clone(), self.settings.feedback);
         let Some(server) = self.servers.get_mut(child) else { return };
         let most = server.receive_bytes_per_second.map(|rate| rate.saturating_mul(milliseconds) / 1000);
         let upto =
@@ -66,6 +66,7 @@ impl World {
         let slot = self.servers.get_mut(from).and_then(|upstream| upstream.slots.get_mut(&slot));
         if let Some(slot) = slot {
             slot.restart = flushed;
+            slot.holds_xmin = feedback;
         }
     }
 }

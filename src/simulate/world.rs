@@ -34,6 +34,8 @@ pub struct Settings {
     pub checkpoint_milliseconds: u64,
     /// `max_slot_wal_keep_size`, in bytes; `None` for no bound.
     pub slot_keep_bytes: Option<u64>,
+    /// `hot_standby_feedback` of every standby.
+    pub feedback: bool,
     /// What the primary writes, in bytes a second.
     pub write_bytes_per_second: u64,
 }
@@ -46,6 +48,7 @@ impl Default for Settings {
             sender_timeout_milliseconds: 60_000,
             checkpoint_milliseconds: 300_000,
             slot_keep_bytes: None,
+            feedback: false,
             write_bytes_per_second: 1 << 20,
         }
     }
@@ -148,7 +151,7 @@ impl World {
             for on in &route.entries {
                 if let Some(server) = self.servers.get_mut(on) {
                     let restart = server.replayed;
-                    server.slots.insert(node.slot(), SlotAt { restart, lost: false });
+                    server.slots.insert(node.slot(), SlotAt::reserving(restart));
                 }
             }
             if let Some(server) = self.servers.get_mut(node) {

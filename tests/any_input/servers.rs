@@ -192,6 +192,7 @@ fn facts(name: &'static str) -> impl Strategy<Value = Facts> {
                 slots,
                 alter_system_allowed: rest.0,
                 missing_grants: Vec::new(),
+                may_end_senders: true,
                 parameters: rest.1,
             }
         },

@@ -205,6 +205,7 @@ impl Fleet {
             slots: server.slots.iter().map(|(owner, restart)| (owner.clone(), slot(owner, restart))).collect(),
             alter_system_allowed: true,
             missing_grants: Vec::new(),
+            may_end_senders: true,
             parameters: BTreeMap::new(),
         }
     }
@@ -258,7 +259,8 @@ impl Fleet {
                 let new = self.libpq(node);
                 self.servers.get_mut(node).unwrap().upstream = new;
             }
-            Step::Reload { .. } => {}
+            // Nothing here holds back transactions, and no connection vanishes without a word.
+            Step::Reload { .. } | Step::ClearXmin { .. } | Step::EndSender { .. } => {}
         }
         record(&mut self.memory, &Outcome { done: vec![Done { planned, result: Ok(()) }] }, self.now);
     }

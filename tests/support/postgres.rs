@@ -62,6 +62,7 @@ const HBA: &str = "
 host    all          postgres  127.0.0.1/32  trust
 host    all          waltree   127.0.0.1/32  scram-sha-256
 host    replication  repl      127.0.0.1/32  scram-sha-256
+host    replication  waltree   127.0.0.1/32  scram-sha-256
 ";
 
 /// Runs one server and waits for a word on its input: `kill`, `stop`, or the end of the input.

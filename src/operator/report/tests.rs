@@ -137,6 +137,7 @@ fn facts(node: &str, upstream: Option<&str>) -> Facts {
         slots: BTreeMap::new(),
         alter_system_allowed: true,
         missing_grants: Vec::new(),
+        may_end_senders: true,
         parameters: BTreeMap::new(),
     }
 }
@@ -169,7 +170,8 @@ fn a_tree_as_declared_is_ready_and_leaves_nothing_to_do() {
     for known in &status.conditions {
         assert!(known.message.ends_with("Nothing to do."), "{known:?}");
     }
-    let summary = Summary { nodes: "5/5".into(), fallbacks: "4/4".into(), lag: "<1s".into(), depth: 2 };
+    let summary =
+        Summary { nodes: "5/5".into(), fallbacks: "4/4".into(), lag: "<1s".into(), depth: 2, ..Summary::default() };
     assert_eq!(status.summary, Some(summary));
     let expected = PrimaryStatus { name: "core-1".into(), timeline: Some(3), since: stored(now(100)) };
     assert_eq!(status.primary, Some(expected));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::slots::zombie_cure;
 use super::unseen::{RESTARTS_MIN, crash_loop};
 use super::{Found, World, is_relay};
 use crate::model::rooted::Rooted;
@@ -115,7 +116,7 @@ fn lagging(world: &World<'_>, node: &NodeName, failing: bool) -> Found {
 }
 
 fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (Diagnosis, &'static str) {
-    let first = plan.wanted.get(node).and_then(Route::first).and_then(|first| world.seen(first));
+    let first = plan.wanted.get(node).and_then(Route::first);
     match world.sight.edges.get(node) {
         Some(Edge::Stranger(_)) => {
             return (
@@ -134,16 +135,13 @@ fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (D
         }
         _ => {}
     }
-    if let (None, Some(upstream)) = (&facts.receiver, first) {
+    let upstream = first.and_then(|first| Some((first, world.seen(first)?)));
+    if let (None, Some((first, upstream))) = (&facts.receiver, upstream) {
         match upstream.slots.get(&node.slot()) {
             None => return (Diagnosis::MissingSlot, "Nothing to do: the slot is created"),
             Some(slot) if slot.lost => return (Diagnosis::LostSlot, "Nothing to do: the slot is made anew"),
             Some(slot) if slot.active_pid.is_some() => {
-                return (
-                    Diagnosis::ZombieSlot,
-                    "Its slot is held by a connection that it does not have: wait for wal_sender_timeout, or end that \
-                     walsender",
-                );
+                return (Diagnosis::ZombieSlot, zombie_cure(world, node, first));
             }
             Some(_) => {}
         }
