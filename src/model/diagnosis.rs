@@ -74,7 +74,7 @@ pub enum Diagnosis {
     /// No upstream that it may have holds the WAL that it needs.
     #[strum(message = "reported: an archive or a clone is needed, and a host is never cloned anew by itself")]
     WalGone,
-    /// Replay is paused or blocked, so a new route would not be acted on.
+    /// Replay is paused or blocked, so that no new route is acted on: by sessions, for longer than `healing.lagSeconds`.
     #[strum(message = "reported; the route is set once and acts when replay goes on")]
     ReplayBlocked,
     /// Its walreceiver is ending and does not end, so a new route is not acted on.

@@ -84,6 +84,10 @@ pub struct NodeMemory {
     pub suffers: bool,
     /// Since when it has no walreceiver.
     pub alone_since: Option<Millis>,
+    /// The process id of its walreceiver, and when that was first seen.
+    pub receiver: Option<(i32, Millis)>,
+    /// Where a recovery conflict holds up its replay, and since when.
+    pub conflict: Option<(Lsn, Millis)>,
     /// How many hops it was from the primary when it last had a path.
     pub hops: Option<usize>,
     /// Since when it is no good as an upstream, by its own fault.
@@ -161,6 +165,17 @@ impl Memory {
     /// How long a node has been no good as an upstream, in milliseconds; `None` when it is good.
     pub fn failing_for(&self, node: &NodeName) -> Option<u64> {
         self.node(node).and_then(|m| m.failing_since).map(|since| self.at.since(since))
+    }
+
+    /// Whether a node's walreceiver is the one of the look before. A row for milliseconds, as `streaming` as any, is there
+    /// at each attempt at an upstream that then refuses to send (postgres-facts.md 2.3, 5.2).
+    pub fn receives_steadily(&self, node: &NodeName) -> bool {
+        self.node(node).is_some_and(|memory| memory.receiver.is_some_and(|(_, since)| since < memory.asked_at))
+    }
+
+    /// How long one recovery conflict has held up a node's replay, in milliseconds; 0 when none does.
+    pub fn conflict_for(&self, node: &NodeName) -> u64 {
+        self.node(node).and_then(|m| m.conflict).map_or(0, |(_, since)| self.at.since(since))
     }
 
     /// Whether a node got nothing from a well upstream a short while ago.
@@ -310,6 +325,12 @@ impl NodeMemory {
         self.unseen_since = None;
         let alone = facts.in_recovery && facts.receiver.is_none();
         self.alone_since = self.alone_since.filter(|_| alone).or(alone.then_some(facts.asked_at));
+        let pid = facts.receiver.as_ref().map(|receiver| receiver.pid);
+        let known = self.receiver.filter(|(known, _)| Some(*known) == pid);
+        self.receiver = known.or(pid.map(|pid| (pid, facts.asked_at)));
+        let held_at = Some(facts.replay).filter(|_| facts.is_in_conflict());
+        let known = self.conflict.filter(|(at, _)| Some(*at) == held_at);
+        self.conflict = known.or(held_at.map(|at| (at, now)));
         if self.started.is_some_and(|started| started != facts.started) {
             self.restarts.push_back(now);
         }

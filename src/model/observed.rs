@@ -206,6 +206,11 @@ impl Facts {
         let wait = self.startup_wait.as_deref().filter(gate);
         wait.or(self.replay_paused.then_some(gates[0])).filter(|_| self.in_recovery)
     }
+
+    /// Sessions hold up replay, for as long as max_standby_streaming_delay lets them.
+    pub fn is_in_conflict(&self) -> bool {
+        self.replay_blocked_by().is_some_and(|gate| gate.starts_with("RecoveryConflict"))
+    }
 }
 
 /// Everything seen of one topology, and what is remembered of before.

@@ -6,9 +6,12 @@
 pub mod fleet;
 pub mod ground;
 pub mod kube;
+pub mod network;
 pub mod operator;
 pub mod postgres;
 pub mod programs;
 pub mod readers;
+pub mod region;
+pub mod staleness;
 pub mod topology;
 pub mod witness;
