@@ -65,6 +65,11 @@ pub enum Diagnosis {
     /// Its WAL is on a branch that the primary's history does not contain.
     #[strum(message = "out of all routes; rewind or re-clone it yourself")]
     Diverged,
+    /// Another server streams by its name: a walsender of that name replies and is not at the other end of its own stream.
+    #[strum(
+        message = "the other is not followed or counted; where it holds the node's slot the node is not pointed to"
+    )]
+    DuplicateName,
     /// It is in a ring of servers that feed each other and nobody else feeds.
     #[strum(message = "its members are re-pointed, the one nearest the primary first")]
     Ring,

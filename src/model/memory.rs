@@ -1,8 +1,11 @@
 //! What is remembered between two passes: timers and positions.
 
 mod judge;
+mod namesakes;
 
 use std::collections::{BTreeMap, VecDeque};
+
+pub use namesakes::Namesake;
 
 use super::primary::{Primary, true_primary};
 use super::unseen::blind;
@@ -47,6 +50,8 @@ pub struct Memory {
     pub nodes: BTreeMap<NodeName, NodeMemory>,
     /// Steps that failed last time: on which server, for whom, of which kind; how often in a row, and when last.
     pub failed_steps: BTreeMap<(NodeName, NodeName, &'static str), (u32, Millis)>,
+    /// Walsenders that use a node's name and are not the node's: whose, on which server, with which process id.
+    pub namesakes: BTreeMap<(NodeName, NodeName, i32), Namesake>,
     /// Nodes that were taken out of the spec and whose slots may still be somewhere, with the time at which one of them
     /// was last seen in use.
     pub leaving: BTreeMap<NodeName, Millis>,
@@ -232,6 +237,7 @@ impl Memory {
                 Some(facts) => node.see(facts, reached, now),
             }
         }
+        self.note_namesakes(desired, nodes);
         let blind = blind(desired, nodes);
         self.blind_since = self.blind_since.filter(|_| blind).or(blind.then_some(now));
         if blind {

@@ -103,6 +103,10 @@ pub struct Sender {
     pub state: String,
     /// The slot it holds.
     pub slot: Option<String>,
+    /// Where the child comes from, as `address:port`; `None` for a socket of the same machine.
+    pub client: Option<String>,
+    /// When the child replied last, in microseconds of the child's own wall clock: only a change of it tells something.
+    pub replied: Option<i64>,
 }
 
 /// One physical slot, from `pg_replication_slots`.

@@ -53,6 +53,8 @@ struct SenderRow {
     application_name: Option<String>,
     state: Option<String>,
     slot: Option<String>,
+    client: Option<String>,
+    replied: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -158,6 +160,8 @@ fn sender(row: SenderRow) -> Sender {
         application_name: row.application_name.unwrap_or_default(),
         state: row.state.unwrap_or_default(),
         slot: row.slot,
+        client: row.client,
+        replied: row.replied,
     }
 }
 

@@ -41,7 +41,8 @@ const TICK: &str = concat!(
  'pending_route', {pending},
  'history', {history},
  'senders', (SELECT coalesce(json_agg(json_build_object('pid', p.pid, 'application_name', p.application_name,
-     'state', p.state, 'slot', l.slot_name)), '[]')
+     'state', p.state, 'slot', l.slot_name, 'client', host(p.client_addr) || ':' || p.client_port,
+     'replied', (extract(epoch FROM p.reply_time) * 1000000)::bigint)), '[]')
      FROM pg_stat_replication p LEFT JOIN pg_replication_slots l ON l.active_pid = p.pid),
  'slots', (SELECT coalesce(json_agg(json_build_object('name', l.slot_name, 'active_pid', l.active_pid,
      'restart_lsn', l.restart_lsn, 'xmin', l.xmin::text, 'lost', coalesce(l.wal_status = 'lost', false)

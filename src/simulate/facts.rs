@@ -43,6 +43,8 @@ impl World {
             application_name: sender.application_name.clone(),
             state: "streaming".to_owned(),
             slot: (!sender.slot.is_empty()).then(|| sender.slot.clone()),
+            client: Some(sender.child.to_string()),
+            replied: i64::try_from(sender.silent_since.unwrap_or(self.now).0).ok(),
         };
         let slot = |name: &str, slot: &super::server::SlotAt| Slot {
             active_pid: server.holder(name).map(|holder| holder.pid),

@@ -166,6 +166,8 @@ impl Fleet {
             application_name: app(s),
             state: "streaming".to_owned(),
             slot: (!s.slot.is_empty()).then(|| s.slot.clone()),
+            client: None,
+            replied: None,
         };
         let slot = |owner: &String, restart: &Lsn| Slot {
             active_pid: pid(owner),

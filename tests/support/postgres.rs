@@ -173,6 +173,18 @@ impl Tree {
         self.servers.insert(node.to_owned(), server);
     }
 
+    /// A copy of a running server, as pg_basebackup makes it: name, route and all, with a port of its own.
+    pub fn clone_of(&mut self, node: &str, original: &str) {
+        let (data, log, port) = (self.dir.join(node), self.dir.join(format!("{node}.log")), free_port());
+        let mut backup = Command::new(self.bin.join("pg_basebackup"));
+        backup.args(["-w", "-c", "fast", "-X", "fetch", "-U", "repl", "-h", self.address(original), "-D"]).arg(&data);
+        backup.args(["-p", &self.port(original).to_string()]).env("PGPASSFILE", self.dir.join("passfile"));
+        run(as_owner(&mut backup).current_dir(&self.dir));
+        append(&data.join("postgresql.conf"), &format!("port = {port}\n"));
+        let server = Server { address: "127.0.0.1".to_owned(), port, within: None, data, log, running: None };
+        self.servers.insert(node.to_owned(), server);
+    }
+
     /// Adds lines to a server's postgresql.conf; they act from the next start or reload.
     pub fn configure(&self, node: &str, lines: &str) {
         append(&self.servers[node].data.join("postgresql.conf"), &format!("{lines}\n"));
