@@ -82,6 +82,11 @@ pub enum Diagnosis {
     /// Replay is paused or blocked, so that no new route is acted on: by sessions, for longer than `healing.lagSeconds`.
     #[strum(message = "reported; the route is set once and acts when replay goes on")]
     ReplayBlocked,
+    /// Its disk takes no further segment of WAL, so nothing reaches it; what it has it goes on to serve.
+    #[strum(
+        message = "its children are pointed elsewhere; it goes on by itself when there is space, and is never cloned"
+    )]
+    DiskFull,
     /// Its walreceiver is ending and does not end, so a new route is not acted on.
     #[strum(message = "reported: only a restart of the server helps")]
     WalReceiverStuck,

@@ -143,6 +143,7 @@ pub struct InstalledRoute {
 
 /// What one server said in one answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Facts {
     /// When it was asked: whatever it had then, it has now.
     pub asked_at: Millis,
@@ -189,6 +190,8 @@ pub struct Facts {
     pub slots: BTreeMap<String, Slot>,
     /// `allow_alter_system`; true before 17.
     pub alter_system_allowed: bool,
+    /// A segment of WAL finds no place on the disk of its data. Tried only while it receives nothing.
+    pub disk_full: bool,
     /// Rights that our role lacks here, as the SQL that grants them.
     pub missing_grants: Vec<String>,
     /// Parameters by which a standby must not be below its primary, or its replay stops (postgres-facts.md 14, 19);

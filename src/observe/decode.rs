@@ -137,6 +137,7 @@ pub(super) fn facts(
         senders: answer.senders.into_iter().map(sender).collect(),
         slots: answer.slots.into_iter().map(slot).collect::<Result<_, _>>()?,
         alter_system_allowed: answer.alter_system_allowed,
+        disk_full: false,
         missing_grants: rights.missing_grants.clone(),
         parameters: answer.parameters,
     })

@@ -61,6 +61,15 @@ FROM (SELECT pg_is_in_recovery() AS recovery) r,
      'port', sender_port, 'slot', slot_name, 'timeline', received_tli) AS receiver FROM pg_stat_wal_receiver) w ON true"
 );
 
+/// Bytes of one row of [`DISK`].
+pub(super) const DISK_ROW_BYTES: u64 = 8_000;
+
+/// Whether so many rows, written to a temporary file and forgotten, find a place on the disk of the data. A standby whose
+/// disk takes no further segment of WAL tells nobody but its log: its walreceiver ends at each attempt, and all else
+/// goes on (measured on 15.18: creating a slot goes on too).
+pub(super) const DISK: &str = "WITH rows AS MATERIALIZED (SELECT repeat('x', 8000) FROM generate_series(1, $1)) \
+                               SELECT count(*) FROM rows";
+
 /// Parameters that a standby has to have at least as high as its primary.
 const PARAMETERS: [&str; 5] = [
     "max_connections",

@@ -81,6 +81,7 @@ impl World {
             senders: server.senders.iter().map(sender).collect(),
             slots: server.slots.iter().map(|(name, state)| (name.clone(), slot(name, state))).collect(),
             alter_system_allowed: true,
+            disk_full: false,
             missing_grants: Vec::new(),
             parameters: [("max_wal_senders".to_owned(), server.senders_max as u64)].into(),
         }

@@ -204,6 +204,7 @@ impl Fleet {
             senders: children.iter().enumerate().map(sender).collect(),
             slots: server.slots.iter().map(|(owner, restart)| (owner.clone(), slot(owner, restart))).collect(),
             alter_system_allowed: true,
+            disk_full: false,
             missing_grants: Vec::new(),
             parameters: BTreeMap::new(),
         }

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "every test binary compiles this module and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+pub mod disk;
 pub mod fleet;
 pub mod ground;
 pub mod kube;

@@ -45,14 +45,14 @@ impl Memory {
         let patience = desired.healing.suspect_after_milliseconds.max(LEFT_MILLISECONDS);
         let mut before = std::mem::take(&mut self.namesakes);
         for (on, facts) in desired.nodes.keys().filter_map(|on| Some((on, seen(on)?))) {
-            let mut owned = BTreeSet::new();
+            let mut claimed = BTreeSet::new();
             for sender in &facts.senders {
                 let Ok(name) = NodeName::new(&sender.application_name) else { continue };
                 let Some(owner) = seen(&name) else { continue };
                 let from =
                     owner.receiver.as_ref().and_then(|receiver| addresses.node_at(&receiver.host, receiver.port));
                 let steady = owner.in_recovery && self.receives_steadily(&name);
-                if steady && from == Some(on) && same_slot(owner, sender) && owned.insert(name.clone()) {
+                if steady && from == Some(on) && same_slot(owner, sender) && claimed.insert(name.clone()) {
                     continue;
                 }
                 let key = (name, on.clone(), sender.pid);

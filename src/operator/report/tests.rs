@@ -137,6 +137,7 @@ fn facts(node: &str, upstream: Option<&str>) -> Facts {
         senders: NODES.iter().filter(|(_, above)| *above == Some(node)).map(|(child, _)| sender(child)).collect(),
         slots: BTreeMap::new(),
         alter_system_allowed: true,
+        disk_full: false,
         missing_grants: Vec::new(),
         parameters: BTreeMap::new(),
     }

@@ -38,6 +38,13 @@ pub(super) fn stream(
             format!("the walreceiver of {node} is ending and does not end. {cure}."),
         ));
     }
+    if failing && facts.disk_full {
+        let seen = format!("no space is left on the disk of {node} for a segment of WAL, so nothing reaches it");
+        return Some((
+            Diagnosis::DiskFull,
+            format!("{seen}. Free space there, or give it more; it goes on by itself."),
+        ));
+    }
     if failing && let Some(Rooted::No(seen)) = world.sight.rooted.get(node) {
         let (diagnosis, cure) = no_path(world, plan, node, facts);
         return Some((diagnosis, format!("{node}: {seen}. {cure}.")));
