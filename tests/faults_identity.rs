@@ -1,6 +1,6 @@
 //! A second server of one name (law 12): a copy of a leaf, started beside it with its name, its slot and its password.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on has failed; figures are shown")]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! What networks do to a tree: a stream that is slow, and one of which every packet is lost. Only root can make these.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on has failed; figures are shown")]
 
 mod support;
 
