@@ -13,7 +13,8 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use support::fleet::{credentials, fence, name};
-use support::postgres::{Staleness, Tree, Writer, eventually};
+use support::postgres::{Tree, eventually};
+use support::staleness::{Staleness, Writer};
 use waltree::model::{
     Automation, Desired, Facts, Group, GroupName, Healing, Limits, Management, Memory, NodeName, NodeSpec, Observed,
     WhyUnseen,

@@ -4,7 +4,7 @@
 
 mod fleet;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fleet::Fleet;
@@ -27,6 +27,7 @@ fn desired() -> Desired {
     let mut desired = Desired {
         automation: Automation::Heal,
         deleting: false,
+        acknowledged: BTreeSet::new(),
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: BOUND },
         healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 3_600, settle_seconds: 5 },
         groups: Vec::new(),
@@ -221,6 +222,8 @@ fn a_walsender_is_ended_when_its_child_was_asked_afterwards_and_has_not_had_that
             application_name: "eu-3".to_owned(),
             state: "streaming".to_owned(),
             slot: Some("eu_3".to_owned()),
+            client: None,
+            replied: None,
         });
     };
     let ends = |made: &Plan| of(&made.steps, "eu-2", "eu-3").contains(&("EndSender", Why::Zombie));

@@ -1,8 +1,11 @@
 //! What is remembered between two passes: timers and positions.
 
 mod judge;
+mod namesakes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+pub use namesakes::Namesake;
 
 use super::primary::{Primary, true_primary};
 use super::unseen::blind;
@@ -47,6 +50,8 @@ pub struct Memory {
     pub nodes: BTreeMap<NodeName, NodeMemory>,
     /// Steps that failed last time: on which server, for whom, of which kind; how often in a row, and when last.
     pub failed_steps: BTreeMap<(NodeName, NodeName, &'static str), (u32, Millis)>,
+    /// Walsenders that use a node's name and are not the node's: whose, on which server, with which process id.
+    pub namesakes: BTreeMap<(NodeName, NodeName, i32), Namesake>,
     /// Nodes that were taken out of the spec and whose slots may still be somewhere, with the time at which one of them
     /// was last seen in use.
     pub leaving: BTreeMap<NodeName, Millis>,
@@ -84,6 +89,10 @@ pub struct NodeMemory {
     pub suffers: bool,
     /// Since when it has no walreceiver.
     pub alone_since: Option<Millis>,
+    /// The process id of its walreceiver, and when that was first seen.
+    pub receiver: Option<(i32, Millis)>,
+    /// Where a recovery conflict holds up its replay, and since when.
+    pub conflict: Option<(Lsn, Millis)>,
     /// How many hops it was from the primary when it last had a path.
     pub hops: Option<usize>,
     /// Since when it is no good as an upstream, by its own fault.
@@ -167,6 +176,17 @@ impl Memory {
         self.node(node).and_then(|m| m.failing_since).map(|since| self.at.since(since))
     }
 
+    /// Whether a node's walreceiver is the one of the look before. A row for milliseconds, as `streaming` as any, is there
+    /// at each attempt at an upstream that then refuses to send (postgres-facts.md 2.3, 5.2).
+    pub fn receives_steadily(&self, node: &NodeName) -> bool {
+        self.node(node).is_some_and(|memory| memory.receiver.is_some_and(|(_, since)| since < memory.asked_at))
+    }
+
+    /// How long one recovery conflict has held up a node's replay, in milliseconds; 0 when none does.
+    pub fn conflict_for(&self, node: &NodeName) -> u64 {
+        self.node(node).and_then(|m| m.conflict).map_or(0, |(_, since)| self.at.since(since))
+    }
+
     /// Whether a node got nothing from a well upstream a short while ago.
     pub fn is_refused(&self, node: &NodeName, by: &NodeName) -> bool {
         let refused = self.node(node).and_then(|memory| memory.refused.get(by));
@@ -227,6 +247,7 @@ impl Memory {
                 Some(facts) => node.see(facts, reached, now),
             }
         }
+        self.note_namesakes(desired, nodes);
         let blind = blind(desired, nodes);
         self.blind_since = self.blind_since.filter(|_| blind).or(blind.then_some(now));
         if blind {
@@ -322,6 +343,12 @@ impl NodeMemory {
         }
         let alone = facts.in_recovery && facts.receiver.is_none();
         self.alone_since = self.alone_since.filter(|_| alone).or(alone.then_some(facts.asked_at));
+        let pid = facts.receiver.as_ref().map(|receiver| receiver.pid);
+        let known = self.receiver.filter(|(known, _)| Some(*known) == pid);
+        self.receiver = known.or(pid.map(|pid| (pid, facts.asked_at)));
+        let held_at = Some(facts.replay).filter(|_| facts.is_in_conflict());
+        let known = self.conflict.filter(|(at, _)| Some(*at) == held_at);
+        self.conflict = known.or(held_at.map(|at| (at, now)));
         if self.started.is_some_and(|started| started != facts.started) {
             self.restarts.push_back(now);
         }

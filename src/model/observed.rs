@@ -103,6 +103,10 @@ pub struct Sender {
     pub state: String,
     /// The slot it holds.
     pub slot: Option<String>,
+    /// Where the child comes from, as `address:port`; `None` for a socket of the same machine.
+    pub client: Option<String>,
+    /// When the child replied last, in microseconds of the child's own wall clock: only a change of it tells something.
+    pub replied: Option<i64>,
 }
 
 /// One physical slot, from `pg_replication_slots`.
@@ -186,6 +190,8 @@ pub struct Facts {
     pub slots: BTreeMap<String, Slot>,
     /// `allow_alter_system`; true before 17.
     pub alter_system_allowed: bool,
+    /// A segment of WAL finds no place on the disk of its data. Tried only while it receives nothing.
+    pub disk_full: bool,
     /// Rights that our role lacks here, as the SQL that grants them.
     pub missing_grants: Vec<String>,
     /// Our role may end the walsenders of replication users that are no superusers (postgres-facts.md 5.3).
@@ -208,6 +214,11 @@ impl Facts {
         let gate = |wait: &&str| gates.contains(wait) || wait.starts_with("RecoveryConflict");
         let wait = self.startup_wait.as_deref().filter(gate);
         wait.or(self.replay_paused.then_some(gates[0])).filter(|_| self.in_recovery)
+    }
+
+    /// Sessions hold up replay, for as long as max_standby_streaming_delay lets them.
+    pub fn is_in_conflict(&self) -> bool {
+        self.replay_blocked_by().is_some_and(|gate| gate.starts_with("RecoveryConflict"))
     }
 }
 

@@ -53,6 +53,8 @@ struct SenderRow {
     application_name: Option<String>,
     state: Option<String>,
     slot: Option<String>,
+    client: Option<String>,
+    replied: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -146,6 +148,7 @@ pub(super) fn facts(
         senders: answer.senders.into_iter().map(sender).collect(),
         slots: answer.slots.into_iter().map(slot).collect::<Result<_, _>>()?,
         alter_system_allowed: answer.alter_system_allowed,
+        disk_full: false,
         missing_grants: rights.missing_grants.clone(),
         may_end_senders: rights.end_senders,
         parameters: answer.parameters,
@@ -170,6 +173,8 @@ fn sender(row: SenderRow) -> Sender {
         application_name: row.application_name.unwrap_or_default(),
         state: row.state.unwrap_or_default(),
         slot: row.slot,
+        client: row.client,
+        replied: row.replied,
     }
 }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode as WireSslMode;
-use tokio_postgres::types::Json;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{Json, ToSql, Type};
 use tokio_postgres::{Client, Config, Statement};
 use tokio_util::sync::CancellationToken;
 
@@ -23,9 +24,12 @@ use crate::model::{Facts, Timeline, Unseen, WhyUnseen};
 const VANISHED_AFTER: Duration = Duration::from_secs(5);
 /// Settings of our sessions, whatever the role, the database or the server has set. Nobody else's function can stand for
 /// one that we call; a backslash in the pattern that masks passwords is a backslash; a question that hangs is ended by
-/// the server too; a question of a few milliseconds is not compiled.
-const SETTINGS: &str =
-    "-c search_path=pg_catalog -c standard_conforming_strings=on -c statement_timeout=5000 -c jit=off";
+/// the server too; a question of a few milliseconds is not compiled. What does not fit into little memory is written to the
+/// disk of the data, so that [`query::DISK`] tries that one.
+const SETTINGS: &str = "-c search_path=pg_catalog -c standard_conforming_strings=on -c statement_timeout=5000 -c jit=off \
+                        -c work_mem=64kB -c temp_tablespaces=";
+/// Deadline of a segment of zeroes on the server's disk.
+const DISK_DEADLINE: Duration = Duration::from_secs(4);
 /// SQLSTATE of a question that no longer fits, because the server was promoted while it answered.
 const NOT_IN_RECOVERY: &str = "55000";
 
@@ -135,6 +139,17 @@ impl Session {
             row.try_get::<_, Json<Answer>>(0).map_err(|e| unseen(WhyUnseen::BadAnswer, unseen::text(&e)))?;
         decode::facts(answer, &asking.0, Asked { at, answered }, timeline)
             .map_err(|e| unseen(WhyUnseen::BadAnswer, e.to_string()))
+    }
+
+    /// Whether a segment of WAL would find no place on the disk of the data; `None` when it cannot be told.
+    pub(super) async fn disk_is_full(&self, segment_bytes: u64) -> Option<bool> {
+        let _one_at_a_time = self.gate.lock().await;
+        let rows = i64::try_from(segment_bytes / query::DISK_ROW_BYTES).ok()?;
+        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&rows, Type::INT8)];
+        match tokio::time::timeout(DISK_DEADLINE, self.client.query_typed(query::DISK, &parameters)).await.ok()? {
+            Ok(_) => Some(false),
+            Err(error) => (error.code() == Some(&SqlState::DISK_FULL)).then_some(true),
+        }
     }
 
     /// What an error says; for a missing right also the cure.

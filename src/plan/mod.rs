@@ -128,9 +128,11 @@ impl<'a> World<'a> {
         self.sight.upstream(node)
     }
 
-    /// Whether both ends tell that `node` receives from a server other than `other`, and it is rooted.
+    /// Whether both ends tell at two looks that `node` receives from a server other than `other`, and it is rooted.
     fn streams_elsewhere(&self, node: &NodeName, other: &NodeName) -> bool {
-        self.is_rooted(node) && matches!(self.sight.edges.get(node), Some(Edge::Both(up)) if up != other)
+        self.is_rooted(node)
+            && self.observed.memory.receives_steadily(node)
+            && matches!(self.sight.edges.get(node), Some(Edge::Both(up)) if up != other)
     }
 
     /// The slots of our nodes on a server, with their owners.

@@ -45,6 +45,8 @@ impl World {
             application_name: sender.application_name.clone(),
             state: "streaming".to_owned(),
             slot: (!sender.slot.is_empty()).then(|| sender.slot.clone()),
+            client: Some(sender.child.to_string()),
+            replied: i64::try_from(sender.silent_since.unwrap_or(self.now).0).ok(),
         };
         let slot = |name: &str, slot: &super::server::SlotAt| Slot {
             active_pid: server.holder(name).map(|holder| holder.pid),
@@ -82,6 +84,7 @@ impl World {
             senders: server.senders.iter().map(sender).collect(),
             slots: server.slots.iter().map(|(name, state)| (name.clone(), slot(name, state))).collect(),
             alter_system_allowed: told.is_none_or(|told| told.alter_system_allowed),
+            disk_full: false,
             missing_grants: told.map(|told| told.missing_grants.clone()).unwrap_or_default(),
             may_end_senders: told.is_none_or(|told| told.may_end_senders),
             parameters: parameters(server),

@@ -112,12 +112,17 @@ fn receiver() -> impl Strategy<Value = Receiver> {
 }
 
 fn sender() -> impl Strategy<Value = Sender> {
-    (0_i32..9, anybody(), prop::option::of(slot_name())).prop_map(|(pid, name, slot)| Sender {
-        pid,
-        application_name: name.to_owned(),
-        state: "streaming".to_owned(),
-        slot,
-    })
+    let client = prop::option::of(select(vec!["10.0.0.1:40000", "10.0.0.2:40000"]));
+    (0_i32..9, anybody(), prop::option::of(slot_name()), client, prop::option::of(any::<i64>())).prop_map(
+        |(pid, name, slot, client, replied)| Sender {
+            pid,
+            application_name: name.to_owned(),
+            state: "streaming".to_owned(),
+            slot,
+            client: client.map(str::to_owned),
+            replied,
+        },
+    )
 }
 
 fn slot() -> impl Strategy<Value = Slot> {
@@ -191,6 +196,7 @@ fn facts(name: &'static str) -> impl Strategy<Value = Facts> {
                 senders,
                 slots,
                 alter_system_allowed: rest.0,
+                disk_full: false,
                 missing_grants: Vec::new(),
                 may_end_senders: true,
                 parameters: rest.1,

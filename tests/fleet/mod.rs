@@ -168,6 +168,8 @@ impl Fleet {
             application_name: app(s),
             state: "streaming".to_owned(),
             slot: (!s.slot.is_empty()).then(|| s.slot.clone()),
+            client: None,
+            replied: None,
         };
         let slot = |owner: &String, restart: &Lsn| Slot {
             active_pid: pid(owner),
@@ -204,6 +206,7 @@ impl Fleet {
             senders: children.iter().enumerate().map(sender).collect(),
             slots: server.slots.iter().map(|(owner, restart)| (owner.clone(), slot(owner, restart))).collect(),
             alter_system_allowed: true,
+            disk_full: false,
             missing_grants: Vec::new(),
             may_end_senders: true,
             parameters: BTreeMap::new(),

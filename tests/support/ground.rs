@@ -95,8 +95,8 @@ impl Ground {
 
     /// A group of servers of the tree, with what else it says.
     pub fn group(&self, name: &str, more: &str, nodes: &[&str]) -> String {
-        let hosts: Vec<(&str, u16)> = nodes.iter().map(|node| (*node, self.tree.port(node))).collect();
-        group(name, "orders-sql", more, &hosts)
+        let hosts: Vec<_> = nodes.iter().map(|node| (*node, self.tree.address(node), self.tree.port(node))).collect();
+        group_at(name, "orders-sql", more, &hosts)
     }
 
     /// The manifest of a topology with these groups.
@@ -285,7 +285,12 @@ pub async fn star(others: &[&str]) -> Tree {
 
 /// A group of hosts on loopback, with what else it says.
 pub fn group(name: &str, secret: &str, more: &str, hosts: &[(&str, u16)]) -> String {
-    let host = |(node, port): &(&str, u16)| format!("{{name: {node}, address: 127.0.0.1, port: {port}}}");
+    let hosts: Vec<_> = hosts.iter().map(|(node, port)| (*node, "127.0.0.1", *port)).collect();
+    group_at(name, secret, more, &hosts)
+}
+
+fn group_at(name: &str, secret: &str, more: &str, hosts: &[(&str, &str, u16)]) -> String {
+    let host = |(node, at, port): &(&str, &str, u16)| format!("{{name: {node}, address: {at}, port: {port}}}");
     let hosts: Vec<String> = hosts.iter().map(host).collect();
     let more = if more.is_empty() { String::new() } else { format!("{more}, ") };
     format!(

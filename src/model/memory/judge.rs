@@ -135,8 +135,11 @@ impl Memory {
                 node.refused.retain(|by, _| by != first || fed_for < settle);
                 continue;
             }
-            // While replay is blocked it follows nobody, whoever it is.
-            if facts.replay_blocked_by().is_some() || (seen(first).is_some() && !sight.is_rooted(first)) {
+            // While replay is blocked, or the disk full, it follows nobody, whoever it is.
+            if facts.disk_full
+                || facts.replay_blocked_by().is_some()
+                || (seen(first).is_some() && !sight.is_rooted(first))
+            {
                 continue;
             }
             if seen(first).is_none() {

@@ -96,7 +96,8 @@ impl World {
 }
 
 fn sender(node: &str) -> Sender {
-    Sender { pid: 1, application_name: node.to_owned(), state: "streaming".to_owned(), slot: None }
+    let (application_name, state) = (node.to_owned(), "streaming".to_owned());
+    Sender { pid: 1, application_name, state, slot: None, client: None, replied: None }
 }
 
 fn facts(node: &str, upstream: Option<&str>) -> Facts {
@@ -136,6 +137,7 @@ fn facts(node: &str, upstream: Option<&str>) -> Facts {
         senders: NODES.iter().filter(|(_, above)| *above == Some(node)).map(|(child, _)| sender(child)).collect(),
         slots: BTreeMap::new(),
         alter_system_allowed: true,
+        disk_full: false,
         missing_grants: Vec::new(),
         may_end_senders: true,
         parameters: BTreeMap::new(),

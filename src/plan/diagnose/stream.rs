@@ -26,7 +26,9 @@ pub(super) fn stream(
     let failing = memory.failing_for(node).is_some_and(|t| t >= patience);
     let unrooted = memory.unrooted_for(node).is_some_and(|t| t >= patience);
     let too_low = || parameter_too_low(world, node, facts);
-    if let Some(gate) = facts.replay_blocked_by().filter(|_| facts.replay_paused || failing) {
+    // A conflict is everyday as long as it lasts no longer than data may be old.
+    let conflict = memory.conflict_for(node) > world.desired.healing.lag_seconds.saturating_mul(1000);
+    if let Some(gate) = facts.replay_blocked_by().filter(|_| facts.replay_paused || failing || conflict) {
         // Replay pauses by itself where a parameter is too low.
         return too_low().or_else(|| Some(replay_blocked(node, gate)));
     }
@@ -35,6 +37,13 @@ pub(super) fn stream(
         return Some((
             Diagnosis::WalReceiverStuck,
             format!("the walreceiver of {node} is ending and does not end. {cure}."),
+        ));
+    }
+    if failing && facts.disk_full {
+        let seen = format!("no space is left on the disk of {node} for a segment of WAL, so nothing reaches it");
+        return Some((
+            Diagnosis::DiskFull,
+            format!("{seen}. Free space there, or give it more; it goes on by itself."),
         ));
     }
     if failing && let Some(Rooted::No(seen)) = world.sight.rooted.get(node) {
