@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fleet::Fleet;
+use waltree::model::memory::Namesake;
 use waltree::model::observed::Sender;
 use waltree::model::{
     Automation, Desired, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Millis, NodeName, NodeSpec,
@@ -227,13 +228,26 @@ fn a_walsender_is_ended_when_its_child_was_asked_afterwards_and_has_not_had_that
         });
     };
     let ends = |made: &Plan| of(&made.steps, "eu-2", "eu-3").contains(&("EndSender", Why::Zombie));
-    let (_, made) = planned_with(&mut fleet, "eu-2", zombie);
-    assert!(ends(&made));
-    let (_, made) = planned_with(&mut fleet, "eu-2", |facts| {
-        zombie(facts);
-        facts.at = facts.at.plus(1);
-    });
+    let key = (name("eu-3"), name("eu-2"), 999);
+    let silent = Namesake {
+        since: Millis(fleet.now.0 - 12_000),
+        silent_since: Millis(fleet.now.0 - 12_000),
+        holds_slot: true,
+        ..Namesake::default()
+    };
+    let with = |fleet: &mut Fleet, namesake: Namesake| {
+        let (mut observed, _) = planned_with(fleet, "eu-2", zombie);
+        observed.memory.namesakes.insert(key.clone(), namesake);
+        plan(&fleet.desired, &observed, fleet.now)
+    };
+    assert!(ends(&with(&mut fleet, silent.clone())));
+    let now = fleet.now;
+    let made = with(&mut fleet, Namesake { since: now.plus(1), ..silent.clone() });
     assert!(!ends(&made), "it may have come since the child was asked");
+    let made = with(&mut fleet, Namesake { silent_since: Millis(now.0 - 11_999), ..silent.clone() });
+    assert!(!ends(&made), "it replied a short while ago");
+    let made = with(&mut fleet, Namesake { lives: true, ..silent });
+    assert!(!ends(&made), "somebody is there");
     let (_, made) = planned_with(&mut fleet, "eu-2", |facts| {
         zombie(facts);
         facts.senders.last_mut().unwrap().application_name = "somebody".to_owned();

@@ -29,7 +29,9 @@ pub struct Look {
 /// When the API server does not give it.
 pub async fn topology(client: &Client, namespace: &str, name: &str) -> anyhow::Result<ReplicaTopology> {
     let topologies: Api<ReplicaTopology> = Api::namespaced(client.clone(), namespace);
-    topologies.get(name).await.with_context(|| format!("cannot read ReplicaTopology {namespace}/{name}"))
+    let found = topologies.get_opt(name).await;
+    let found = found.with_context(|| format!("cannot read ReplicaTopology {namespace}/{name}"))?;
+    found.ok_or_else(|| anyhow!("there is no ReplicaTopology {name} in namespace {namespace}"))
 }
 
 /// Asks every server twice, a tick apart, so that a position that stands still can be told from one that moves.

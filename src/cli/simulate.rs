@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::{ERROR, OK};
@@ -36,8 +36,12 @@ pub struct Simulate {
 pub(super) fn run(what: &Simulate, out: &mut impl Write) -> anyhow::Result<u8> {
     if let Some(script) = &what.script {
         let text = std::fs::read_to_string(script).with_context(|| format!("cannot read {}", script.display()))?;
-        write!(out, "{}", play(&text, what.seed))?;
-        return Ok(OK);
+        if !text.lines().any(|line| line.starts_with("> ")) {
+            bail!("{} has no commands: each begins with \"> \", see tests/scripts", script.display());
+        }
+        let told = play(&text, what.seed);
+        write!(out, "{told}")?;
+        return Ok(if told.lines().any(|line| line.starts_with("error: ")) { ERROR } else { OK });
     }
     let began = clock::now();
     let hours = what.hours.unwrap_or(0).div_ceil(what.seeds.max(1));

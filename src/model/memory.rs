@@ -9,11 +9,15 @@ pub use namesakes::Namesake;
 
 use super::primary::{Primary, true_primary};
 use super::unseen::blind;
-use super::{Desired, Facts, Lsn, Millis, NodeName, NodeView, Route, Timeline};
+use super::{Desired, Facts, Lsn, Millis, NodeName, NodeView, Route, Timeline, WhyUnseen};
 
 /// Samples of the primary's position that are kept at least: at one a second, two minutes, and always twice the patience, so
 /// that standing still can be told. A node that lags more keeps the time it reached last, so nothing is lost but the fineness.
 const SAMPLES_MAX: usize = 128;
+
+/// An operator whose last pass is longer ago than so was stopped itself, in milliseconds: twice the longest tick, and the
+/// deadline of an answer.
+const SLEPT_MILLISECONDS: u64 = 3_000;
 
 /// How long a step that failed once waits, in milliseconds.
 const TRY_AGAIN_MILLISECONDS: u64 = 150;
@@ -222,6 +226,14 @@ impl Memory {
         (memory.asked_at.since(since) >= patience_milliseconds).then_some(passed)
     }
 
+    /// Whether a node has stood still for half the patience and not yet for all of it, so that it is worth a look before
+    /// the next tick: the patience is to end when it ends, not up to a tick later.
+    pub fn is_in_doubt(&self, node: &NodeName, patience_milliseconds: u64) -> bool {
+        let Some(memory) = self.node(node).filter(|memory| memory.unseen_since.is_none()) else { return false };
+        let still_for = self.still_since(memory).map(|since| memory.asked_at.since(since));
+        still_for.is_some_and(|t| t >= patience_milliseconds / 2 && t < patience_milliseconds)
+    }
+
     /// The first sample in which the primary was beyond a node. Samples are of one history, so their positions only grow.
     fn passed(&self, node: &NodeMemory) -> Option<&Sample> {
         self.samples.get(self.samples.partition_point(|sample| sample.position <= node.position))
@@ -234,6 +246,8 @@ impl Memory {
 
     /// Brings timers and positions up to date with what is seen now.
     pub fn advance(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, now: Millis) {
+        // Who was silent meanwhile cannot be told by one who slept.
+        let slept = now.since(self.at) >= SLEPT_MILLISECONDS;
         self.at = now;
         self.forgive(&desired.acknowledged);
         self.note_leavers(desired, nodes);
@@ -243,7 +257,12 @@ impl Memory {
             let reached = facts.and_then(|facts| self.newest_reached(facts));
             let node = self.nodes.entry(name.clone()).or_default();
             match facts {
-                None => drop(node.unseen_since.get_or_insert(now)),
+                None => {
+                    let why = nodes.get(name).and_then(|view| view.unseen.as_ref()).map(|unseen| unseen.why);
+                    // One that does not answer has been silent since its last answer; any other said that it goes.
+                    let silent = why == Some(WhyUnseen::Timeout) && !slept && node.asked_at > Millis(0);
+                    node.unseen_since.get_or_insert(if silent { node.asked_at } else { now });
+                }
                 Some(facts) => node.see(facts, reached, now),
             }
         }

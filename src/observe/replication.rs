@@ -65,8 +65,13 @@ impl Replication {
         let mut this = Self(encrypted(spec, credentials, socket).await?);
         // The name of a node it must not be: whoever is asked for an edge would take us for that node.
         let name = spec.fence.as_ref().map_or("waltree".to_owned(), Fence::application_name);
-        let parameters =
-            [("user", credentials.username.as_str()), ("replication", "true"), ("application_name", &name)];
+        let parameters = [
+            ("user", credentials.username.as_str()),
+            ("replication", "true"),
+            ("application_name", &name),
+            // It holds a slot for a moment: were we lost in that moment, its node could not use it for so long.
+            ("options", "-c wal_sender_timeout=5s"),
+        ];
         let mut buffer = BytesMut::new();
         frontend::startup_message(parameters, &mut buffer)?;
         this.send(&buffer).await?;

@@ -179,7 +179,9 @@ impl Task {
         match asked {
             Ok(mut facts) => {
                 let again = disk.tried.is_none_or(|tried| tried.elapsed() >= DISK_AGAIN);
-                if again && self.doubt.swap(false, Ordering::Relaxed) {
+                // While it replays, what is free is needed by its data files: a full one ends the server.
+                let idle = facts.replay >= facts.position;
+                if again && idle && self.doubt.swap(false, Ordering::Relaxed) {
                     disk.tried = Some(Instant::now());
                     let full = session.disk_is_full(facts.segment_bytes).await;
                     disk.full_at = full.unwrap_or(false).then_some(facts.position);

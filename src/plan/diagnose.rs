@@ -29,7 +29,8 @@ pub(super) fn diagnose(world: &World<'_>, plan: &mut Plan) {
     let refusals = stream::refusals(world);
     for node in world.desired.nodes.keys() {
         let found = world.seen(node).map_or_else(
-            || unseen::unseen(world, &zones, node),
+            // Before the patience is over too, what is unseen because of us says nothing of them.
+            || world.observed.memory.blind_for().map_or_else(|| unseen::unseen(world, &zones, node), |_| None),
             |facts| {
                 identity(world, node, facts)
                     .or_else(|| namesake(world, node))

@@ -36,6 +36,9 @@ use crate::model::{Automation, Desired, Facts, Management, Millis, NodeName, Obs
 /// How often a calm topology is looked at, in milliseconds.
 pub const TICK_MILLISECONDS: u64 = 1_000;
 
+/// How often it is looked at while somebody may soon have stood still for too long, in milliseconds.
+const DOUBT_MILLISECONDS: u64 = 200;
+
 /// How often it is looked at while an order is not seen carried out, in milliseconds: the pace at which a lost reload is
 /// repeated (postgres-facts.md: none of 120 stalled with 100-150 ms).
 pub const VERIFY_MILLISECONDS: u64 = 100;
@@ -57,6 +60,10 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
     let memory = &observed.memory;
     plan.steps.retain(|p| !memory.is_to_wait(p.step.server(), p.step.owner(), (&p.step).into()));
     withhold(&world, &mut plan);
+    let patience = desired.healing.suspect_after_milliseconds;
+    if desired.nodes.keys().any(|node| memory.is_in_doubt(node, patience)) {
+        plan.look_again_after_milliseconds = plan.look_again_after_milliseconds.min(DOUBT_MILLISECONDS);
+    }
     // What was prepared is used as soon as it is seen.
     if plan.steps.iter().any(|planned| !planned.step.is_housekeeping()) {
         plan.look_again_after_milliseconds = VERIFY_MILLISECONDS;

@@ -67,6 +67,9 @@ pub(super) fn first(world: &World<'_>, child: &NodeName, upstream: &NodeName, ur
         return slot_is_ready(child, child_facts, upstream, facts);
     }
     fallback(world, child, upstream)?;
+    if !urgent && facts.in_recovery && facts.receiver.is_none() {
+        return Err((WaitReason::NoUpstream, format!("{upstream} receives from nobody at the moment")));
+    }
     let segment = child_facts.position.segment_start(child_facts.segment_bytes);
     if facts.position < segment && !urgent {
         return Err((WaitReason::UpstreamBehind, format!("{upstream} is further behind than {child}")));

@@ -33,7 +33,7 @@ pub fn record(memory: &mut Memory, outcome: &Outcome, now: Millis) {
             Step::AdvanceSlot { on, owner, .. } => {
                 memory.nodes.entry(owner.clone()).or_default().slots_advanced.insert(on.clone(), now);
             }
-            Step::DropSlot { on, owner } if done.planned.why == Why::RetainedWal => {
+            Step::DropSlot { on, owner } if done.planned.why == Why::RetainedWal && done.result.is_ok() => {
                 memory.nodes.entry(owner.clone()).or_default().slots_given_up.insert(on.clone());
             }
             Step::CreateSlot { on, owner } if done.result.is_ok() => {

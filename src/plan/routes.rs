@@ -28,7 +28,9 @@ const ALIKE_BYTES: u64 = 16 << 20;
 pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
     let mut traffic = Traffic::default();
     for node in plan.wanted.keys().filter(|node| is_under_way(world, node)) {
-        if let Some(order) = order(world, node) {
+        // One whose replay is blocked takes nothing until that is over.
+        let blocked = world.seen(node).is_some_and(|facts| facts.replay_blocked_by().is_some());
+        if let Some(order) = order(world, node).filter(|_| !blocked) {
             traffic.is_on_its_way(world, node, &order.route);
         }
     }

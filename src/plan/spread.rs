@@ -58,7 +58,7 @@ impl<'a> Spread<'a> {
     /// goes below a standby of it for a while; a member of the root group never does (safety.md 2.4).
     pub(super) fn is_tier_one(&self, node: &NodeName) -> bool {
         let cut_off = |primary: &NodeName| {
-            self.preferences.lists.contains_key(node)
+            self.order(node).iter().any(|other| other.node != *primary)
                 && self.world.observed.memory.is_refused(node, primary)
                 && !self.is_fed_by(node, primary)
         };
@@ -179,7 +179,7 @@ impl<'a> Spread<'a> {
         let fits = |other: &&'a NodeName| {
             self.first.contains_key(other)
                 && self.has_place(other)
-                && self.may_be_first(node, other)
+                && (self.may_be_first(node, other) || self.will_be_fed(other))
                 && self.hops(other) < self.world.desired.limits.depth
         };
         let cost = |other: &&'a NodeName| {
@@ -192,6 +192,14 @@ impl<'a> Spread<'a> {
             .filter(|other| *other != node && !feeds_by_spec(group, other))
             .filter(fits)
             .min_by_key(cost)
+    }
+
+    /// Whether a node that has no path now is given a good upstream by this choice; who is put below it waits for that.
+    fn will_be_fed(&self, node: &NodeName) -> bool {
+        let good = |upstream: &&NodeName| self.world.standing(upstream) == Standing::Good;
+        self.world.seen(node).is_some()
+            && self.world.standing(node) == Standing::Keeps
+            && self.first.get(node).is_some_and(good)
     }
 
     /// Edges between a node and the primary by the choice so far.

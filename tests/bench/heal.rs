@@ -48,8 +48,9 @@ async fn main() {
     topology::converged(&server).await;
     // The defaults: suspected after 2000 ms.
     print("frozen, operator up, defaults", frozen(&tree, times, &server).await);
+    operator.stop().await;
+    print("killed, operator stopped", killed(&mut tree, times, None).await.0);
     if let Some(uplink) = Uplink::new("a relay that is cut off, and one that lags") {
-        operator.stop().await;
         uplink.lead(&mut tree, RELAYS[0], "core-1", &[&topology::CORE[..], &topology::EU].concat()).await;
         drop(writer);
         let _writer = Writer::start(&tree, "core-1").await;
@@ -59,10 +60,7 @@ async fn main() {
         print("cut off (packets), operator up, defaults", cut_off(&tree, times, &server, &uplink).await);
         print("lagging, operator up, lagSeconds 2", lagging(&tree, times.min(5), &server, &uplink).await);
         operator.stop().await;
-    } else {
-        operator.stop().await;
     }
-    print("killed, operator stopped", killed(&mut tree, times, None).await.0);
 }
 
 /// What happens to a relay.

@@ -11,18 +11,20 @@ use crate::model::{Desired, Facts, NodeName, NodeView};
 const LEFT_MILLISECONDS: u64 = 2_000;
 
 /// A walsender of a node's name that is not the node's.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Namesake {
     /// Since when it is so.
     pub since: Millis,
     /// Whether somebody is there: a connection that the node lost never replies again, however long its walsender stays.
     pub lives: bool,
+    /// Since when no new reply of it was seen.
+    pub silent_since: Millis,
     /// Where it comes from, as the upstream sees it.
     pub client: String,
     /// Whether it holds the node's slot there.
     pub holds_slot: bool,
     /// The time of its last reply, by its own clock: only a change tells something.
-    replied: Option<i64>,
+    pub replied: Option<i64>,
 }
 
 impl Memory {
@@ -51,6 +53,10 @@ impl Memory {
                 let Some(owner) = seen(&name) else { continue };
                 let from =
                     owner.receiver.as_ref().and_then(|receiver| addresses.node_at(&receiver.host, receiver.port));
+                // It may be this server by another of its addresses.
+                if owner.receiver.is_some() && from.is_none() {
+                    continue;
+                }
                 let steady = owner.in_recovery && self.receives_steadily(&name);
                 if steady && from == Some(on) && same_slot(owner, sender) && claimed.insert(name.clone()) {
                     continue;
@@ -62,7 +68,8 @@ impl Memory {
                 let long = facts.asked_at.since(since) >= patience;
                 let namesake = Namesake {
                     since,
-                    lives: old.is_some_and(|old| old.lives) || (replied && long),
+                    lives: old.as_ref().is_some_and(|old| old.lives) || (replied && long),
+                    silent_since: old.as_ref().filter(|_| !replied).map_or(self.at, |old| old.silent_since),
                     client: sender.client.clone().unwrap_or_default(),
                     holds_slot: sender.slot.as_deref() == Some(&key.0.slot()),
                     replied: sender.replied,

@@ -6,7 +6,7 @@ use super::{Primary, View, changes, texts};
 use crate::api::conditions::{ConditionType, Truth, Verdict};
 use crate::api::reason::{Plain, Reason};
 use crate::model::rooted::Rooted;
-use crate::model::{Automation, Diagnosis, Group, NodeName};
+use crate::model::{Automation, Diagnosis, Finding, Group, NodeName};
 use crate::plan::{Planned, Readiness, Step, Wait, WaitReason};
 
 const NOTHING: &str = "Nothing to do.";
@@ -214,7 +214,10 @@ fn converged(view: &View<'_>) -> Verdict {
         );
         return Verdict::new(Truth::False, Plain::ObserveOnly, message);
     }
-    if let Some(finding) = view.plan.findings.iter().find(|finding| finding.diagnosis.is_failure()) {
+    // As long as a relay settles, its children are elsewhere.
+    let stands_against =
+        |finding: &&Finding| finding.diagnosis.is_failure() || finding.diagnosis == Diagnosis::Settling;
+    if let Some(finding) = view.plan.findings.iter().find(stands_against) {
         let (reason, message) =
             view.trouble(&finding.node).unwrap_or_else(|| (finding.diagnosis.into(), finding.message.clone()));
         return Verdict::new(Truth::False, reason, texts::about(&finding.node, &texts::sentence(&message)));

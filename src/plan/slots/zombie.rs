@@ -7,16 +7,23 @@ use super::super::step::{Planned, Step, Why};
 use crate::model::NodeName;
 use crate::model::tree::Edge;
 
+/// A walreceiver that lives replies at least every `wal_receiver_status_interval`, 10 s by default; beyond so many
+/// milliseconds without a reply it does not.
+const SILENT_MILLISECONDS: u64 = 12_000;
+
 /// Ends the walsender that holds `owner`'s slot on `on`, where that is surely the owner's own and surely left.
 pub(super) fn end(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<Planned> {
     let pid = left_behind(world, owner, on)?;
     let (owner_facts, facts) = (world.seen(owner)?, world.seen(on)?);
+    // Who replies is somebody, a namesake maybe (law 12): a connection that is lost never replies again.
+    let memory = &world.observed.memory;
+    let known = memory.namesakes.get(&(owner.clone(), on.clone(), pid))?;
+    let silent = !known.lives && memory.at.since(known.silent_since) >= SILENT_MILLISECONDS;
     // Whoever shows no connection after the other end has shown its walsender had lost it by then. The two are not asked in
     // one moment, so it is the first look at that walsender that counts, not the last.
-    let known = world.observed.memory.namesakes.get(&(owner.clone(), on.clone(), pid));
-    let asked_after = owner_facts.asked_at >= known.map_or(facts.at, |known| known.since);
+    let asked_after = owner_facts.asked_at >= known.since;
     let step = Step::EndSender { on: on.clone(), owner: owner.clone(), pid };
-    (asked_after && facts.may_end_senders).then_some(Planned { step, why: Why::Zombie })
+    (silent && asked_after && facts.may_end_senders).then_some(Planned { step, why: Why::Zombie })
 }
 
 /// The walsender of `owner` that holds its slot on `on`, although `owner` has not had that connection for longer than the
