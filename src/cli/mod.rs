@@ -1,5 +1,6 @@
 //! The command line.
 
+mod adopt;
 mod crd;
 pub mod draw;
 pub mod look;

@@ -10,7 +10,7 @@ use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::look::{Look, look, topology};
-use super::{DEGRADED, OK, draw};
+use super::{DEGRADED, OK, adopt, draw};
 use crate::api::ReplicaTopology;
 use crate::model::Diagnosis;
 
@@ -36,6 +36,11 @@ enum Verb {
     /// Show what would be done now and why, and what is waited for; with -f, if that manifest were applied. Nothing is
     /// written. Exit code 0: nothing to do, 2: there is.
     Plan(Planned),
+    /// Crawl a running fleet from any of its servers, and print a manifest in which it is as it is now: groups read off
+    /// the tree, `automation: Observe`, and what is to be known as comments. Nothing is written to any server, and no
+    /// cluster is needed. Exit code 0: applying it moves nobody, 2: something could not be reached or would be moved, 3:
+    /// it cannot be declared.
+    Adopt(adopt::Adopt),
 }
 
 #[derive(Debug, Args)]
@@ -67,19 +72,16 @@ enum Output {
 /// # Errors
 /// Whatever kept it from being done; the exit code is then 1.
 pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    let options = KubeConfigOptions { context: arguments.context, ..KubeConfigOptions::default() };
-    let config = match Kubeconfig::read() {
-        Ok(file) => kube::Config::from_custom_kubeconfig(file, &options).await?,
-        Err(_) => kube::Config::incluster().context("there is no kubeconfig and this is no pod")?,
-    };
-    let namespace = arguments.namespace.unwrap_or_else(|| config.default_namespace.clone());
-    let client = Client::try_from(config)?;
+    let (context, namespace) = (arguments.context, arguments.namespace);
     let code = match arguments.verb {
+        Verb::Adopt(what) => adopt::run(&what, namespace.as_deref(), out).await?,
         Verb::Tree(named) => {
+            let (client, namespace) = cluster(context, namespace).await?;
             let applied = topology(&client, &namespace, &named.name).await?;
             tree(&look(&client, &namespace, &applied).await?, named.output, out)?
         }
         Verb::Plan(planned) => {
+            let (client, namespace) = cluster(context, namespace).await?;
             let mut topology = topology(&client, &namespace, &planned.name).await?;
             if let Some(file) = &planned.file {
                 topology.spec = manifest(file)?.spec;
@@ -88,6 +90,17 @@ pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<E
         }
     };
     Ok(ExitCode::from(code))
+}
+
+/// The cluster of the kubeconfig or of the pod, and the namespace to look in.
+async fn cluster(context: Option<String>, namespace: Option<String>) -> anyhow::Result<(Client, String)> {
+    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+    let config = match Kubeconfig::read() {
+        Ok(file) => kube::Config::from_custom_kubeconfig(file, &options).await?,
+        Err(_) => kube::Config::incluster().context("there is no kubeconfig and this is no pod")?,
+    };
+    let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+    Ok((Client::try_from(config)?, namespace))
 }
 
 fn manifest(file: &PathBuf) -> anyhow::Result<ReplicaTopology> {

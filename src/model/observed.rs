@@ -99,6 +99,8 @@ pub struct Sender {
     pub pid: i32,
     /// The child's `application_name`.
     pub application_name: String,
+    /// The address that the child comes from; `None` over a Unix socket.
+    pub client: Option<String>,
     /// `startup`, `catchup`, `streaming`, ...
     pub state: String,
     /// The slot it holds.
@@ -146,6 +148,8 @@ pub struct Facts {
     pub at: Millis,
     /// Which cluster's data this is.
     pub system_identifier: u64,
+    /// `cluster_name`; empty when it has none.
+    pub cluster_name: String,
     /// `server_version_num`.
     pub version_num: u32,
     /// Postmaster start, microseconds of the server's own wall clock; used only to tell one incarnation from the next.

@@ -5,6 +5,7 @@
 //! is written is none of this folder's business ([`Writer`]).
 
 mod access;
+mod crawl;
 mod credentials;
 mod decode;
 mod fence;
@@ -17,6 +18,7 @@ mod tls;
 mod unseen;
 
 pub use access::{ServerAccess, ServerSpec, SslMode, Timing};
+pub use crawl::{Crawl, Listener, crawl};
 pub use credentials::{Credentials, MissingCredentials, Wallet};
 pub use fence::{Fence, NoRight};
 pub use fleet::{Clock, Fleet};

@@ -19,6 +19,7 @@ macro_rules! conninfo_without_password {
 const TICK: &str = concat!(
     "SELECT json_build_object(
  'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
+ 'cluster_name', current_setting('cluster_name'),
  'version_num', current_setting('server_version_num')::int,
  'started', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
  'in_recovery', r.recovery,
@@ -41,7 +42,7 @@ const TICK: &str = concat!(
  'pending_route', {pending},
  'history', {history},
  'senders', (SELECT coalesce(json_agg(json_build_object('pid', p.pid, 'application_name', p.application_name,
-     'state', p.state, 'slot', l.slot_name)), '[]')
+     'client', host(p.client_addr), 'state', p.state, 'slot', l.slot_name)), '[]')
      FROM pg_stat_replication p LEFT JOIN pg_replication_slots l ON l.active_pid = p.pid),
  'slots', (SELECT coalesce(json_agg(json_build_object('name', l.slot_name, 'active_pid', l.active_pid,
      'restart_lsn', l.restart_lsn, 'xmin', l.xmin::text, 'lost', coalesce(l.wal_status = 'lost', false)

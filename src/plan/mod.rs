@@ -4,6 +4,7 @@
 //! [`slots`] prepares and releases what they need, [`routes`] installs them where that is safe ([`ready`]),
 //! [`heartbeat`] keeps the primary's position moving, [`diagnose`] says what is wrong.
 
+mod adopt;
 mod diagnose;
 mod fallbacks;
 mod heartbeat;
@@ -20,6 +21,7 @@ mod want;
 
 use std::collections::BTreeMap;
 
+pub use adopt::{Adoption, adopt};
 pub use record::record;
 pub use standing::Standing;
 pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};

@@ -41,6 +41,7 @@ impl World {
         let sender = |sender: &super::server::Sender| observed::Sender {
             pid: sender.pid,
             application_name: sender.application_name.clone(),
+            client: None,
             state: "streaming".to_owned(),
             slot: (!sender.slot.is_empty()).then(|| sender.slot.clone()),
         };
@@ -54,6 +55,7 @@ impl World {
             asked_at: self.now,
             at: self.now,
             system_identifier: server.system_identifier,
+            cluster_name: String::new(),
             version_num: 150_018,
             started: server.starts,
             in_recovery: server.in_recovery,

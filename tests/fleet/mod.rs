@@ -164,6 +164,7 @@ impl Fleet {
         let sender = |(i, (_, s)): (usize, &(&NodeName, &Server))| Sender {
             pid: i32::try_from(i).unwrap() + 10,
             application_name: app(s),
+            client: None,
             state: "streaming".to_owned(),
             slot: (!s.slot.is_empty()).then(|| s.slot.clone()),
         };
@@ -177,6 +178,7 @@ impl Fleet {
             asked_at: self.now,
             at: self.now,
             system_identifier: 7,
+            cluster_name: String::new(),
             version_num: 150_018,
             started: 0,
             in_recovery: server.standby,

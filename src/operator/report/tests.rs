@@ -96,7 +96,7 @@ impl World {
 }
 
 fn sender(node: &str) -> Sender {
-    Sender { pid: 1, application_name: node.to_owned(), state: "streaming".to_owned(), slot: None }
+    Sender { pid: 1, application_name: node.to_owned(), client: None, state: "streaming".to_owned(), slot: None }
 }
 
 fn facts(node: &str, upstream: Option<&str>) -> Facts {
@@ -104,6 +104,7 @@ fn facts(node: &str, upstream: Option<&str>) -> Facts {
         asked_at: Millis(0),
         at: Millis(0),
         system_identifier: SYSTEM_IDENTIFIER,
+        cluster_name: String::new(),
         version_num: 150_018,
         started: 1,
         in_recovery: upstream.is_some(),
