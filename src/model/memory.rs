@@ -1,11 +1,14 @@
 //! What is remembered between two passes: timers and positions.
 
 mod judge;
+mod kept;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::primary::{Primary, true_primary};
 use super::unseen::blind;
+pub use kept::{Kept, KeptSlot};
+
 use super::{Desired, Facts, Lsn, Millis, NodeName, NodeView, Route, Timeline};
 
 /// Samples of the primary's position that are kept at least: at one a second, two minutes, and always twice the patience, so
@@ -112,6 +115,8 @@ pub struct NodeMemory {
     pub upstream: Option<(NodeName, Millis)>,
     /// Upstreams that give it nothing although they are well.
     pub refused: BTreeMap<NodeName, Refused>,
+    /// The slots on it, and which of them somebody else removed.
+    pub kept: Kept,
 }
 
 /// An upstream from which a node gets nothing although it is well: pg_hba.conf, no free walsender, WAL gone, a cut
@@ -313,6 +318,7 @@ impl NodeMemory {
         if self.started.is_some_and(|started| started != facts.started) {
             self.restarts.push_back(now);
         }
+        self.kept.see(facts, now);
         self.started = Some(facts.started);
         while self.restarts.front().is_some_and(|at| now.since(*at) >= FORGIVEN_AFTER_MILLISECONDS) {
             self.restarts.pop_front();

@@ -4,9 +4,9 @@ mod fleet;
 mod stream;
 mod unseen;
 
-use super::World;
 use super::standing::{VERSION_NUM_MIN, diverged, foreign, is_the_primary};
 use super::step::{Plan, Wait, WaitReason};
+use super::{World, others};
 use crate::model::primary::Primary;
 use crate::model::{Diagnosis, Facts, Finding, Management, NodeName, Route};
 
@@ -33,6 +33,7 @@ pub(super) fn diagnose(world: &World<'_>, plan: &mut Plan) {
                 identity(world, node, facts)
                     .or_else(|| plan.wanted.get(node).and_then(|route| unwritable(world, node, facts, route)))
                     .or_else(|| stream::stream(world, plan, &refusals, node, facts))
+                    .or_else(|| others::removed(world, node))
             },
         );
         if let Some((diagnosis, message)) = found {

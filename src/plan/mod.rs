@@ -8,6 +8,7 @@ mod adopt;
 mod diagnose;
 mod fallbacks;
 mod heartbeat;
+mod others;
 mod prefer;
 mod ready;
 mod record;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::ready::{self, SlotState};
 use super::standing::Standing;
 use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
-use super::{World, diagnose};
+use super::{World, diagnose, others};
 use crate::model::observed::Slot;
 use crate::model::{Facts, Management, NodeName, Route};
 
@@ -38,7 +38,7 @@ pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
         let Some(facts) = world.seen(on).filter(|_| world.standing(on) != Standing::Barred) else { continue };
         for (name, slot) in &facts.slots {
             let Some(&owner) = owners.get(name).filter(|_| slot.active_pid.is_none()) else { continue };
-            if owner != on && has_left(world, plan, owner, on) {
+            if owner != on && !others::is_his(world, owner, on) && has_left(world, plan, owner, on) {
                 let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
                 plan.steps.push(Planned { step, why: Why::LeftRoute });
             }
@@ -74,11 +74,12 @@ fn will_use(world: &World<'_>, owner: &NodeName, facts: &Facts, route: &Route) -
 
 fn prepare(world: &World<'_>, owner: &NodeName, owner_facts: &Facts, on: &NodeName) -> Option<Planned> {
     let facts = world.seen(on)?;
-    if world.standing(on) == Standing::Barred {
+    if world.standing(on) == Standing::Barred || others::is_his(world, owner, on) {
         return None;
     }
     let recreate = || Step::RecreateSlot { on: on.clone(), owner: owner.clone() };
     let (step, why) = match (ready::slot(owner, owner_facts, facts), facts.slots.get(&owner.slot())) {
+        (SlotState::Missing, _) | (_, None) if others::rests(world, owner, on) => return None,
         (SlotState::Missing, _) | (_, None) => {
             (Step::CreateSlot { on: on.clone(), owner: owner.clone() }, Why::Prepare)
         }
@@ -158,7 +159,7 @@ pub(super) fn teardown(world: &World<'_>, plan: &mut Plan) {
 
 fn is_idle(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
     // A slot of that name on a server of somebody else is somebody else's.
-    let ours = world.seen(on).filter(|_| world.standing(on) != Standing::Barred);
+    let ours = world.seen(on).filter(|_| world.standing(on) != Standing::Barred && !others::is_his(world, owner, on));
     let slot = ours.and_then(|facts| facts.slots.get(&owner.slot()));
     slot.is_some_and(|slot| slot.active_pid.is_none())
 }

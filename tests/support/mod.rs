@@ -7,6 +7,7 @@ pub mod fleet;
 pub mod ground;
 pub mod kube;
 pub mod operator;
+pub mod patroni;
 pub mod postgres;
 pub mod programs;
 pub mod readers;
