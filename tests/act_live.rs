@@ -10,10 +10,11 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use support::fleet::{credentials, fence, name};
-use support::postgres::{Staleness, Tree, Writer, eventually};
+use support::postgres::{Tree, eventually};
+use support::staleness::{Staleness, Writer};
 use waltree::model::{
     Automation, Desired, Facts, Group, GroupName, Healing, Limits, Management, Memory, NodeName, NodeSpec, Observed,
     WhyUnseen,
@@ -50,7 +51,8 @@ fn desired(tree: &Tree, automation: Automation) -> Desired {
     Desired {
         automation,
         deleting: false,
-        limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2 },
+        acknowledged: BTreeSet::new(),
+        limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 1000, lag_seconds: 30, settle_seconds: 1 },
         nodes: groups.iter().enumerate().flat_map(spec).collect(),
         groups,

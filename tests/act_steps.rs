@@ -13,7 +13,8 @@ mod support;
 use std::sync::Arc;
 
 use support::fleet::{facts, fence, name, until, watch};
-use support::postgres::{Staleness, Tree, Writer};
+use support::postgres::Tree;
+use support::staleness::{Staleness, Writer};
 use waltree::act::{self, NotDone};
 use waltree::model::{Conninfo, Facts, Lsn, Route, SessionAttrs};
 use waltree::observe::Fleet;

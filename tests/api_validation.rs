@@ -114,6 +114,11 @@ fn rules() -> Vec<(&'static str, Value, Value)> {
             with("/groups/1/relays", json!(4)),
         ),
         ("The root group has no relays", with("/groups/0/relays", json!(0)), with("/groups/0/relays", json!(1))),
+        (
+            "retainedWal is a quantity from 64Mi to 100Ti",
+            with("/limits", json!({"retainedWal": "64Mi"})),
+            with("/limits", json!({"retainedWal": "63.9Mi"})),
+        ),
         ("A group names each upstream once", third(json!(["eu", "core"])), third(json!(["core", "core"]))),
     ]
 }

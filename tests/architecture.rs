@@ -72,7 +72,12 @@ const FOLDERS: &[Folder] = &[
         reads_only: true,
         ..PLAIN
     },
-    Folder { name: "act", may_use: &["api", "model", "plan::Step", "plan::step"], sql: Sql::Any, ..PLAIN },
+    Folder {
+        name: "act",
+        may_use: &["api", "model", "observe::NoReplication", "observe::Writer", "plan::Step", "plan::step"],
+        sql: Sql::Any,
+        ..PLAIN
+    },
     Folder { name: "web", may_use: &["api", "model"], never: &["kube", "tokio_postgres"], reads_only: true, ..PLAIN },
     Folder {
         name: "simulate",

@@ -8,33 +8,7 @@ use std::process::Command;
 
 use support::ground::{Ground, PRIMARY, apply, star};
 use support::postgres::eventually;
-
-const ROOT: [&str; 2] = [PRIMARY, "core-2"];
-/// Two relays, and leaves that they feed in turn.
-const REGION: [&str; 5] = ["eu-1", "eu-2", "eu-3", "eu-4", "eu-5"];
-const LEAVES_OF_EU_1: [&str; 2] = ["eu-3", "eu-5"];
-
-/// Seven servers, as declared.
-async fn region(namespace: &'static str) -> Ground {
-    let ground = Ground::of(star(&[&ROOT[1..], &REGION].concat()).await, namespace).await;
-    apply(&ground.manifest(&groups(&ground)));
-    ground.as_declared().await;
-    for leaf in LEAVES_OF_EU_1 {
-        fed_by(&ground, leaf, "eu-1").await;
-    }
-    ground
-}
-
-fn groups(ground: &Ground) -> [String; 2] {
-    [ground.group("core", "", &ROOT), ground.group("eu", "upstreams: [core], relays: 2", &REGION)]
-}
-
-/// Waits until a node streams from `upstream` and shows a row that is written now.
-async fn fed_by(ground: &Ground, node: &str, upstream: &str) {
-    let from = "SELECT sender_port FROM pg_stat_wal_receiver WHERE status = 'streaming'";
-    ground.tree.until(node, from, &ground.tree.port(upstream).to_string()).await;
-    ground.flows(&[node]).await;
-}
+use support::region::{LEAVES_OF_EU_1, REGION, ROOT, fed_by, groups, region};
 
 /// Sends a signal to one process of a server.
 fn signal(pid: &str, signal: &str) {
@@ -288,6 +262,28 @@ async fn a_zone_that_goes_down_is_told_once_and_healed_around() {
     let told = ground.events().await;
     let dead = told.iter().filter(|(reason, _)| reason == "DeadRelay" || reason == "DeadLeaf").count();
     assert_eq!(dead, 0, "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_all_relays_of_a_region_die_its_leaves_feed_each_other() {
+    let mut ground = Ground::of(star(&[&ROOT[1..], &REGION].concat()).await, "regroup").await;
+    let more = "upstreams: [core], relays: 2, region: eu";
+    apply(&ground.manifest(&[ground.group("core", "", &ROOT), ground.group("eu", more, &REGION)]));
+    ground.as_declared().await;
+    for relay in ["eu-1", "eu-2"] {
+        ground.tree.kill(relay);
+    }
+    // Two streams may come into the region.
+    fed_by(&ground, "eu-3", "core-2").await;
+    fed_by(&ground, "eu-4", "core-2").await;
+    fed_by(&ground, "eu-5", "eu-3").await;
+    for relay in ["eu-1", "eu-2"] {
+        ground.tree.start_node(relay).await;
+    }
+    for (leaf, relay) in [("eu-3", "eu-1"), ("eu-4", "eu-2"), ("eu-5", "eu-1")] {
+        fed_by(&ground, leaf, relay).await;
+    }
+    ground.as_declared().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,9 +11,8 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::Command;
 
+use support::certificates::Keys;
 use support::fleet::{credentials, facts, name, spec, unseen, view, watch, watch_as};
 use support::postgres::{REPL_PASSWORD, Tree, WALTREE_PASSWORD, eventually};
 use waltree::model::WhyUnseen;
@@ -199,40 +198,4 @@ async fn a_server_without_tls_fails_a_mode_that_asks_for_it() {
     let mut there = spec(&tree, "core-1", None);
     there.access.ssl_mode = SslMode::Require;
     unseen(&watch_one(credentials(), there).await, "core-1", WhyUnseen::TlsFailed).await;
-}
-
-/// A server's certificate for 127.0.0.1, put where the server looks for it, and a client's for `waltree`.
-struct Keys {
-    ca: Vec<u8>,
-    other_ca: Vec<u8>,
-    client: Vec<u8>,
-    client_key: Vec<u8>,
-}
-
-impl Keys {
-    fn make(data: &Path) -> Self {
-        let script = "set -e
-            for ca in ca other; do
-                openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $ca.key -out $ca.crt \
-                    -days 2 -subj /CN=$ca -addext basicConstraints=critical,CA:true
-            done
-            sign() {
-                openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout $1.key -out $1.csr -subj /CN=$2
-                printf \"subjectAltName=$3\\nbasicConstraints=CA:false\\n\" > $1.ext
-                openssl x509 -req -in $1.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile $1.ext -out $1.crt
-            }
-            sign server 127.0.0.1 IP:127.0.0.1
-            sign client waltree DNS:waltree
-            chmod 600 server.key
-            chown --reference=PG_VERSION server.key server.crt ca.crt";
-        let made = Command::new("sh").args(["-c", script]).current_dir(data).output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let read = |file| std::fs::read(data.join(file)).unwrap();
-        Self {
-            ca: read("ca.crt"),
-            other_ca: read("other.crt"),
-            client: read("client.crt"),
-            client_key: read("client.key"),
-        }
-    }
 }

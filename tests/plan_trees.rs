@@ -4,7 +4,7 @@
 
 mod fleet;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet::Fleet;
 use waltree::model::{Automation, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
@@ -18,7 +18,8 @@ fn desired(groups: &[(&str, usize, usize, &[&str])], fan_out: usize, zones: bool
     let mut desired = Desired {
         automation: Automation::Heal,
         deleting: false,
-        limits: Limits { fan_out, depth: 4, cross_region_streams: 2 },
+        acknowledged: BTreeSet::new(),
+        limits: Limits { fan_out, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 30, settle_seconds: 5 },
         groups: Vec::new(),
         nodes: BTreeMap::new(),

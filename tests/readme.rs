@@ -42,7 +42,8 @@ fn every_metric_is_in_the_readme_and_no_other() {
     let metrics = Metrics::default();
     let tree = Tree { namespace: "default".to_owned(), topology: "orders".to_owned() };
     let lag = BTreeMap::from([(NodeName::new("eu-1").unwrap(), Duration::ZERO)]);
-    metrics.show(&tree, &lag, &BTreeMap::from([(Diagnosis::DeadRelay, 1)]));
+    let retained = BTreeMap::from([(NodeName::new("eu-1").unwrap(), 0)]);
+    metrics.show(&tree, &lag, &BTreeMap::from([(Diagnosis::DeadRelay, 1)]), &retained);
     metrics.stepped("SetRoute", true);
     let text = metrics.text().unwrap();
     let name = |line: &str| {

@@ -28,6 +28,10 @@ ALTER ROLE waltree LOGIN REPLICATION NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPAS
 -- See walreceivers, walsenders, settings and the list of WAL files.
 GRANT pg_monitor TO waltree;
 
+-- End a walsender that holds the slot of a standby for a connection which that standby does not have any more. It cannot
+-- end what a superuser runs, so the user that standbys stream as must not be one.
+GRANT pg_signal_backend TO waltree;
+
 -- Change the upstream of a standby, and nothing else.
 GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, primary_slot_name TO waltree;
 GRANT EXECUTE ON FUNCTION pg_catalog.pg_reload_conf() TO waltree;

@@ -3,14 +3,14 @@
 //! Every arm reads first, in the same session: a server that froze since it was last seen does not answer that, so no
 //! write waits in its socket to be carried out when it thaws and the plan is old.
 
+mod feedback;
 mod heartbeat;
 mod route;
 mod slots;
 
 use std::time::Duration;
 
-use tokio_postgres::Client;
-
+use crate::observe::{NoReplication, Writer};
 use crate::plan::Step;
 
 /// Deadline of one step.
@@ -42,6 +42,12 @@ pub enum NotDone {
     /// A slot of that name is not ours.
     #[error("slot {0:?} is a logical slot")]
     LogicalSlot(String),
+    /// It was said that the slot holds back nothing, and it does.
+    #[error("slot {0:?} holds back transactions as before")]
+    StillHeld(String),
+    /// The replication connection that the step needs cannot be had, or was lost.
+    #[error("replication connection: {0}")]
+    NoReplication(#[from] NoReplication),
     /// The new route would write a password into the configuration and into the server's log.
     #[error("the connection string holds a password in {0:?}; it is never written: use a passfile or a certificate")]
     Password(String),
@@ -60,14 +66,16 @@ impl From<tokio_postgres::Error> for NotDone {
 ///
 /// # Errors
 /// [`NotDone`] says why. After [`NotDone::Overdue`] the session must be ended.
-pub async fn carry_out(session: &Client, step: &Step) -> Result<(), NotDone> {
+pub async fn carry_out(session: &Writer, step: &Step) -> Result<(), NotDone> {
     let work = async {
         match step {
             Step::Heartbeat { .. } => heartbeat::write(session).await,
             Step::CreateSlot { owner, .. } => slots::create(session, &owner.slot()).await,
             Step::AdvanceSlot { owner, to, .. } => slots::advance(session, &owner.slot(), *to).await,
             Step::RecreateSlot { owner, .. } => slots::recreate(session, &owner.slot()).await,
+            Step::ClearXmin { owner, .. } => feedback::clear_xmin(session, &owner.slot()).await,
             Step::DropSlot { owner, .. } => slots::remove(session, &owner.slot()).await,
+            Step::EndSender { owner, pid, .. } => slots::end_sender(session, &owner.slot(), *pid).await,
             Step::SetRoute { conninfo, nudge, slot, .. } => {
                 route::set(session, conninfo, *nudge, slot.as_deref()).await
             }

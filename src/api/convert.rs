@@ -1,11 +1,12 @@
 //! From what a person wrote to what the planner takes: defaults, types, and every check.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::quantity;
 use super::topology::{
     AutomationMode, CROSS_REGION_STREAMS_MAX, DEPTH_MAX, FAN_OUT_MAX, GROUPS_MAX, GroupSpec, HOSTS_MAX, HealingSpec,
-    HostSpec, LimitsSpec, ManagementMode, ReplicaTopologySpec, SECONDS_MAX, SUSPECT_AFTER_MILLISECONDS_MAX,
-    SUSPECT_AFTER_MILLISECONDS_MIN, SslMode, UPSTREAMS_MAX,
+    HostSpec, LimitsSpec, ManagementMode, RETAINED_WAL_BYTES_MAX, RETAINED_WAL_BYTES_MIN, ReplicaTopologySpec,
+    SECONDS_MAX, SUSPECT_AFTER_MILLISECONDS_MAX, SUSPECT_AFTER_MILLISECONDS_MIN, SslMode, UPSTREAMS_MAX,
 };
 use crate::model::check::{Rejection, check};
 use crate::model::{Automation, BadName, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
@@ -47,7 +48,8 @@ impl TryFrom<&ReplicaTopologySpec> for Desired {
             Some(AutomationMode::Observe) => Automation::Observe,
             Some(AutomationMode::Heal) | None => Automation::Heal,
         };
-        let desired = Self { automation, deleting: false, limits, healing, groups, nodes };
+        let desired =
+            Self { automation, deleting: false, acknowledged: BTreeSet::new(), limits, healing, groups, nodes };
         // A group whose name cannot be read is missing from `desired`, so every other check would only mislead.
         if reader.rejections.is_empty() {
             reader.rejections = check(&desired);
@@ -127,7 +129,21 @@ impl Reader {
                 1..=CROSS_REGION_STREAMS_MAX,
                 2,
             ),
+            retained_wal_bytes: self.retained_wal(spec.retained_wal.as_deref()),
         }
+    }
+
+    /// By default enough for some hours of an ordinary primary's WAL, a server's restart or its repair, and little enough for
+    /// the disk of a replica.
+    fn retained_wal(&mut self, text: Option<&str>) -> u64 {
+        const DEFAULT: u64 = 10 << 30;
+        let Some(text) = text else { return DEFAULT };
+        let possible = RETAINED_WAL_BYTES_MIN..=RETAINED_WAL_BYTES_MAX;
+        quantity::bytes(text).filter(|bytes| possible.contains(bytes)).unwrap_or_else(|| {
+            let cure = "write a number and a unit, such as 25Gi";
+            self.reject("spec.limits.retainedWal", format!("{text:?} is no quantity from 64Mi to 100Ti: {cure}"));
+            DEFAULT
+        })
     }
 
     fn healing(&mut self, spec: Option<&HealingSpec>) -> Healing {

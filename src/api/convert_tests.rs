@@ -15,7 +15,7 @@ fn what_is_left_out_has_the_default_that_its_description_names() {
     let desired = convert(spec.clone()).unwrap();
     assert_eq!(desired.automation, Automation::Heal);
     assert!(!desired.deleting);
-    assert_eq!(desired.limits, Limits { fan_out: 8, depth: 4, cross_region_streams: 2 });
+    assert_eq!(desired.limits, Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 });
     assert_eq!(desired.healing, Healing { suspect_after_milliseconds: 2000, lag_seconds: 30, settle_seconds: 60 });
     let root = desired.root().unwrap();
     assert_eq!((root.relays, root.fan_out, root.management), (0, 8, Management::Routes));
@@ -29,7 +29,7 @@ fn what_is_left_out_has_the_default_that_its_description_names() {
 #[test]
 fn what_is_written_is_taken() {
     let spec = json!({
-        "automation": "Observe", "limits": {"fanOut": 3},
+        "automation": "Observe", "limits": {"fanOut": 3, "retainedWal": "1.5Gi"},
         "groups": [
             {"name": "core", "management": "Observe", "hosts": [{"name": "core-1", "address": "::1", "port": 5433, "zone": "a"}]},
             {"name": "eu", "upstreams": ["core"], "fanOut": 5, "region": "eu", "sslMode": "Disable",
@@ -40,6 +40,7 @@ fn what_is_written_is_taken() {
     assert_eq!(desired.automation, Automation::Observe);
     assert_eq!((desired.groups[0].fan_out, desired.groups[1].fan_out), (3, 5));
     assert_eq!((desired.groups[0].management, desired.groups[1].region.as_deref()), (Management::Observe, Some("eu")));
+    assert_eq!(desired.limits.retained_wal_bytes, 3 << 29);
     let eu = NodeName::new("eu-1").unwrap();
     assert_eq!(desired.nodes[&eu].group, 1);
     let spec = serde_json::from_value(spec).unwrap();
@@ -50,6 +51,7 @@ fn what_is_written_is_taken() {
 #[test]
 fn a_value_out_of_bounds_is_named_with_its_bounds_and_nothing_else_is_said() {
     let said = convert(json!({
+        "limits": {"retainedWal": "25GB"},
         "healing": {"suspectAfterMilliseconds": 10},
         "groups": [
             {"name": "core", "hosts": [{"name": "core-1", "address": "a,b", "port": 0}]},
@@ -57,6 +59,7 @@ fn a_value_out_of_bounds_is_named_with_its_bounds_and_nothing_else_is_said() {
         ]
     }));
     let expected = [
+        "spec.limits.retainedWal: \"25GB\" is no quantity from 64Mi to 100Ti: write a number and a unit, such as 25Gi",
         "spec.healing.suspectAfterMilliseconds: 10 is not within 500 to 600000: choose a value in between",
         "spec.groups[0].hosts[0].address: \"a,b\" of core-1 is no IP and no host name: write one, without a port",
         "spec.groups[0].hosts[0].port: 0 of core-1 is no TCP port: choose one within 1 to 65535",

@@ -1,12 +1,15 @@
 //! The custom resource: what a person writes, what is reported back, and how the one becomes [`crate::model::Desired`].
 
+pub mod acknowledge;
 pub mod conditions;
 pub mod convert;
+pub mod quantity;
 pub mod reason;
 mod schema;
 pub mod status;
 pub mod topology;
 
+pub use acknowledge::{Acknowledgement, acknowledgement};
 pub use conditions::ConditionType;
 pub use convert::{Access, access};
 pub use reason::Reason;

@@ -36,6 +36,11 @@ pub struct ReplicaTopologyStatus {
     /// The topology in four words, for the columns of `kubectl get`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
+    /// What would be survived by PostgreSQL alone, from the routes as they are installed: everybody who is left is fed,
+    /// nobody who takes in others has more than 1.5 times its fanOut, and no region gets more WAL streams from others than
+    /// limits.crossRegionStreams. The primary is taken to stay: waltree promotes nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerates: Option<Tolerates>,
     /// Counts per group, in the order of the spec.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -49,6 +54,9 @@ pub struct ReplicaTopologyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub leaving: Vec<String>,
+    /// The value of the annotation waltree.dev/acknowledge that was taken last: another one is taken once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<String>,
     /// The newest changes of the tree, the newest first, at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
@@ -82,6 +90,37 @@ pub struct Summary {
     pub lag: String,
     /// Hops from the primary to the lowest rooted node, as seen.
     pub depth: i32,
+    /// For how long a node may be away until the WAL that its slots keep comes to limits.retainedWal, at the rate at which the
+    /// primary has written for the last minutes: `<1h`, `<6h`, `<1d`, `<7d`, `>7d`; absent until the rate is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained_wal_lasts: Option<String>,
+}
+
+/// What would be survived by PostgreSQL alone.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = plain)]
+pub struct Tolerates {
+    /// Whether the loss of any one node is survived.
+    pub node: Tolerated,
+    /// Whether the loss of any one zone is survived; Unknown as well where the hosts name fewer than two zones.
+    pub zone: Tolerated,
+    /// Whether the loss of any one region is survived; Unknown as well where there are fewer than two. The hosts of groups
+    /// without a region are one.
+    pub region: Tolerated,
+    /// The weakest spot, and its cure. `kubectl waltree what-if --lose` says more of each.
+    pub weakest: String,
+}
+
+/// True, False, or Unknown when it cannot be told.
+#[derive(JsonSchema, Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
+pub enum Tolerated {
+    /// It is.
+    True,
+    /// It is not.
+    False,
+    /// It cannot be told.
+    Unknown,
 }
 
 /// Counts of one group.

@@ -9,6 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::quantity::QUANTITY_PATTERN;
 use super::schema::plain;
 use super::status::ReplicaTopologyStatus;
 
@@ -24,6 +25,11 @@ pub const FAN_OUT_MAX: i32 = 100;
 pub const DEPTH_MAX: i32 = 16;
 /// Most WAL streams into one region.
 pub const CROSS_REGION_STREAMS_MAX: i32 = 512;
+/// Least WAL that idle slots are left, in bytes: four segments. Less would be passed between two moves forward of a slot that
+/// nothing is wrong with.
+pub const RETAINED_WAL_BYTES_MIN: u64 = 64 << 20;
+/// Most WAL that idle slots are left, in bytes.
+pub const RETAINED_WAL_BYTES_MAX: u64 = 100 << 40;
 /// Shortest silence that can count as a failure: below it, an ordinary pause of a busy machine does.
 pub const SUSPECT_AFTER_MILLISECONDS_MIN: i32 = 500;
 /// Longest silence that can be asked for: ten minutes.
@@ -117,6 +123,15 @@ pub struct LimitsSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = CROSS_REGION_STREAMS_MAX))]
     pub cross_region_streams: Option<i32>,
+    /// WAL that slots which nobody uses, those of fallbacks and of servers that are away, may keep on one server beyond what
+    /// that server needs itself, as a quantity from 64Mi to 100Ti. Beyond it the slots farthest behind are dropped, so that no
+    /// disk fills: their servers lose a fallback, and one that was away for so long may have to be cloned anew.
+    /// Default: 10Gi.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), regex(pattern = QUANTITY_PATTERN))]
+    #[x_kube(validation = Rule::new("quantity(self).compareTo(quantity('64Mi')) >= 0 && quantity(self).compareTo(quantity('100Ti')) <= 0")
+        .message("retainedWal is a quantity from 64Mi to 100Ti."))]
+    pub retained_wal: Option<String>,
 }
 
 /// When a server counts as failed, and when as well again.

@@ -168,7 +168,8 @@ pub fn text(lines: &[Line]) -> String {
     text
 }
 
-fn bytes(count: Option<u64>) -> String {
+/// A number of bytes, or nothing where it is not known.
+pub fn bytes(count: Option<u64>) -> String {
     match count {
         None => String::new(),
         Some(n) if n < 10 << 10 => format!("{n} B"),

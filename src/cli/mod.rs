@@ -1,13 +1,17 @@
 //! The command line.
 
+mod acknowledge;
 mod adopt;
 mod crd;
 pub mod draw;
+mod history;
 pub mod look;
 mod operator;
 pub mod plugin;
 mod simulate;
 mod validate;
+mod what_if;
+mod why;
 
 use std::process::ExitCode;
 

@@ -7,9 +7,14 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kube::Client;
+use kube::api::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
+use super::acknowledge::Acknowledge;
+use super::history::History;
 use super::look::{Look, look, topology};
+use super::what_if::WhatIf;
+use super::why::Why;
 use super::{DEGRADED, OK, adopt, draw};
 use crate::api::ReplicaTopology;
 use crate::model::Diagnosis;
@@ -41,6 +46,18 @@ enum Verb {
     /// cluster is needed. Exit code 0: applying it moves nobody, 2: something could not be reached or would be moved, 3:
     /// it cannot be declared.
     Adopt(adopt::Adopt),
+    /// Show what would happen if servers were lost: who goes where at once and then, what is sent again, which limits
+    /// would be exceeded. Tried out on the servers as they are seen now; nothing is touched. Exit code 0: survived by
+    /// PostgreSQL alone, 2: not.
+    WhatIf(WhatIf),
+    /// Show why a node is where it is: which route is wanted and why, what both ends say and how old that is, who could feed
+    /// it and is ready, what comes next. Exit code 0: nothing is wrong with it, 2: something is.
+    Why(Why),
+    /// Show what changed in the tree and what was done, the newest last.
+    History(History),
+    /// Say that nodes were looked at: what they failed before is not held against them any more, so that they get their
+    /// children back at once. Exit code 3: there is no such node.
+    Acknowledge(Acknowledge),
 }
 
 #[derive(Debug, Args)]
@@ -61,9 +78,12 @@ struct Planned {
     file: Option<PathBuf>,
 }
 
+/// How an answer is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
+pub(super) enum Output {
+    /// For people.
     Text,
+    /// For programs.
     Json,
 }
 
@@ -72,35 +92,72 @@ enum Output {
 /// # Errors
 /// Whatever kept it from being done; the exit code is then 1.
 pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
-    let (context, namespace) = (arguments.context, arguments.namespace);
-    let code = match arguments.verb {
+    let Arguments { context, namespace, verb } = arguments;
+    let cluster = || Cluster::connect(context, namespace.clone());
+    let code = match verb {
         Verb::Adopt(what) => adopt::run(&what, namespace.as_deref(), out).await?,
-        Verb::Tree(named) => {
-            let (client, namespace) = cluster(context, namespace).await?;
-            let applied = topology(&client, &namespace, &named.name).await?;
-            tree(&look(&client, &namespace, &applied).await?, named.output, out)?
-        }
+        Verb::Tree(named) => tree(&cluster().await?.look(&named.name).await?.1, named.output, out)?,
         Verb::Plan(planned) => {
-            let (client, namespace) = cluster(context, namespace).await?;
-            let mut topology = topology(&client, &namespace, &planned.name).await?;
+            let cluster = cluster().await?;
+            let mut topology = cluster.topology(&planned.name).await?;
             if let Some(file) = &planned.file {
                 topology.spec = manifest(file)?.spec;
             }
-            plan(&look(&client, &namespace, &topology).await?, out)?
+            plan(&look(&cluster.client, &cluster.namespace, &topology).await?, out)?
+        }
+        Verb::WhatIf(what) => {
+            if let Some(file) = &what.file {
+                what.declared(manifest(file)?.spec, out)?
+            } else {
+                let (topology, look) = cluster().await?.look(what.name.as_deref().unwrap_or_default()).await?;
+                what.seen(topology, &look, out)?
+            }
+        }
+        Verb::Why(what) => {
+            let (topology, look) = cluster().await?.look(&what.name).await?;
+            what.run(&topology, &look, out)?
+        }
+        Verb::History(what) => {
+            let cluster = cluster().await?;
+            let topology = cluster.topology(&what.name).await?;
+            what.run(&Api::namespaced(cluster.client, &cluster.namespace), &topology, out).await?
+        }
+        Verb::Acknowledge(what) => {
+            let cluster = cluster().await?;
+            let topology = cluster.topology(&what.name).await?;
+            what.run(&Api::namespaced(cluster.client, &cluster.namespace), &topology, out).await?
         }
     };
     Ok(ExitCode::from(code))
 }
 
-/// The cluster of the kubeconfig or of the pod, and the namespace to look in.
-async fn cluster(context: Option<String>, namespace: Option<String>) -> anyhow::Result<(Client, String)> {
-    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-    let config = match Kubeconfig::read() {
-        Ok(file) => kube::Config::from_custom_kubeconfig(file, &options).await?,
-        Err(_) => kube::Config::incluster().context("there is no kubeconfig and this is no pod")?,
-    };
-    let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
-    Ok((Client::try_from(config)?, namespace))
+/// The API server and the namespace that were asked for.
+struct Cluster {
+    client: Client,
+    namespace: String,
+}
+
+impl Cluster {
+    async fn connect(context: Option<String>, namespace: Option<String>) -> anyhow::Result<Self> {
+        let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+        let config = match Kubeconfig::read() {
+            Ok(file) => kube::Config::from_custom_kubeconfig(file, &options).await?,
+            Err(_) => kube::Config::incluster().context("there is no kubeconfig and this is no pod")?,
+        };
+        let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+        Ok(Self { client: Client::try_from(config)?, namespace })
+    }
+
+    async fn topology(&self, name: &str) -> anyhow::Result<ReplicaTopology> {
+        topology(&self.client, &self.namespace, name).await
+    }
+
+    /// A topology, and its servers as they are seen from here.
+    async fn look(&self, name: &str) -> anyhow::Result<(ReplicaTopology, Look)> {
+        let topology = self.topology(name).await?;
+        let look = look(&self.client, &self.namespace, &topology).await?;
+        Ok((topology, look))
+    }
 }
 
 fn manifest(file: &PathBuf) -> anyhow::Result<ReplicaTopology> {

@@ -1,6 +1,6 @@
 //! Every rule with its message: who, which value, what to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::model::{Automation, Healing, Limits, Management, NodeName, NodeSpec};
@@ -29,7 +29,8 @@ fn desired(groups: Vec<Group>) -> Desired {
     Desired {
         automation: Automation::Heal,
         deleting: false,
-        limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2 },
+        acknowledged: BTreeSet::new(),
+        limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 2000, lag_seconds: 30, settle_seconds: 60 },
         groups,
         nodes,

@@ -34,32 +34,36 @@ pub enum BadConninfo {
     /// `postgresql://...`
     #[error("it is a URI; write it as keyword=value pairs")]
     Uri,
-    /// A keyword without `=`.
-    #[error("there is no '=' after {0:?}")]
-    NoValue(String),
-    /// A quote without its end.
-    #[error("the quote of {0:?} does not end")]
-    OpenQuote(String),
+    /// A keyword without `=`: which one, counted from 1.
+    #[error("keyword number {0} has no '='")]
+    NoValue(usize),
+    /// A quote without its end: which keyword's, counted from 1.
+    #[error("the quote after keyword number {0} does not end")]
+    OpenQuote(usize),
 }
 
 impl Conninfo {
     /// Reads libpq's `keyword = 'value'` form with its quotes and backslashes; a later keyword wins.
     ///
     /// # Errors
-    /// [`BadConninfo`] names what cannot be read. It never holds a value, which may be a secret.
+    /// [`BadConninfo`] says where it cannot be read. It holds nothing of the text: of a password with a blank in it and
+    /// no quotes the rest stands where a keyword ought to.
     pub fn parse(text: &str) -> Result<Self, BadConninfo> {
         if text.starts_with("postgres://") || text.starts_with("postgresql://") {
             return Err(BadConninfo::Uri);
         }
         let mut this = Self::default();
         let mut rest = text.trim_start();
-        while !rest.is_empty() {
-            let (keyword, after) = rest.split_once('=').ok_or_else(|| BadConninfo::NoValue(first_word(rest)))?;
+        for place in 1.. {
+            if rest.is_empty() {
+                break;
+            }
+            let (keyword, after) = rest.split_once('=').ok_or(BadConninfo::NoValue(place))?;
             let keyword = keyword.trim();
             if keyword.is_empty() || keyword.contains(char::is_whitespace) {
-                return Err(BadConninfo::NoValue(first_word(keyword)));
+                return Err(BadConninfo::NoValue(place));
             }
-            let (value, after) = value(after.trim_start(), keyword)?;
+            let (value, after) = value(after.trim_start()).ok_or(BadConninfo::OpenQuote(place))?;
             this.set(keyword, &value);
             rest = after.trim_start();
         }
@@ -123,24 +127,20 @@ impl Conninfo {
     }
 }
 
-fn first_word(text: &str) -> String {
-    text.split_whitespace().next().unwrap_or_default().chars().take(40).collect()
-}
-
-/// One value and what follows it.
-fn value<'a>(text: &'a str, keyword: &str) -> Result<(String, &'a str), BadConninfo> {
+/// One value and what follows it; `None` when its quote does not end.
+fn value(text: &str) -> Option<(String, &str)> {
     let quoted = text.starts_with('\'');
     let mut value = String::new();
     let mut chars = text.char_indices().skip(usize::from(quoted));
     while let Some((at, c)) = chars.next() {
         match c {
             '\\' => value.extend(chars.next().map(|(_, c)| c)),
-            '\'' if quoted => return Ok((value, &text[at + 1..])),
-            c if !quoted && c.is_whitespace() => return Ok((value, &text[at..])),
+            '\'' if quoted => return Some((value, &text[at + 1..])),
+            c if !quoted && c.is_whitespace() => return Some((value, &text[at..])),
             c => value.push(c),
         }
     }
-    if quoted { Err(BadConninfo::OpenQuote(keyword.to_owned())) } else { Ok((value, "")) }
+    (!quoted).then_some((value, ""))
 }
 
 impl fmt::Display for Conninfo {
@@ -203,8 +203,9 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_refused_without_showing_a_value() {
         assert_eq!(Conninfo::parse("postgresql://u:secret@h/"), Err(BadConninfo::Uri));
-        assert_eq!(Conninfo::parse("host"), Err(BadConninfo::NoValue("host".into())));
-        assert_eq!(Conninfo::parse("password='secret"), Err(BadConninfo::OpenQuote("password".into())));
+        assert_eq!(Conninfo::parse("host"), Err(BadConninfo::NoValue(1)));
+        assert_eq!(Conninfo::parse("password='secret"), Err(BadConninfo::OpenQuote(1)));
+        assert_eq!(Conninfo::parse("password=my secret"), Err(BadConninfo::NoValue(2)));
     }
 
     #[test]

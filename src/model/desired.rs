@@ -1,6 +1,6 @@
 //! What the user wants, as a graph of groups and nodes. Built from the resource by `api`, checked by [`super::check`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Conninfo, Facts, GroupName, NodeName, Route, SessionAttrs};
 
@@ -31,6 +31,8 @@ pub struct Limits {
     pub depth: usize,
     /// WAL streams into one region from others.
     pub cross_region_streams: usize,
+    /// WAL that idle slots may keep on one server beyond what that server needs itself, in bytes.
+    pub retained_wal_bytes: u64,
 }
 
 /// When a node counts as failed, and as well again.
@@ -98,6 +100,8 @@ pub struct Desired {
     pub automation: Automation,
     /// The topology is being deleted: drop idle slots, touch nothing else.
     pub deleting: bool,
+    /// Nodes whose past a person has just taken note of: it is not held against them any more.
+    pub acknowledged: BTreeSet<NodeName>,
     /// What no node may exceed.
     pub limits: Limits,
     /// When a node counts as failed, and as well again.
@@ -123,6 +127,16 @@ impl Desired {
     /// The group of a node; `None` for a node that is not ours.
     pub fn group_of(&self, node: &NodeName) -> Option<&Group> {
         self.nodes.get(node).and_then(|spec| self.groups.get(spec.group))
+    }
+
+    /// The failure zone of a node, when one was given.
+    pub fn zone_of(&self, node: &NodeName) -> Option<&str> {
+        self.nodes.get(node).and_then(|spec| spec.zone.as_deref())
+    }
+
+    /// The region of a node; "" when its group has none.
+    pub fn region_of(&self, node: &NodeName) -> &str {
+        self.group_of(node).and_then(|group| group.region.as_deref()).unwrap_or_default()
     }
 
     /// A group by name.

@@ -65,6 +65,11 @@ pub enum Diagnosis {
     /// Its WAL is on a branch that the primary's history does not contain.
     #[strum(message = "out of all routes; rewind or re-clone it yourself")]
     Diverged,
+    /// Another server streams by its name: a walsender of that name replies and is not at the other end of its own stream.
+    #[strum(
+        message = "the other is not followed or counted; where it holds the node's slot the node is not pointed to"
+    )]
+    DuplicateName,
     /// It is in a ring of servers that feed each other and nobody else feeds.
     #[strum(message = "its members are re-pointed, the one nearest the primary first")]
     Ring,
@@ -74,9 +79,14 @@ pub enum Diagnosis {
     /// No upstream that it may have holds the WAL that it needs.
     #[strum(message = "reported: an archive or a clone is needed, and a host is never cloned anew by itself")]
     WalGone,
-    /// Replay is paused or blocked, so a new route would not be acted on.
+    /// Replay is paused or blocked, so that no new route is acted on: by sessions, for longer than `healing.lagSeconds`.
     #[strum(message = "reported; the route is set once and acts when replay goes on")]
     ReplayBlocked,
+    /// Its disk takes no further segment of WAL, so nothing reaches it; what it has it goes on to serve.
+    #[strum(
+        message = "its children are pointed elsewhere; it goes on by itself when there is space, and is never cloned"
+    )]
+    DiskFull,
     /// Its walreceiver is ending and does not end, so a new route is not acted on.
     #[strum(message = "reported: only a restart of the server helps")]
     WalReceiverStuck,
@@ -87,7 +97,7 @@ pub enum Diagnosis {
     #[strum(message = "made anew")]
     LostSlot,
     /// The slot it needs is held by a walsender of a connection that it does not have any more.
-    #[strum(message = "waited for: PostgreSQL ends it after wal_sender_timeout")]
+    #[strum(message = "that walsender is ended; without the right to, PostgreSQL does it after wal_sender_timeout")]
     ZombieSlot,
     /// It feeds others, and nothing reaches it although its upstream is well.
     #[strum(message = "its children are pointed elsewhere, and it is given another upstream")]
@@ -104,6 +114,9 @@ pub enum Diagnosis {
     /// It is further behind than `healing.lagSeconds`.
     #[strum(message = "reported")]
     LaggingLeaf,
+    /// An idle slot on it holds back the transactions that vacuum may remove, and it could not be cleared yet.
+    #[strum(message = "cleared on the wire without losing the WAL it keeps, or made anew where that loses none")]
+    SlotHoldsXmin,
     /// A parameter is lower than on the primary, so that replay will stop.
     #[strum(message = "reported: raise it and restart the server")]
     ParameterTooLow,

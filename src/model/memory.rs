@@ -2,13 +2,15 @@
 
 mod judge;
 mod kept;
+mod namesakes;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+pub use kept::{Kept, KeptSlot};
+pub use namesakes::Namesake;
 
 use super::primary::{Primary, true_primary};
 use super::unseen::blind;
-pub use kept::{Kept, KeptSlot};
-
 use super::{Desired, Facts, Lsn, Millis, NodeName, NodeView, Route, Timeline};
 
 /// Samples of the primary's position that are kept at least: at one a second, two minutes, and always twice the patience, so
@@ -50,6 +52,8 @@ pub struct Memory {
     pub nodes: BTreeMap<NodeName, NodeMemory>,
     /// Steps that failed last time: on which server, for whom, of which kind; how often in a row, and when last.
     pub failed_steps: BTreeMap<(NodeName, NodeName, &'static str), (u32, Millis)>,
+    /// Walsenders that use a node's name and are not the node's: whose, on which server, with which process id.
+    pub namesakes: BTreeMap<(NodeName, NodeName, i32), Namesake>,
     /// Nodes that were taken out of the spec and whose slots may still be somewhere, with the time at which one of them
     /// was last seen in use.
     pub leaving: BTreeMap<NodeName, Millis>,
@@ -87,6 +91,10 @@ pub struct NodeMemory {
     pub suffers: bool,
     /// Since when it has no walreceiver.
     pub alone_since: Option<Millis>,
+    /// The process id of its walreceiver, and when that was first seen.
+    pub receiver: Option<(i32, Millis)>,
+    /// Where a recovery conflict holds up its replay, and since when.
+    pub conflict: Option<(Lsn, Millis)>,
     /// How many hops it was from the primary when it last had a path.
     pub hops: Option<usize>,
     /// Since when it is no good as an upstream, by its own fault.
@@ -113,6 +121,10 @@ pub struct NodeMemory {
     pub reloads: u32,
     /// Whom it is seen to receive from, as it tells itself, and since when.
     pub upstream: Option<(NodeName, Millis)>,
+    /// When its idle slot on which server was moved forward last.
+    pub slots_advanced: BTreeMap<NodeName, Millis>,
+    /// Where a slot of it was given up because it kept too much WAL, since the node was last away.
+    pub slots_given_up: BTreeSet<NodeName>,
     /// Upstreams that give it nothing although they are well.
     pub refused: BTreeMap<NodeName, Refused>,
     /// The slots on it, and which of them somebody else removed.
@@ -168,6 +180,17 @@ impl Memory {
         self.node(node).and_then(|m| m.failing_since).map(|since| self.at.since(since))
     }
 
+    /// Whether a node's walreceiver is the one of the look before. A row for milliseconds, as `streaming` as any, is there
+    /// at each attempt at an upstream that then refuses to send (postgres-facts.md 2.3, 5.2).
+    pub fn receives_steadily(&self, node: &NodeName) -> bool {
+        self.node(node).is_some_and(|memory| memory.receiver.is_some_and(|(_, since)| since < memory.asked_at))
+    }
+
+    /// How long one recovery conflict has held up a node's replay, in milliseconds; 0 when none does.
+    pub fn conflict_for(&self, node: &NodeName) -> u64 {
+        self.node(node).and_then(|m| m.conflict).map_or(0, |(_, since)| self.at.since(since))
+    }
+
     /// Whether a node got nothing from a well upstream a short while ago.
     pub fn is_refused(&self, node: &NodeName, by: &NodeName) -> bool {
         let refused = self.node(node).and_then(|memory| memory.refused.get(by));
@@ -177,6 +200,11 @@ impl Memory {
     /// Whether a node failed a short while ago and is not to get children yet.
     pub fn is_settling(&self, node: &NodeName) -> bool {
         self.node(node).and_then(|m| m.settling_until).is_some_and(|until| until > self.at)
+    }
+
+    /// When a step failed last that has not succeeded since.
+    pub fn failed_at(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> Option<Millis> {
+        self.failed_steps.get(&(server.clone(), owner.clone(), kind)).map(|(_, at)| *at)
     }
 
     /// Whether a step that failed is to wait before it is tried again: twice as long each time, up to ten seconds.
@@ -211,6 +239,7 @@ impl Memory {
     /// Brings timers and positions up to date with what is seen now.
     pub fn advance(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, now: Millis) {
         self.at = now;
+        self.forgive(&desired.acknowledged);
         self.note_leavers(desired, nodes);
         self.learn_primary(desired, nodes);
         for name in desired.nodes.keys() {
@@ -222,6 +251,7 @@ impl Memory {
                 Some(facts) => node.see(facts, reached, now),
             }
         }
+        self.note_namesakes(desired, nodes);
         let blind = blind(desired, nodes);
         self.blind_since = self.blind_since.filter(|_| blind).or(blind.then_some(now));
         if blind {
@@ -312,9 +342,17 @@ impl Memory {
 
 impl NodeMemory {
     fn see(&mut self, facts: &Facts, reached: Option<Millis>, now: Millis) {
-        self.unseen_since = None;
+        if self.unseen_since.take().is_some() {
+            self.slots_given_up.clear();
+        }
         let alone = facts.in_recovery && facts.receiver.is_none();
         self.alone_since = self.alone_since.filter(|_| alone).or(alone.then_some(facts.asked_at));
+        let pid = facts.receiver.as_ref().map(|receiver| receiver.pid);
+        let known = self.receiver.filter(|(known, _)| Some(*known) == pid);
+        self.receiver = known.or(pid.map(|pid| (pid, facts.asked_at)));
+        let held_at = Some(facts.replay).filter(|_| facts.is_in_conflict());
+        let known = self.conflict.filter(|(at, _)| Some(*at) == held_at);
+        self.conflict = known.or(held_at.map(|at| (at, now)));
         if self.started.is_some_and(|started| started != facts.started) {
             self.restarts.push_back(now);
         }

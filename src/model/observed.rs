@@ -99,12 +99,14 @@ pub struct Sender {
     pub pid: i32,
     /// The child's `application_name`.
     pub application_name: String,
-    /// The address that the child comes from; `None` over a Unix socket.
-    pub client: Option<String>,
     /// `startup`, `catchup`, `streaming`, ...
     pub state: String,
     /// The slot it holds.
     pub slot: Option<String>,
+    /// Where the child comes from, as `address:port`; `None` for a socket of the same machine.
+    pub client: Option<String>,
+    /// When the child replied last, in microseconds of the child's own wall clock: only a change of it tells something.
+    pub replied: Option<i64>,
 }
 
 /// One physical slot, from `pg_replication_slots`.
@@ -141,6 +143,7 @@ pub struct InstalledRoute {
 
 /// What one server said in one answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Facts {
     /// When it was asked: whatever it had then, it has now.
     pub asked_at: Millis,
@@ -189,8 +192,12 @@ pub struct Facts {
     pub slots: BTreeMap<String, Slot>,
     /// `allow_alter_system`; true before 17.
     pub alter_system_allowed: bool,
+    /// A segment of WAL finds no place on the disk of its data. Tried only while it receives nothing.
+    pub disk_full: bool,
     /// Rights that our role lacks here, as the SQL that grants them.
     pub missing_grants: Vec<String>,
+    /// Our role may end the walsenders of replication users that are no superusers (postgres-facts.md 5.3).
+    pub may_end_senders: bool,
     /// Parameters by which a standby must not be below its primary, or its replay stops (postgres-facts.md 14, 19);
     /// `max_wal_senders` is among them.
     pub parameters: BTreeMap<String, u64>,
@@ -209,6 +216,11 @@ impl Facts {
         let gate = |wait: &&str| gates.contains(wait) || wait.starts_with("RecoveryConflict");
         let wait = self.startup_wait.as_deref().filter(gate);
         wait.or(self.replay_paused.then_some(gates[0])).filter(|_| self.in_recovery)
+    }
+
+    /// Sessions hold up replay, for as long as max_standby_streaming_delay lets them.
+    pub fn is_in_conflict(&self) -> bool {
+        self.replay_blocked_by().is_some_and(|gate| gate.starts_with("RecoveryConflict"))
     }
 }
 

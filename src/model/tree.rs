@@ -47,7 +47,9 @@ fn edge(addresses: &Addresses<'_>, observed: &Observed, child: &NodeName, facts:
         return Edge::Stranger(format!("{}:{}", receiver.host, receiver.port));
     };
     let Some(up) = observed.seen(upstream) else { return Edge::ChildOnly(upstream.clone()) };
-    let holder = up.slots.get(&child.slot()).and_then(|slot| slot.active_pid);
+    // Only who uses the slot can be its holder: otherwise that is somebody else of its name.
+    let slot = up.slots.get(&child.slot()).filter(|_| receiver.slot.as_deref() == Some(&child.slot()));
+    let holder = slot.and_then(|slot| slot.active_pid);
     let by_slot = |sender: &Sender| Some(sender.pid) == holder;
     let by_name = |sender: &Sender| sender.application_name == child.as_str();
     if up.senders.iter().any(|sender| by_slot(sender) && by_name(sender)) {

@@ -52,9 +52,10 @@ struct ReceiverRow {
 struct SenderRow {
     pid: i32,
     application_name: Option<String>,
-    client: Option<String>,
     state: Option<String>,
     slot: Option<String>,
+    client: Option<String>,
+    replied: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -80,6 +81,17 @@ fn bad(field: &'static str, value: &str) -> BadAnswer {
 
 fn lsn(field: &'static str, text: &str) -> Result<Lsn, BadAnswer> {
     text.parse().map_err(|_| bad(field, text))
+}
+
+/// The facts in an answer as a server writes it, asked and answered at `at` with every right; or why they are none. Total:
+/// any text is read or refused.
+///
+/// # Errors
+/// A sentence about the first part that is not what it has to be.
+pub fn read(text: &str, at: Millis) -> Result<Facts, String> {
+    let answer = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let rights = Rights { missing_grants: Vec::new(), end_senders: true, timeline_history: true, pending_route: true };
+    facts(answer, &rights, Asked { at, answered: at }, None).map_err(|error| error.to_string())
 }
 
 /// When a question was asked and when its answer was here.
@@ -138,7 +150,9 @@ pub(super) fn facts(
         senders: answer.senders.into_iter().map(sender).collect(),
         slots: answer.slots.into_iter().map(slot).collect::<Result<_, _>>()?,
         alter_system_allowed: answer.alter_system_allowed,
+        disk_full: false,
         missing_grants: rights.missing_grants.clone(),
+        may_end_senders: rights.end_senders,
         parameters: answer.parameters,
     })
 }
@@ -159,9 +173,10 @@ fn sender(row: SenderRow) -> Sender {
     Sender {
         pid: row.pid,
         application_name: row.application_name.unwrap_or_default(),
-        client: row.client,
         state: row.state.unwrap_or_default(),
         slot: row.slot,
+        client: row.client,
+        replied: row.replied,
     }
 }
 

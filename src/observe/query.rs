@@ -42,7 +42,8 @@ const TICK: &str = concat!(
  'pending_route', {pending},
  'history', {history},
  'senders', (SELECT coalesce(json_agg(json_build_object('pid', p.pid, 'application_name', p.application_name,
-     'client', host(p.client_addr), 'state', p.state, 'slot', l.slot_name)), '[]')
+     'state', p.state, 'slot', l.slot_name, 'client', host(p.client_addr) || ':' || p.client_port,
+     'replied', (extract(epoch FROM p.reply_time) * 1000000)::bigint)), '[]')
      FROM pg_stat_replication p LEFT JOIN pg_replication_slots l ON l.active_pid = p.pid),
  'slots', (SELECT coalesce(json_agg(json_build_object('name', l.slot_name, 'active_pid', l.active_pid,
      'restart_lsn', l.restart_lsn, 'xmin', l.xmin::text, 'lost', coalesce(l.wal_status = 'lost', false)
@@ -60,6 +61,15 @@ FROM (SELECT pg_is_in_recovery() AS recovery) r,
  LEFT JOIN LATERAL (SELECT received_tli, json_build_object('pid', pid, 'status', status, 'host', sender_host,
      'port', sender_port, 'slot', slot_name, 'timeline', received_tli) AS receiver FROM pg_stat_wal_receiver) w ON true"
 );
+
+/// Bytes of one row of [`DISK`].
+pub(super) const DISK_ROW_BYTES: u64 = 8_000;
+
+/// Whether so many rows, written to a temporary file and forgotten, find a place on the disk of the data. A standby whose
+/// disk takes no further segment of WAL tells nobody but its log: its walreceiver ends at each attempt, and all else
+/// goes on (measured on 15.18: creating a slot goes on too).
+pub(super) const DISK: &str = "WITH rows AS MATERIALIZED (SELECT repeat('x', 8000) FROM generate_series(1, $1)) \
+                               SELECT count(*) FROM rows";
 
 /// Parameters that a standby has to have at least as high as its primary.
 const PARAMETERS: [&str; 5] = [
@@ -96,6 +106,7 @@ macro_rules! rights {
         concat!(
             "SELECT json_build_object('role', quote_ident(current_user),
  'monitor', pg_has_role(current_user, 'pg_monitor', 'USAGE'),
+ 'signal', pg_has_role(current_user, 'pg_signal_backend', 'USAGE'),
  'replication', (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user),",
             $parameter_privileges,
             "'reload', has_function_privilege('pg_catalog.pg_reload_conf()', 'EXECUTE'),

@@ -12,6 +12,8 @@ use super::query::RIGHTS_BEFORE_15;
 pub(super) struct Rights {
     /// What it lacks, as the SQL that grants it.
     pub(super) missing_grants: Vec<String>,
+    /// `pg_signal_backend`. It is not among those that are missed: all but one remedy works without it.
+    pub(super) end_senders: bool,
     /// `waltree.timeline_history` can be called.
     pub(super) timeline_history: bool,
     /// `waltree.pending_route` can be called.
@@ -29,6 +31,7 @@ struct Answer {
     reload: bool,
     emit: bool,
     emit_name: String,
+    signal: bool,
     history: bool,
     pending: bool,
 }
@@ -39,7 +42,12 @@ pub(super) async fn probe(client: &Client, version_num: u32) -> Result<Rights, t
     let rows = client.query_typed(sql, &[]).await?;
     let Some(row) = rows.first() else { return Ok(Rights::default()) };
     let Json(answer) = row.try_get::<_, Json<Answer>>(0)?;
-    Ok(Rights { missing_grants: missing(&answer), timeline_history: answer.history, pending_route: answer.pending })
+    Ok(Rights {
+        missing_grants: missing(&answer),
+        end_senders: answer.signal,
+        timeline_history: answer.history,
+        pending_route: answer.pending,
+    })
 }
 
 fn missing(answer: &Answer) -> Vec<String> {

@@ -8,11 +8,13 @@ use std::time::Duration;
 use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode as WireSslMode;
-use tokio_postgres::types::Json;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{Json, ToSql, Type};
 use tokio_postgres::{Client, Config, Statement};
 use tokio_util::sync::CancellationToken;
 
 use super::decode::{self, Answer, Asked};
+use super::replication::{NoReplication, Replication};
 use super::rights::{self, Rights};
 use super::unseen::{self, unseen};
 use super::{Clock, Credentials, Fence, NoRight, ServerSpec, SslMode, Timing, fence, query, tls};
@@ -22,9 +24,12 @@ use crate::model::{Facts, Timeline, Unseen, WhyUnseen};
 const VANISHED_AFTER: Duration = Duration::from_secs(5);
 /// Settings of our sessions, whatever the role, the database or the server has set. Nobody else's function can stand for
 /// one that we call; a backslash in the pattern that masks passwords is a backslash; a question that hangs is ended by
-/// the server too; a question of a few milliseconds is not compiled.
-const SETTINGS: &str =
-    "-c search_path=pg_catalog -c standard_conforming_strings=on -c statement_timeout=5000 -c jit=off";
+/// the server too; a question of a few milliseconds is not compiled. What does not fit into little memory is written to the
+/// disk of the data, so that [`query::DISK`] tries that one.
+const SETTINGS: &str = "-c search_path=pg_catalog -c standard_conforming_strings=on -c statement_timeout=5000 -c jit=off \
+                        -c work_mem=64kB -c temp_tablespaces=";
+/// Deadline of a segment of zeroes on the server's disk.
+const DISK_DEADLINE: Duration = Duration::from_secs(4);
 /// SQLSTATE of a question that no longer fits, because the server was promoted while it answered.
 const NOT_IN_RECOVERY: &str = "55000";
 
@@ -39,6 +44,8 @@ pub(super) struct Session {
     /// Questions and writes go one at a time, so that the deadline of one is not spent on another.
     gate: Arc<Gate<()>>,
     right: Mutex<Result<(), NoRight>>,
+    /// How it was come by, for a second connection beside it.
+    way: (ServerSpec, Credentials),
 }
 
 impl Drop for Session {
@@ -74,6 +81,7 @@ impl Session {
             asking: Gate::default(),
             gate: Arc::default(),
             right: Mutex::new(Err(NoRight::ObserveOnly)),
+            way: (spec.clone(), credentials.clone()),
         };
         this.take_right(spec.fence.as_ref()).await;
         within(timing.answer, "the first question was not answered", this.learn_rights()).await?;
@@ -106,7 +114,8 @@ impl Session {
 
     /// Whether our role lacks something that it will be asked about again soon.
     pub(super) async fn lacks_rights(&self) -> bool {
-        !self.asking.lock().await.0.missing_grants.is_empty()
+        let rights = &self.asking.lock().await.0;
+        !rights.missing_grants.is_empty() || !rights.end_senders
     }
 
     /// Asks once. Waits for a write that is under way; the deadline counts from then.
@@ -130,6 +139,17 @@ impl Session {
             row.try_get::<_, Json<Answer>>(0).map_err(|e| unseen(WhyUnseen::BadAnswer, unseen::text(&e)))?;
         decode::facts(answer, &asking.0, Asked { at, answered }, timeline)
             .map_err(|e| unseen(WhyUnseen::BadAnswer, e.to_string()))
+    }
+
+    /// Whether a segment of WAL would find no place on the disk of the data; `None` when it cannot be told.
+    pub(super) async fn disk_is_full(&self, segment_bytes: u64) -> Option<bool> {
+        let _one_at_a_time = self.gate.lock().await;
+        let rows = i64::try_from(segment_bytes / query::DISK_ROW_BYTES).ok()?;
+        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&rows, Type::INT8)];
+        match tokio::time::timeout(DISK_DEADLINE, self.client.query_typed(query::DISK, &parameters)).await.ok()? {
+            Ok(_) => Some(false),
+            Err(error) => (error.code() == Some(&SqlState::DISK_FULL)).then_some(true),
+        }
     }
 
     /// What an error says; for a missing right also the cure.
@@ -174,6 +194,16 @@ impl Writer {
     /// may be sent after it.
     pub fn give_up(self) {
         self.session.driver.abort();
+    }
+
+    /// A replication connection beside the session. It has no right of its own: before it changes anything the session
+    /// has to be seen to last.
+    ///
+    /// # Errors
+    /// [`NoReplication`] says why there is none.
+    pub async fn replication(&self) -> Result<Replication, NoReplication> {
+        let (spec, credentials) = &self.session.way;
+        Replication::open(spec, credentials, &resolve(spec).await?).await
     }
 }
 

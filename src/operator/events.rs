@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::api::Acknowledgement;
 use crate::model::{Diagnosis, Finding, NodeName};
-use crate::plan::{Outcome, Step};
+use crate::plan::{Outcome, Step, Why};
 
 /// Longest note the API server takes, in bytes.
 const NOTE_BYTES_MAX: usize = 1024;
@@ -53,14 +54,39 @@ impl Known {
     }
 }
 
-/// The deeds of one pass that people should hear of: routes that were set.
+/// What a person took note of; nothing when nobody of ours was meant.
+pub fn acknowledged(taken: &Acknowledgement) -> Option<Notice> {
+    const NAMED: usize = 5;
+    let first = taken.nodes.first()?.clone();
+    let named: Vec<&str> = taken.nodes.iter().take(NAMED).map(NodeName::as_str).collect();
+    let more = match taken.nodes.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let unknown = match taken.unknown.as_slice() {
+        [] => String::new(),
+        unknown => format!(" There is no {} here.", unknown.join(", ")),
+    };
+    let note =
+        format!("{}{more}: acknowledged; earlier failures and refusals are forgotten.{unknown}", named.join(", "));
+    let note = self::note(&note);
+    Some(Notice { warning: false, reason: "Acknowledged", action: "Acknowledge", node: first, note })
+}
+
+/// The deeds of one pass that people should hear of: routes that were set, slots that were given up.
 pub fn deeds(outcome: &Outcome) -> Vec<Notice> {
     let done = outcome.done.iter().filter(|done| done.result.is_ok());
-    let notice = |step: &Step, why| match step {
+    let notice = |step: &Step, why: &'static str| match step {
         Step::SetRoute { node, route, .. } => {
             let names: Vec<&str> = route.entries.iter().map(NodeName::as_str).collect();
             let note = note(&format!("{node}: route set to {}. Nothing to do.", names.join(", then ")));
             Some(Notice { warning: false, reason: why, action: "SetRoute", node: node.clone(), note })
+        }
+        Step::DropSlot { on, owner } if why == <&str>::from(Why::RetainedWal) => {
+            let seen = format!("{owner}: its slot on {on} kept more WAL than limits.retainedWal and was dropped");
+            let cure = "Bring the node back, or nearer, and it is made again; or raise the limit";
+            let note = note(&format!("{seen}. {cure}."));
+            Some(Notice { warning: true, reason: why, action: "DropSlot", node: owner.clone(), note })
         }
         _ => None,
     };
@@ -76,7 +102,7 @@ fn note(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::model::{Conninfo, Route, SessionAttrs};
-    use crate::plan::{Done, Planned, Why};
+    use crate::plan::{Done, Planned};
 
     fn node(name: &str) -> NodeName {
         NodeName::new(name).unwrap()

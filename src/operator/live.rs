@@ -83,6 +83,14 @@ impl Cluster for LiveCluster {
         let nodes = self.fleet.views();
         let mut memory = lock(&self.memory);
         memory.advance(desired, &nodes, clock::now());
+        let patience = desired.healing.suspect_after_milliseconds;
+        let starves = |node: &&NodeName| {
+            memory.failing_for(node).is_some_and(|t| t >= patience) && !memory.receives_steadily(node)
+        };
+        // A file is written, if only to be forgotten: not where nothing may be written.
+        if desired.automation != Automation::Observe {
+            desired.nodes.keys().filter(starves).for_each(|node| self.fleet.doubt_disk(node));
+        }
         Observed { nodes, memory: memory.clone() }
     }
 

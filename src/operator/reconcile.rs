@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::Cluster;
 use super::report::{rejected, status};
-use crate::api::{ReplicaTopology, ReplicaTopologyStatus};
+use crate::api::{Acknowledgement, ReplicaTopology, ReplicaTopologyStatus, acknowledgement};
 use crate::model::rooted::Rooted;
 use crate::model::{Desired, Finding, NodeName, Sight};
 use crate::plan::{Outcome, plan};
@@ -21,6 +21,8 @@ const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(300);
 pub struct Pass {
     /// The spec can be acted on.
     pub accepted: bool,
+    /// What a person took note of and was not told before.
+    pub acknowledged: Option<Acknowledgement>,
     /// What is to be reported.
     pub status: ReplicaTopologyStatus,
     /// What is wrong with which node.
@@ -29,6 +31,8 @@ pub struct Pass {
     pub outcome: Outcome,
     /// How old the data of each node with a path to the primary is at most.
     pub lag: BTreeMap<NodeName, Duration>,
+    /// WAL that idle slots keep on each server that has any, beyond what it needs itself, in bytes.
+    pub retained_bytes: BTreeMap<NodeName, u64>,
     /// Every server was seen, and there is nothing to do or to wait for.
     pub at_rest: bool,
     /// When to look again at the latest.
@@ -49,14 +53,22 @@ pub async fn reconcile<C: Cluster>(
         Err(rejections) => return Pass::refused(rejected(&rejections, previous, generation, wall)),
     };
     desired.deleting = topology.metadata.deletion_timestamp.is_some();
+    let taken = previous.and_then(|status| status.acknowledged.as_deref());
+    let acknowledged = acknowledgement(topology, &desired, taken);
+    desired.acknowledged = acknowledged.iter().flat_map(|taken| taken.nodes.clone()).collect();
 
     let observed = cluster.observe(&desired).await;
     let plan = plan(&desired, &observed, cluster.now());
     let outcome = cluster.carry_out(&plan).await;
-    let status = status(&desired, &observed, &plan, &outcome, previous, generation, wall);
+    let mut status = status(&desired, &observed, &plan, &outcome, previous, generation, wall);
+
+    if let Some(taken) = &acknowledged {
+        status.acknowledged = Some(taken.value.clone());
+    }
 
     Pass {
         accepted: true,
+        acknowledged,
         status,
         lag: lag(&plan.sight),
         at_rest: plan.steps.is_empty()
@@ -64,6 +76,7 @@ pub async fn reconcile<C: Cluster>(
             && observed.nodes.values().all(|view| view.seen().is_some()),
         look_again_after: Duration::from_millis(plan.look_again_after_milliseconds),
         findings: plan.findings,
+        retained_bytes: plan.retained_bytes,
         outcome,
     }
 }
@@ -73,10 +86,12 @@ impl Pass {
     fn refused(status: ReplicaTopologyStatus) -> Self {
         Self {
             accepted: false,
+            acknowledged: None,
             status,
             findings: Vec::new(),
             outcome: Outcome::default(),
             lag: BTreeMap::new(),
+            retained_bytes: BTreeMap::new(),
             at_rest: true,
             look_again_after: REFUSED_AGAIN_AFTER,
         }

@@ -4,6 +4,7 @@
 //! margin, times are those of changes, and the text of a condition changes only with what it says.
 
 mod history;
+mod retention;
 mod texts;
 mod verdicts;
 
@@ -15,7 +16,8 @@ use strum::IntoEnumIterator;
 use crate::api::conditions::{ConditionType, Truth, Verdict, set_condition, stored};
 use crate::api::reason::{Plain, Reason};
 use crate::api::status::{
-    GroupStatus, LagBucket, NodeState, NodeStatus, PrimaryStatus, ReplicaTopologyStatus as Status, Summary,
+    GroupStatus, LagBucket, NodeState, NodeStatus, PrimaryStatus, ReplicaTopologyStatus as Status, Summary, Tolerated,
+    Tolerates,
 };
 use crate::model::check::Rejection;
 use crate::model::primary::Primary as Seen;
@@ -108,9 +110,11 @@ fn compose(view: &View<'_>, generation: i64, now: Timestamp) -> Status {
         system_identifier: view.system_identifier(),
         primary: view.primary_status(&primary, now),
         summary: Some(view.summary(&nodes)),
+        tolerates: Some(tolerates(&view.plan.tolerates)),
         groups: view.desired.groups.iter().map(|group| view.group_status(group)).collect(),
         nodes,
         leaving: view.observed.memory.leaving.keys().map(ToString::to_string).collect(),
+        acknowledged: view.previous.and_then(|status| status.acknowledged.clone()),
         history: Vec::new(),
     };
     status.history = history::after(view, &status, converged, now);
@@ -265,15 +269,30 @@ impl View<'_> {
             nodes: format!("{rooted}/{}", self.desired.nodes.len()),
             fallbacks: format!("{ready}/{all}"),
             lag: lag.unwrap_or(nobody).to_string(),
+            retained_wal_lasts: retention::lasts(self),
             depth: i32::try_from(deepest.max().unwrap_or_default()).unwrap_or(i32::MAX),
         }
+    }
+}
+
+fn tolerates(planned: &crate::plan::Tolerates) -> Tolerates {
+    let told = |tolerated| match tolerated {
+        crate::plan::Tolerated::True => Tolerated::True,
+        crate::plan::Tolerated::False => Tolerated::False,
+        crate::plan::Tolerated::Unknown => Tolerated::Unknown,
+    };
+    Tolerates {
+        node: told(planned.node),
+        zone: told(planned.zone),
+        region: told(planned.region),
+        weakest: planned.weakest.clone(),
     }
 }
 
 /// Steps that change the tree; the others only keep it as it is and come again and again.
 fn changes(steps: &[Planned]) -> Vec<&Planned> {
     let upkeep = |planned: &Planned| match planned.step {
-        Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::Reload { .. } => true,
+        Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::ClearXmin { .. } | Step::Reload { .. } => true,
         Step::RecreateSlot { .. } => planned.why == Why::ReleaseXmin,
         _ => false,
     };

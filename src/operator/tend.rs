@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::clerk::Clerk;
 use super::clock;
-use super::events::{Known, deeds};
+use super::events::{Known, acknowledged, deeds};
 use super::leadership::Term;
 use super::live::LiveCluster;
 use super::reach::{accesses, remembered};
@@ -144,7 +144,9 @@ impl Desk {
         tended.clerk.report(&pass.status);
         // What is wrong with a spec says nothing about what is wrong with servers.
         let news = if pass.accepted { tended.known.learn(&pass.findings) } else { Vec::new() };
-        for notice in news.into_iter().chain(deeds(&pass.outcome)) {
+        for notice in
+            news.into_iter().chain(pass.acknowledged.as_ref().and_then(acknowledged)).chain(deeds(&pass.outcome))
+        {
             tended.clerk.tell(notice);
         }
         tended.log(&topology.name_any(), &pass.outcome);
@@ -191,7 +193,7 @@ impl Desk {
         for finding in &pass.findings {
             *findings.entry(finding.diagnosis).or_default() += 1;
         }
-        self.metrics.show(&tree(topology), &pass.lag, &findings);
+        self.metrics.show(&tree(topology), &pass.lag, &findings, &pass.retained_bytes);
     }
 
     fn topologies(&self, topology: &ReplicaTopology) -> Api<ReplicaTopology> {

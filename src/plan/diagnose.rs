@@ -1,6 +1,7 @@
 //! What is wrong, named, with what was seen and what to do: first with the fleet as a whole, then with each node.
 
 mod fleet;
+mod slots;
 mod stream;
 mod unseen;
 
@@ -31,12 +32,14 @@ pub(super) fn diagnose(world: &World<'_>, plan: &mut Plan) {
             || unseen::unseen(world, &zones, node),
             |facts| {
                 identity(world, node, facts)
+                    .or_else(|| namesake(world, node))
                     .or_else(|| plan.wanted.get(node).and_then(|route| unwritable(world, node, facts, route)))
                     .or_else(|| stream::stream(world, plan, &refusals, node, facts))
                     .or_else(|| others::removed(world, node))
             },
         );
-        if let Some((diagnosis, message)) = found {
+        let of_slots = world.seen(node).and_then(|facts| slots::trouble(world, plan, node, facts));
+        if let Some((diagnosis, message)) = found.into_iter().chain(of_slots).min_by_key(|(diagnosis, _)| *diagnosis) {
             plan.findings.push(Finding { node: node.clone(), diagnosis, message });
         }
     }
@@ -82,6 +85,16 @@ pub(super) fn identity(world: &World<'_>, node: &NodeName, facts: &Facts) -> Fou
     }
     diverged(world, facts)
         .map(|seen| (Diagnosis::Diverged, format!("{node}: {seen}. Rewind it from the primary, or re-clone it.")))
+}
+
+/// Another server goes by its name (law 12).
+fn namesake(world: &World<'_>, node: &NodeName) -> Found {
+    let (on, stranger) = world.observed.memory.strangers(node).next()?;
+    let slot = if stranger.holds_slot { " and its slot" } else { "" };
+    let from = if stranger.client.is_empty() { "a socket on its machine" } else { &stranger.client };
+    let cure = "Stop that server, or give it another cluster_name, application_name and primary_slot_name";
+    let seen = format!("a server that is not {node} streams from {on} by its name{slot}, connected from {from}");
+    Some((Diagnosis::DuplicateName, format!("{seen}. {cure}.")))
 }
 
 /// Why a node's route cannot be written, whatever the route.

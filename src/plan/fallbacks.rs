@@ -86,6 +86,7 @@ impl Spread<'_> {
     fn may_be_fallback(&self, node: &NodeName, upstream: &NodeName, first_stays: bool) -> bool {
         let settle = self.world.desired.healing.settle_seconds.saturating_mul(1000);
         match self.world.standing(upstream) {
+            _ if self.world.observed.memory.is_taken(node, upstream) => false,
             Standing::Good => true,
             Standing::Keeps | Standing::Settling | Standing::Lagging => self.names(node, upstream),
             Standing::Failed => {

@@ -2,10 +2,11 @@
 //!
 //! The passes, in their order, each a file: [`standing`] says who may feed whom, [`want`] builds the wanted routes,
 //! [`slots`] prepares and releases what they need, [`routes`] installs them where that is safe ([`ready`]),
-//! [`heartbeat`] keeps the primary's position moving, [`diagnose`] says what is wrong.
+//! [`heartbeat`] keeps the primary's position moving, [`diagnose`] says what is wrong, [`tolerates`] what a loss would do.
 
 mod adopt;
 mod diagnose;
+pub mod explain;
 mod fallbacks;
 mod heartbeat;
 mod others;
@@ -17,16 +18,20 @@ mod slots;
 mod spread;
 mod standing;
 pub mod step;
+pub mod tolerates;
 mod traffic;
 mod want;
 
 use std::collections::BTreeMap;
 
 pub use adopt::{Adoption, adopt};
+pub use explain::{Candidate, Explanation, explain};
 pub use record::record;
 pub use standing::Standing;
 pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};
+pub use tolerates::{Tolerated, Tolerates};
 
+use crate::model::observed::Slot;
 use crate::model::primary::Primary;
 use crate::model::tree::Edge;
 use crate::model::{Automation, Desired, Facts, Management, Millis, NodeName, Observed, Route, Sight};
@@ -49,6 +54,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
         slots::prepare_and_release(&world, &mut plan);
         routes::install(&world, &mut plan);
         heartbeat::beat(&world, &mut plan);
+        plan.tolerates = tolerates::tolerates(&world, &plan);
     }
     diagnose::diagnose(&world, &mut plan);
     let memory = &observed.memory;
@@ -70,6 +76,8 @@ struct World<'a> {
     sight: Sight,
     standing: BTreeMap<NodeName, Standing>,
     installed: BTreeMap<&'a NodeName, Installed>,
+    /// Whose slot has which name.
+    owners: BTreeMap<String, &'a NodeName>,
 }
 
 /// The route that a node had when it was seen last.
@@ -88,6 +96,7 @@ impl<'a> World<'a> {
             sight: Sight::of(desired, observed),
             standing: BTreeMap::new(),
             installed: installed_routes(desired, observed),
+            owners: desired.nodes.keys().map(|name| (name.slot(), name)).collect(),
         };
         world.standing = desired.nodes.keys().map(|name| (name.clone(), standing::standing(&world, name))).collect();
         world
@@ -122,9 +131,21 @@ impl<'a> World<'a> {
         self.sight.upstream(node)
     }
 
-    /// Whether both ends tell that `node` receives from a server other than `other`, and it is rooted.
+    /// Whether both ends tell at two looks that `node` receives from a server other than `other`, and it is rooted.
     fn streams_elsewhere(&self, node: &NodeName, other: &NodeName) -> bool {
-        self.is_rooted(node) && matches!(self.sight.edges.get(node), Some(Edge::Both(up)) if up != other)
+        self.is_rooted(node)
+            && self.observed.memory.receives_steadily(node)
+            && matches!(self.sight.edges.get(node), Some(Edge::Both(up)) if up != other)
+    }
+
+    /// Whose slot on a server this is, by its name; of nobody when it is somebody else's.
+    fn owner(&self, slot: &str, on: &NodeName) -> Option<&'a NodeName> {
+        self.owners.get(slot).copied().filter(|owner| *owner != on && !others::is_his(self, owner, on))
+    }
+
+    /// The slots of our nodes on a server, with their owners.
+    fn slots(&self, on: &'a NodeName, facts: &'a Facts) -> impl Iterator<Item = (&'a NodeName, &'a Slot)> {
+        facts.slots.iter().filter_map(move |(name, slot)| Some((self.owner(name, on)?, slot)))
     }
 
     fn management(&self, node: &NodeName) -> Management {

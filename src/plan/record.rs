@@ -1,6 +1,6 @@
 //! What the memory keeps of steps that were carried out.
 
-use super::step::{Outcome, Step};
+use super::step::{Outcome, Step, Why};
 use crate::model::memory::Ordered;
 use crate::model::{Memory, Millis};
 
@@ -36,7 +36,20 @@ pub fn record(memory: &mut Memory, outcome: &Outcome, now: Millis) {
                 node.reloaded_at = Some(now);
                 node.reloads = node.reloads.saturating_add(1);
             }
-            Step::CreateSlot { .. } | Step::AdvanceSlot { .. } | Step::RecreateSlot { .. } | Step::DropSlot { .. } => {}
+            Step::AdvanceSlot { on, owner, .. } => {
+                memory.nodes.entry(owner.clone()).or_default().slots_advanced.insert(on.clone(), now);
+            }
+            Step::DropSlot { on, owner } if done.planned.why == Why::RetainedWal => {
+                memory.nodes.entry(owner.clone()).or_default().slots_given_up.insert(on.clone());
+            }
+            Step::CreateSlot { on, owner } if done.result.is_ok() => {
+                memory.nodes.entry(owner.clone()).or_default().slots_given_up.remove(on);
+            }
+            Step::CreateSlot { .. }
+            | Step::ClearXmin { .. }
+            | Step::RecreateSlot { .. }
+            | Step::DropSlot { .. }
+            | Step::EndSender { .. } => {}
         }
     }
 }

@@ -5,7 +5,7 @@ use super::spread::is_stand_in;
 use super::standing::Standing;
 use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
 use super::traffic::{Move, Traffic, bytes_again};
-use super::{VERIFY_MILLISECONDS, World, diagnose};
+use super::{VERIFY_MILLISECONDS, World, diagnose, slots};
 use crate::model::memory::{Ordered, RELOADS_MAX};
 use crate::model::primary::Primary;
 use crate::model::tree::{Edge, Union};
@@ -189,6 +189,8 @@ fn provable(
             Some(SlotState::Ready) => entries.push(entry.clone()),
             // Not seen at the moment; its slot was proven when it came into the route.
             None if had => entries.push(entry.clone()),
+            // It was given up, or would be: a route without it has to do (law 3, the bound wins).
+            Some(SlotState::Missing) if !slots::may_arm(world, node, entry) => {}
             Some(SlotState::Missing | SlotState::Useless) if !urgent => {
                 let sentence = format!("the slot {} on {entry} is not there yet", node.slot());
                 return Err((WaitReason::SlotNotReady, sentence));

@@ -1,17 +1,28 @@
 //! Slots: prepared on every upstream of a route, moved forward while idle, dropped when their owner is seen elsewhere.
 
-use std::collections::BTreeMap;
+mod bound;
+mod xmin;
+mod zombie;
+
+pub(super) use bound::{is_given_up, may_arm};
+pub(super) use xmin::holding;
+pub(super) use zombie::left_behind;
 
 use super::ready::{self, SlotState};
 use super::standing::Standing;
 use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
 use super::{World, diagnose, others};
+use crate::model::memory::NodeMemory;
 use crate::model::observed::Slot;
+use crate::model::tree::Edge;
 use crate::model::{Facts, Management, NodeName, Route};
 
 /// Within this time a server that only reconnects is back, in milliseconds: twice the default of
 /// `wal_retrieve_retry_interval`.
 const RECONNECT_MILLISECONDS: u64 = 10_000;
+
+/// How often an idle slot is moved forward, in milliseconds (safety.md 2.6).
+const ADVANCE_MILLISECONDS: u64 = 10_000;
 
 /// Prepares the slots of wanted routes; releases what holds WAL or a transaction horizon for nobody.
 pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
@@ -33,17 +44,17 @@ pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
         }
     }
     plan.wanted = routes;
-    let owners: BTreeMap<String, &NodeName> = world.desired.nodes.keys().map(|name| (name.slot(), name)).collect();
     for on in world.desired.nodes.keys() {
         let Some(facts) = world.seen(on).filter(|_| world.standing(on) != Standing::Barred) else { continue };
-        for (name, slot) in &facts.slots {
-            let Some(&owner) = owners.get(name).filter(|_| slot.active_pid.is_none()) else { continue };
-            if owner != on && !others::is_his(world, owner, on) && has_left(world, plan, owner, on) {
+        for (owner, _) in world.slots(on, facts).filter(|(_, slot)| slot.active_pid.is_none()) {
+            if has_left(world, plan, owner, on) {
                 let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
                 plan.steps.push(Planned { step, why: Why::LeftRoute });
             }
         }
     }
+    xmin::release_of_the_absent(world, &mut plan.steps);
+    bound::hold(world, plan);
     release_leavers(world, plan);
 }
 
@@ -81,20 +92,23 @@ fn prepare(world: &World<'_>, owner: &NodeName, owner_facts: &Facts, on: &NodeNa
     let (step, why) = match (ready::slot(owner, owner_facts, facts), facts.slots.get(&owner.slot())) {
         (SlotState::Missing, _) | (_, None) if others::rests(world, owner, on) => return None,
         (SlotState::Missing, _) | (_, None) => {
+            if !may_arm(world, owner, on) {
+                return None;
+            }
             (Step::CreateSlot { on: on.clone(), owner: owner.clone() }, Why::Prepare)
         }
-        (_, Some(slot)) if slot.active_pid.is_some() => return None,
+        (_, Some(slot)) if slot.active_pid.is_some() => return zombie::end(world, owner, on),
         (SlotState::Useless, Some(_)) => (recreate(), Why::SlotLost),
         (SlotState::TooLate | SlotState::Ready, Some(slot)) => {
             if !world.streams_elsewhere(owner, on) {
                 return None;
             }
-            if slot.xmin.is_some() && keeps_reservation(owner_facts, facts) {
-                (recreate(), Why::ReleaseXmin)
-            } else {
-                let to = forward(owner_facts, facts, slot)?;
-                (Step::AdvanceSlot { on: on.clone(), owner: owner.clone(), to }, Why::Release)
+            let release = || xmin::release(world, owner, owner_facts, on, facts);
+            if let Some(planned) = slot.xmin.and_then(|_| release()) {
+                return Some(planned);
             }
+            let to = forward(owner_facts, facts, slot).filter(|_| is_due(world, owner, on))?;
+            (Step::AdvanceSlot { on: on.clone(), owner: owner.clone(), to }, Why::Release)
         }
     };
     Some(Planned { step, why })
@@ -112,6 +126,25 @@ fn forward(owner: &Facts, on: &Facts, slot: &Slot) -> Option<crate::model::Lsn> 
     let to = owner.replay.min(on.replay);
     let frees = slot.restart_lsn?.segment_start(on.segment_bytes) < to.segment_start(on.segment_bytes);
     frees.then_some(to)
+}
+
+/// Hundreds of idle slots are not moved forward with each look: what a pause holds back is a few segments.
+fn is_due(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+    let last = world.observed.memory.node(owner).and_then(|memory| memory.slots_advanced.get(on));
+    last.is_none_or(|at| world.now.since(*at) >= ADVANCE_MILLISECONDS)
+}
+
+/// Whether the owner of an idle slot on `on` has not come back to it for longer than a reconnect takes.
+fn is_absent(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+    let patience = world.desired.healing.settle_seconds.saturating_mul(1000).max(RECONNECT_MILLISECONDS);
+    let memory = &world.observed.memory;
+    let since = |node: &NodeMemory| match world.sight.edges.get(owner) {
+        Some(Edge::None) => node.alone_since,
+        Some(edge) if edge.upstream() == Some(on) => None,
+        Some(_) => node.upstream.as_ref().map(|(_, since)| *since),
+        None => node.unseen_since,
+    };
+    memory.node(owner).and_then(since).is_some_and(|since| memory.at.since(since) >= patience)
 }
 
 /// Law 3: a slot is dropped only after its owner is seen streaming elsewhere, and when no route of the owner, wanted or

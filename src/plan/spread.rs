@@ -115,7 +115,9 @@ impl<'a> Spread<'a> {
     fn may_be_first(&self, node: &NodeName, upstream: &NodeName) -> bool {
         let world = self.world;
         let full = || world.seen(upstream).is_some_and(Facts::is_full);
-        if !self.is_fed_by(node, upstream) && (world.observed.memory.is_refused(node, upstream) || full()) {
+        let memory = &world.observed.memory;
+        let closed = || memory.is_refused(node, upstream) || memory.is_taken(node, upstream) || full();
+        if !self.is_fed_by(node, upstream) && closed() {
             return false;
         }
         match world.standing(upstream) {

@@ -9,7 +9,7 @@ use crate::model::{Addresses, Facts, NodeName, Route, SessionAttrs, WhyUnseen};
 pub(super) const VERSION_NUM_MIN: u32 = 150_000;
 
 /// What a node is good for as an upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::Display)]
 pub enum Standing {
     /// It may get children.
     Good,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::tolerates::Tolerates;
 use crate::model::{Conninfo, Finding, Lsn, NodeName, Route, Sight};
 
 /// One write on one server. Each is idempotent: doing it twice is doing it once.
@@ -31,6 +32,14 @@ pub enum Step {
         /// Where to: at or before the owner's replay position.
         to: Lsn,
     },
+    /// Say on the wire, in the owner's place, that an idle slot holds back no transaction; what it keeps of the WAL stays
+    /// (safety.md X6). Cleared in memory only: an upstream that crashed may hold it again.
+    ClearXmin {
+        /// Where.
+        on: NodeName,
+        /// Whose slot.
+        owner: NodeName,
+    },
     /// Drop an idle slot and create it anew, which clears an xmin it holds back or brings a lost one to life.
     RecreateSlot {
         /// Where.
@@ -39,12 +48,21 @@ pub enum Step {
         owner: NodeName,
     },
     /// Drop a slot whose owner is seen streaming elsewhere and whose route does not name this server, or whose owner
-    /// was taken out of the spec.
+    /// was taken out of the spec, or which keeps more WAL than it may.
     DropSlot {
         /// Where.
         on: NodeName,
         /// Whose slot.
         owner: NodeName,
+    },
+    /// End the walsender that holds a slot for a connection that the slot's owner does not have any more.
+    EndSender {
+        /// Where.
+        on: NodeName,
+        /// Whose slot.
+        owner: NodeName,
+        /// The walsender's process id; another one that holds the slot by now is left alone.
+        pid: i32,
     },
     /// Write `primary_conninfo` (and `primary_slot_name` where it differs), and reload.
     SetRoute {
@@ -75,7 +93,7 @@ impl Step {
 
     /// What an undisturbed tree has done to it all the time: it changes neither the tree nor what it rests on.
     pub fn is_housekeeping(&self) -> bool {
-        matches!(self, Self::Heartbeat { .. } | Self::AdvanceSlot { .. })
+        matches!(self, Self::Heartbeat { .. } | Self::AdvanceSlot { .. } | Self::ClearXmin { .. })
     }
 
     /// The server on which it writes.
@@ -84,8 +102,10 @@ impl Step {
             Self::Heartbeat { primary } => primary,
             Self::CreateSlot { on, .. }
             | Self::AdvanceSlot { on, .. }
+            | Self::ClearXmin { on, .. }
             | Self::RecreateSlot { on, .. }
-            | Self::DropSlot { on, .. } => on,
+            | Self::DropSlot { on, .. }
+            | Self::EndSender { on, .. } => on,
             Self::SetRoute { node, .. } | Self::Reload { node } => node,
         }
     }
@@ -96,8 +116,10 @@ impl Step {
             Self::Heartbeat { primary } => primary,
             Self::CreateSlot { owner, .. }
             | Self::AdvanceSlot { owner, .. }
+            | Self::ClearXmin { owner, .. }
             | Self::RecreateSlot { owner, .. }
-            | Self::DropSlot { owner, .. } => owner,
+            | Self::DropSlot { owner, .. }
+            | Self::EndSender { owner, .. } => owner,
             Self::SetRoute { node, .. } | Self::Reload { node } => node,
         }
     }
@@ -116,6 +138,10 @@ pub enum Why {
     ReleaseXmin,
     /// The slot was invalidated.
     SlotLost,
+    /// The slot is held by a connection that its owner does not have any more.
+    Zombie,
+    /// Idle slots kept more WAL there than `limits.retainedWal`.
+    RetainedWal,
     /// No route of its owner names this server any more.
     LeftRoute,
     /// Its owner was taken out of the spec.
@@ -154,8 +180,10 @@ impl fmt::Display for Planned {
             Step::Heartbeat { primary } => write!(f, "write a heartbeat on {primary}"),
             Step::CreateSlot { on, owner } => write!(f, "create the slot of {owner} on {on}"),
             Step::AdvanceSlot { on, owner, to } => write!(f, "advance the slot of {owner} on {on} to {to}"),
+            Step::ClearXmin { on, owner } => write!(f, "clear the xmin of the slot of {owner} on {on}"),
             Step::RecreateSlot { on, owner } => write!(f, "make the slot of {owner} on {on} anew"),
             Step::DropSlot { on, owner } => write!(f, "drop the slot of {owner} on {on}"),
+            Step::EndSender { on, owner, .. } => write!(f, "end the walsender on {on} that {owner} has left"),
             Step::SetRoute { node, route, .. } => {
                 let entries = route.entries.iter().map(NodeName::as_str).collect::<Vec<_>>().join(" > ");
                 write!(f, "point {node} to {entries}")
@@ -224,8 +252,14 @@ pub struct Plan {
     pub wanted: BTreeMap<NodeName, Route>,
     /// The state of each fallback of each wanted route, in the route's order.
     pub fallbacks: BTreeMap<NodeName, Vec<(NodeName, Readiness)>>,
+    /// Nodes and those of their fallbacks whose slot was given up, as it kept too much WAL there.
+    pub given_up: Vec<(NodeName, NodeName)>,
+    /// Of each server that has idle slots of ours: how much WAL they keep there beyond what it needs itself, in bytes.
+    pub retained_bytes: BTreeMap<NodeName, u64>,
     /// Nodes that have fewer fallbacks than their group ought to give, as a sentence for each group.
     pub shortages: Vec<String>,
+    /// What would be survived.
+    pub tolerates: Tolerates,
     /// When to look again at the latest, in milliseconds.
     pub look_again_after_milliseconds: u64,
 }

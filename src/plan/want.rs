@@ -5,7 +5,7 @@ use super::prefer::preferences;
 use super::spread::Spread;
 use super::standing::Standing;
 use super::step::{Plan, Readiness};
-use super::{World, ready};
+use super::{World, ready, slots};
 use crate::model::{Management, NodeName, Route};
 
 /// Fills in `plan.wanted`, `plan.fallbacks` and `plan.shortages`.
@@ -22,6 +22,8 @@ pub(super) fn want(world: &World<'_>, plan: &mut Plan) {
         };
         let states = route.fallbacks().iter().map(|up| (up.clone(), state(up))).collect();
         plan.fallbacks.insert(node.clone(), states);
+        let given_up = route.fallbacks().iter().filter(|up| slots::is_given_up(world, node, up));
+        plan.given_up.extend(given_up.map(|up| (node.clone(), up.clone())));
     }
     plan.shortages = shortages(world, plan);
 }

@@ -56,6 +56,14 @@ impl SimulatedCluster {
         lock(&self.life).steps_left == Some(0)
     }
 
+    /// Whether the operator keeps somebody from children or from an upstream for a time that is not over yet.
+    pub fn keeps_waiting(&self) -> bool {
+        let memory = &lock(&self.life).memory;
+        memory.nodes.iter().any(|(name, node)| {
+            memory.is_settling(name) || node.refused.keys().any(|upstream| memory.is_refused(name, upstream))
+        })
+    }
+
     /// Which laws its plans broke since this was asked last.
     pub fn take_violations(&self) -> Vec<String> {
         std::mem::take(&mut lock(&self.life).violations)
@@ -120,7 +128,7 @@ impl World {
         match step {
             Step::Heartbeat { .. } => server.received.0 += 64,
             Step::CreateSlot { owner, .. } => {
-                let reserved = SlotAt { restart: server.redo, lost: false };
+                let reserved = SlotAt::reserving(server.redo);
                 let slot = server.slots.entry(owner.slot()).or_insert(reserved);
                 if slot.lost {
                     *slot = reserved;
@@ -128,11 +136,23 @@ impl World {
             }
             Step::RecreateSlot { owner, .. } => {
                 busy(server, &owner.slot())?;
-                server.slots.insert(owner.slot(), SlotAt { restart: server.redo, lost: false });
+                server.slots.insert(owner.slot(), SlotAt::reserving(server.redo));
             }
             Step::DropSlot { owner, .. } => {
                 busy(server, &owner.slot())?;
                 server.slots.remove(&owner.slot());
+            }
+            Step::ClearXmin { owner, .. } => {
+                busy(server, &owner.slot())?;
+                // For replication the operator is let in by another line of pg_hba.conf than for a session.
+                if server.rejects_replication {
+                    return Err("no pg_hba.conf entry for replication connection (28000)".to_owned());
+                }
+                let slot = server.slots.get_mut(&owner.slot()).ok_or("there is no such slot")?;
+                slot.holds_xmin = false;
+            }
+            Step::EndSender { owner, pid, .. } => {
+                server.senders.retain(|sender| sender.slot != owner.slot() || sender.pid != *pid);
             }
             Step::AdvanceSlot { owner, to, .. } => advance(server, &owner.slot(), *to),
             Step::SetRoute { conninfo, nudge, slot, .. } => {

@@ -7,9 +7,10 @@ use jiff::Timestamp;
 
 use super::laws;
 use super::{Fault, SimulatedCluster, World};
+use crate::api::acknowledge::ACKNOWLEDGE;
 use crate::api::{ReplicaTopology, ReplicaTopologySpec, ReplicaTopologyStatus};
 use crate::model::check::Rejection;
-use crate::model::{Desired, Diagnosis, Millis, NodeName};
+use crate::model::{Desired, Diagnosis, Memory, Millis, NodeName};
 use crate::operator::reconcile::{Pass, reconcile};
 use crate::operator::{Cluster, remembered};
 use crate::plan::{Plan, Step, plan};
@@ -71,11 +72,18 @@ impl Drama {
     ) -> Result<Self, Vec<Rejection>> {
         let desired = Desired::try_from(&spec)?;
         let world = World::new(&desired, seed, upstream);
+        Ok(Self::of(ReplicaTopology::new("simulated", spec), desired, world, Memory::default()))
+    }
+
+    /// A world, and an operator in it that remembers this.
+    pub(super) fn of(topology: ReplicaTopology, desired: Desired, world: World, memory: Memory) -> Self {
         let now = world.now;
+        let cluster = SimulatedCluster::new(world);
+        cluster.begin_anew(memory);
         let mut this = Self {
-            topology: ReplicaTopology::new("simulated", spec),
+            topology,
             desired,
-            cluster: SimulatedCluster::new(world),
+            cluster,
             operator_lives: true,
             next_pass: now,
             quiet_since: now,
@@ -86,7 +94,7 @@ impl Drama {
             counts: Counts::default(),
         };
         this.streams = this.streams_now();
-        Ok(this)
+        this
     }
 
     /// What is wanted.
@@ -102,6 +110,11 @@ impl Drama {
     /// The status as it was written last.
     pub fn status(&self) -> Option<&ReplicaTopologyStatus> {
         self.topology.status.as_ref()
+    }
+
+    /// What is wrong with nodes, as it was told last; the worst of each.
+    pub fn findings(&self) -> &BTreeMap<NodeName, Diagnosis> {
+        &self.findings
     }
 
     /// What was counted.
@@ -166,6 +179,14 @@ impl Drama {
         Ok(())
     }
 
+    /// A person acknowledges nodes: `NODE[,NODE...]` or `all`.
+    pub fn acknowledge(&mut self, nodes: &str) {
+        let value = format!("{nodes} {}", self.now().0);
+        self.topology.metadata.annotations.get_or_insert_default().insert(ACKNOWLEDGE.to_owned(), value);
+        self.next_pass = self.now();
+        self.quiet_since = self.now();
+    }
+
     /// Lets time pass.
     pub fn pass(&mut self, milliseconds: u64) {
         let end = self.now().plus(milliseconds);
@@ -192,8 +213,7 @@ impl Drama {
 
     /// Nothing has happened for a while, the operator has nothing to do, and nobody waits to get children back.
     pub fn is_at_rest(&self) -> bool {
-        let settles = self.findings.values().any(|diagnosis| *diagnosis == Diagnosis::Settling);
-        !settles && self.now().since(self.quiet_since) >= QUIET_MILLISECONDS
+        self.now().since(self.quiet_since) >= QUIET_MILLISECONDS && !self.cluster.keeps_waiting()
     }
 
     fn is_quiet(&self) -> bool {
@@ -262,6 +282,9 @@ impl Drama {
 
     fn tell(&mut self, pass: &Pass) {
         let at = self.now();
+        for node in pass.acknowledged.iter().flat_map(|taken| &taken.nodes) {
+            self.told.push(Told { at, what: format!("{node}: acknowledged") });
+        }
         let steps = pass.outcome.done.iter().filter(|done| !done.planned.step.is_housekeeping());
         for done in steps {
             self.counts.moves += u64::from(matches!(done.planned.step, Step::SetRoute { .. }));

@@ -1,6 +1,8 @@
 //! What a simulated server answers to the question of every tick: the same facts as a real one, its lies included.
 
-use super::server::{Process, Receiver, SEGMENT_BYTES, Server};
+use std::collections::BTreeMap;
+
+use super::server::{Process, Receiver, Server};
 use super::world::{Place, World};
 use crate::model::observed::{self, InstalledRoute, Slot};
 use crate::model::{Facts, NodeName, Unseen, WhyUnseen};
@@ -41,22 +43,24 @@ impl World {
         let sender = |sender: &super::server::Sender| observed::Sender {
             pid: sender.pid,
             application_name: sender.application_name.clone(),
-            client: None,
             state: "streaming".to_owned(),
             slot: (!sender.slot.is_empty()).then(|| sender.slot.clone()),
+            client: Some(sender.child.to_string()),
+            replied: i64::try_from(sender.silent_since.unwrap_or(self.now).0).ok(),
         };
         let slot = |name: &str, slot: &super::server::SlotAt| Slot {
             active_pid: server.holder(name).map(|holder| holder.pid),
             restart_lsn: (!slot.lost).then_some(slot.restart),
-            xmin: None,
+            xmin: slot.holds_xmin.then_some(700),
             lost: slot.lost,
         };
+        let told = server.told.as_deref();
         Facts {
             asked_at: self.now,
             at: self.now,
             system_identifier: server.system_identifier,
             cluster_name: String::new(),
-            version_num: 150_018,
+            version_num: told.map_or(150_018, |told| told.version_num),
             started: server.starts,
             in_recovery: server.in_recovery,
             position: server.received,
@@ -66,7 +70,7 @@ impl World {
             history: server.history.clone(),
             redo: server.redo,
             oldest_wal: Some(server.oldest),
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes: server.segment_bytes,
             replay_paused: server.paused,
             startup_wait: server.paused.then(|| "RecoveryPause".to_owned()),
             receiver,
@@ -74,15 +78,23 @@ impl World {
                 conninfo: server.running.conninfo.clone(),
                 slot: server.running.slot.clone(),
                 nudged: server.running.nudged,
-                has_password: false,
-                unreadable: false,
+                has_password: told.is_some_and(|told| told.route.has_password),
+                unreadable: told.is_some_and(|told| told.route.unreadable),
                 pending: (server.file.conninfo != server.running.conninfo).then(|| server.file.conninfo.clone()),
             },
             senders: server.senders.iter().map(sender).collect(),
             slots: server.slots.iter().map(|(name, state)| (name.clone(), slot(name, state))).collect(),
-            alter_system_allowed: true,
-            missing_grants: Vec::new(),
-            parameters: [("max_wal_senders".to_owned(), server.senders_max as u64)].into(),
+            alter_system_allowed: told.is_none_or(|told| told.alter_system_allowed),
+            disk_full: false,
+            missing_grants: told.map(|told| told.missing_grants.clone()).unwrap_or_default(),
+            may_end_senders: told.is_none_or(|told| told.may_end_senders),
+            parameters: parameters(server),
         }
     }
+}
+
+fn parameters(server: &Server) -> BTreeMap<String, u64> {
+    let mut parameters = server.told.as_ref().map(|told| told.parameters.clone()).unwrap_or_default();
+    parameters.insert("max_wal_senders".to_owned(), server.senders_max as u64);
+    parameters
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::server::{Process, Receiver};
 use super::world::World;
 use crate::model::tree::{Union, entries};
-use crate::model::{Desired, NodeName, Observed};
-use crate::plan::{Plan, Step};
+use crate::model::{Desired, Facts, NodeName, Observed};
+use crate::plan::{Plan, Step, Why};
 
 /// Law 1 as it is seen on the servers: nobody receives from a ring. The sentence says who does.
 pub fn at_every_moment(world: &World) -> Option<String> {
@@ -49,6 +49,13 @@ pub fn before_writing(desired: &Desired, observed: &Observed, plan: &Plan) -> Ve
                     route.entries.iter().find(|up| !proven(up)).map(|up| format!("law 2: {planned}; no slot on {up}")),
                 );
             }
+            Step::DropSlot { on, owner } if planned.why == Why::RetainedWal => {
+                let most = desired.limits.retained_wal_bytes;
+                let keeps = |facts: &Facts| Some(facts.redo.bytes_since(facts.slots.get(&owner.slot())?.restart_lsn?));
+                if observed.seen(on).and_then(keeps).is_none_or(|bytes| bytes <= most) {
+                    broken.push(format!("law 3: {planned}, and the bound is not reached"));
+                }
+            }
             Step::DropSlot { on, owner } if desired.nodes.contains_key(owner) && !desired.deleting => {
                 let elsewhere = plan.sight.upstream(owner).is_some_and(|upstream| upstream != on);
                 let writes = observed.seen(owner).is_some_and(|facts| !facts.in_recovery);
@@ -85,7 +92,10 @@ pub fn at_rest(world: &World, desired: &Desired, plan: &Plan) -> Vec<String> {
     }
     let owners: BTreeMap<String, &NodeName> = desired.nodes.keys().map(|node| (node.slot(), node)).collect();
     for (on, server) in &world.servers {
-        for slot in server.slots.keys() {
+        for (slot, state) in &server.slots {
+            if state.holds_xmin && server.holder(slot).is_none() {
+                broken.push(format!("law 3: the idle slot {slot} on {on} holds back transactions"));
+            }
             let wanted = owners.get(slot).and_then(|owner| plan.wanted.get(*owner));
             if !wanted.is_some_and(|route| route.contains(on)) {
                 broken.push(format!("the slot {slot} is left over on {on}"));
@@ -119,7 +129,7 @@ pub fn after_any_one_loss(world: &World, desired: &Desired) -> Vec<String> {
 }
 
 /// Children of every server.
-fn load(world: &World) -> BTreeMap<NodeName, usize> {
+pub(super) fn load(world: &World) -> BTreeMap<NodeName, usize> {
     let mut load = BTreeMap::new();
     let streams = |server: &&super::server::Server| {
         server.process != Process::Down && matches!(server.receiver, Receiver::Streaming { .. })

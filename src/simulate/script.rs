@@ -55,6 +55,7 @@ impl Stage {
                 return self.apply();
             }
             ["begin"] => self.begin()?,
+            ["acknowledge", nodes] => self.drama()?.acknowledge(nodes),
             ["mend", "all"] => self.drama()?.mend(),
             ["quietly", words @ ..] => {
                 let command = words.join(" ");

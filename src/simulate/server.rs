@@ -1,10 +1,11 @@
 //! One server: what of a PostgreSQL server decides who receives from whom.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use crate::model::{Conninfo, Lsn, Millis, NodeName, Timeline};
+use crate::model::{Conninfo, Facts, Lsn, Millis, NodeName, Timeline};
 
-/// Bytes of a WAL segment.
+/// Bytes of a WAL segment, where nothing else is said.
 pub const SEGMENT_BYTES: u64 = 16 << 20;
 /// `max_wal_senders` of a server, where nothing else is said.
 pub const SENDERS_MAX: usize = 100;
@@ -81,6 +82,15 @@ pub struct SlotAt {
     pub restart: Lsn,
     /// It was invalidated.
     pub lost: bool,
+    /// It holds back transactions, as the feedback of its owner said last.
+    pub holds_xmin: bool,
+}
+
+impl SlotAt {
+    /// A slot that was just made.
+    pub fn reserving(restart: Lsn) -> Self {
+        Self { restart, lost: false, holds_xmin: false }
+    }
 }
 
 /// One server.
@@ -89,8 +99,12 @@ pub struct SlotAt {
 pub struct Server {
     /// Whether it runs.
     pub process: Process,
-    /// How often it was started.
+    /// How often it was started, or when: another number is another start.
     pub starts: u64,
+    /// What a real server said, when this is taken from one: what is not simulated stays as it was.
+    pub told: Option<Arc<Facts>>,
+    /// Bytes of a WAL segment.
+    pub segment_bytes: u64,
     /// Whether it is a standby.
     pub in_recovery: bool,
     /// Which cluster's data it holds.
@@ -139,6 +153,8 @@ impl Server {
         Self {
             process: Process::Up,
             starts: 1,
+            told: None,
+            segment_bytes: SEGMENT_BYTES,
             in_recovery,
             system_identifier: 7_300_000_000_000_000_001,
             timeline: Timeline(1),

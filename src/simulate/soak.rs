@@ -128,6 +128,7 @@ fn begin(shape: &Shape, seed: u64) -> Result<Drama, String> {
     let spec = shape.spec()?;
     let first = NodeName::new("core-1").map_err(|bad| bad.to_string())?;
     let mut drama = Drama::new(spec, seed, |_| first.clone()).map_err(|rejections| rejections[0].to_string())?;
+    drama.cluster().world().settings.feedback = true;
     settle(&mut drama, true)?;
     Ok(drama)
 }

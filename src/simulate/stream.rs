@@ -1,6 +1,6 @@
 //! Who receives from whom: libpq's list, the walreceiver and the walsender, with what was measured of them.
 
-use super::server::{Process, Receiver, SEGMENT_BYTES, Sender, Server};
+use super::server::{Process, Receiver, Sender, Server};
 use super::world::World;
 use crate::model::tree::primary_only;
 use crate::model::{Conninfo, Millis, NodeName};
@@ -216,7 +216,7 @@ fn starts_replication(child: &Server, upstream: &Server) -> bool {
     let slot = &child.running.slot;
     let slot_is_there = slot.is_empty() || upstream.slots.get(slot).is_some_and(|slot| !slot.lost);
     let slot_is_free = slot.is_empty() || upstream.holder(slot).is_none();
-    let asked = child.received.segment_start(SEGMENT_BYTES);
+    let asked = child.received.segment_start(child.segment_bytes);
     upstream.senders.len() < upstream.senders_max
         && slot_is_there
         && slot_is_free

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::server::{Receiver, SEGMENT_BYTES, Server};
+use super::server::{Receiver, Server};
 use super::stream::history_holds;
 use super::world::World;
 use crate::model::{Lsn, NodeName, Timeline};
@@ -53,7 +53,7 @@ impl World {
         }
         let source =
             Source { received: upstream.received, timeline: upstream.timeline, history: upstream.history.clone() };
-        let slot = server.running.slot.clone();
+        let (slot, feedback) = (server.running.slot.clone(), self.settings.feedback);
         let Some(server) = self.servers.get_mut(child) else { return };
         let most = server.receive_bytes_per_second.map(|rate| rate.saturating_mul(milliseconds) / 1000);
         let upto =
@@ -66,6 +66,7 @@ impl World {
         let slot = self.servers.get_mut(from).and_then(|upstream| upstream.slots.get_mut(&slot));
         if let Some(slot) = slot {
             slot.restart = flushed;
+            slot.holds_xmin = feedback;
         }
     }
 }
@@ -88,5 +89,5 @@ pub(super) fn checkpoints(world: &mut World) {
 fn remove_old(server: &mut Server) {
     let kept = server.slots.values().filter(|slot| !slot.lost).map(|slot| slot.restart);
     let needed = kept.chain([server.redo]).min().unwrap_or(server.redo);
-    server.oldest = server.oldest.max(needed.segment_start(SEGMENT_BYTES));
+    server.oldest = server.oldest.max(needed.segment_start(server.segment_bytes));
 }

@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::server::{Process, Receiver, SEGMENT_BYTES, SENDERS_MAX, Server, Setting, SlotAt};
 use super::{Dice, wal};
-use crate::model::{Conninfo, Desired, Lsn, Millis, NodeName, Route};
+use crate::model::{Conninfo, Desired, Lsn, Millis, NodeName, NodeSpec, Route};
 
 /// Where the WAL of every world begins.
 const BEGIN: Lsn = Lsn(3 * SEGMENT_BYTES);
+
+/// Above every process id that a real server has: those are taken over, and none may mean two connections.
+const PID_MAX: i32 = 1 << 23;
 
 /// One end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +34,8 @@ pub struct Settings {
     pub checkpoint_milliseconds: u64,
     /// `max_slot_wal_keep_size`, in bytes; `None` for no bound.
     pub slot_keep_bytes: Option<u64>,
+    /// `hot_standby_feedback` of every standby.
+    pub feedback: bool,
     /// What the primary writes, in bytes a second.
     pub write_bytes_per_second: u64,
 }
@@ -43,6 +48,7 @@ impl Default for Settings {
             sender_timeout_milliseconds: 60_000,
             checkpoint_milliseconds: 300_000,
             slot_keep_bytes: None,
+            feedback: false,
             write_bytes_per_second: 1 << 20,
         }
     }
@@ -86,20 +92,28 @@ impl World {
             }
             server
         };
+        let servers = desired.nodes.keys().map(|name| (name.clone(), server(name))).collect();
+        let mut world = Self::of(desired, seed, servers, Millis(1_000_000));
+        world.pass(1);
+        world
+    }
+
+    /// These servers, from this time on.
+    pub(super) fn of(desired: &Desired, seed: u64, servers: BTreeMap<NodeName, Server>, now: Millis) -> Self {
         let settings = Settings::default();
-        let mut world = Self {
-            now: Millis(1_000_000),
-            servers: desired.nodes.keys().map(|name| (name.clone(), server(name))).collect(),
-            listening: desired.nodes.keys().filter_map(|name| Some((name.clone(), address(name)?))).collect(),
-            addresses: desired.nodes.keys().filter_map(|name| Some((address(name)?, name.clone()))).collect(),
+        let address = |(name, spec): (&NodeName, &NodeSpec)| (name.clone(), (spec.address.clone(), spec.port));
+        let listening: BTreeMap<_, _> = desired.nodes.iter().map(address).collect();
+        Self {
+            now,
+            servers,
+            addresses: listening.iter().map(|(name, address)| (address.clone(), name.clone())).collect(),
+            listening,
             cuts: BTreeSet::new(),
             settings,
             dice: Dice(seed),
-            next_pid: 100,
-            next_checkpoint: Millis(1_000_000).plus(settings.checkpoint_milliseconds),
-        };
-        world.pass(1);
-        world
+            next_pid: PID_MAX,
+            next_checkpoint: now.plus(settings.checkpoint_milliseconds),
+        }
     }
 
     /// The server that listens there.
@@ -137,7 +151,7 @@ impl World {
             for on in &route.entries {
                 if let Some(server) = self.servers.get_mut(on) {
                     let restart = server.replayed;
-                    server.slots.insert(node.slot(), SlotAt { restart, lost: false });
+                    server.slots.insert(node.slot(), SlotAt::reserving(restart));
                 }
             }
             if let Some(server) = self.servers.get_mut(node) {

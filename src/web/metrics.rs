@@ -48,6 +48,7 @@ struct OfDiagnosis {
 #[derive(Default)]
 struct Labels {
     nodes: BTreeSet<OfNode>,
+    upstreams: BTreeSet<OfNode>,
     diagnoses: BTreeSet<OfDiagnosis>,
 }
 
@@ -58,6 +59,7 @@ pub struct Metrics {
     steps: Family<OfStep, Counter>,
     node_lag_seconds: Family<OfNode, Gauge<f64, std::sync::atomic::AtomicU64>>,
     findings: Family<OfDiagnosis, Gauge>,
+    retained_wal_bytes: Family<OfNode, Gauge>,
     status_writes: Counter,
     topologies: Gauge,
     leading: Gauge,
@@ -74,6 +76,7 @@ impl Default for Metrics {
             steps: Family::default(),
             node_lag_seconds: Family::default(),
             findings: Family::default(),
+            retained_wal_bytes: Family::default(),
             status_writes: Counter::default(),
             topologies: Gauge::default(),
             leading: Gauge::default(),
@@ -86,6 +89,8 @@ impl Default for Metrics {
         registry.register("node_lag_seconds", "How old the data of a node with a path to the primary is at most", lag);
         let findings = this.findings.clone();
         registry.register("findings", "Nodes of a topology with a diagnosis; 0 is not shown", findings);
+        let retained = this.retained_wal_bytes.clone();
+        registry.register("retained_wal_bytes", "WAL that idle slots keep on a server beyond what it needs", retained);
         registry.register("status_writes", "Writes of a topology's status", this.status_writes.clone());
         registry.register("topologies", "Topologies that this operator tends", this.topologies.clone());
         registry.register("leading", "1 while this operator leads", this.leading.clone());
@@ -115,7 +120,13 @@ impl Metrics {
     }
 
     /// Shows what one pass saw of a topology, in place of what was shown before.
-    pub fn show(&self, tree: &Tree, lag: &BTreeMap<NodeName, Duration>, findings: &BTreeMap<Diagnosis, usize>) {
+    pub fn show(
+        &self,
+        tree: &Tree,
+        lag: &BTreeMap<NodeName, Duration>,
+        findings: &BTreeMap<Diagnosis, usize>,
+        retained_bytes: &BTreeMap<NodeName, u64>,
+    ) {
         let mut now = Labels::default();
         let Tree { namespace, topology } = tree;
         for (node, lag) in lag {
@@ -129,6 +140,12 @@ impl Metrics {
             let labels = OfDiagnosis { namespace, topology, diagnosis: diagnosis.into() };
             self.findings.get_or_create(&labels).set(i64::try_from(*count).unwrap_or(i64::MAX));
             now.diagnoses.insert(labels);
+        }
+        for (node, bytes) in retained_bytes {
+            let (namespace, topology) = (namespace.clone(), topology.clone());
+            let labels = OfNode { namespace, topology, node: node.to_string() };
+            self.retained_wal_bytes.get_or_create(&labels).set(i64::try_from(*bytes).unwrap_or(i64::MAX));
+            now.upstreams.insert(labels);
         }
         self.replace(tree, Some(now));
     }
@@ -145,6 +162,9 @@ impl Metrics {
         let kept = now.unwrap_or_default();
         for gone in before.nodes.difference(&kept.nodes) {
             self.node_lag_seconds.remove(gone);
+        }
+        for gone in before.upstreams.difference(&kept.upstreams) {
+            self.retained_wal_bytes.remove(gone);
         }
         for gone in before.diagnoses.difference(&kept.diagnoses) {
             self.findings.remove(gone);
@@ -186,7 +206,8 @@ mod tests {
         metrics.stepped("SetRoute", false);
         metrics.wrote_status();
         metrics.leads(true);
-        metrics.show(&tree(), &lag("l1"), &BTreeMap::from([(Diagnosis::DeadRelay, 2)]));
+        let retained = BTreeMap::from([(NodeName::new("r1").unwrap(), 3 << 20)]);
+        metrics.show(&tree(), &lag("l1"), &BTreeMap::from([(Diagnosis::DeadRelay, 2)]), &retained);
         let text = metrics.text().unwrap();
         for line in [
             "waltree_reconcile_duration_seconds_count 1",
@@ -194,6 +215,7 @@ mod tests {
             "waltree_steps_total{kind=\"SetRoute\",outcome=\"ok\"} 1",
             "waltree_node_lag_seconds{namespace=\"shop\",topology=\"orders\",node=\"l1\"} 1.5",
             "waltree_findings{namespace=\"shop\",topology=\"orders\",diagnosis=\"DeadRelay\"} 2",
+            "waltree_retained_wal_bytes{namespace=\"shop\",topology=\"orders\",node=\"r1\"} 3145728",
             "waltree_status_writes_total 1",
             "waltree_topologies 1",
             "waltree_leading 1",
@@ -205,10 +227,17 @@ mod tests {
     #[test]
     fn what_is_gone_is_not_shown_any_more() {
         let metrics = Metrics::default();
-        metrics.show(&tree(), &lag("l1"), &BTreeMap::from([(Diagnosis::DeadRelay, 2)]));
-        metrics.show(&tree(), &lag("l2"), &BTreeMap::new());
+        let retained = BTreeMap::from([(NodeName::new("r1").unwrap(), 1)]);
+        metrics.show(&tree(), &lag("l1"), &BTreeMap::from([(Diagnosis::DeadRelay, 2)]), &retained);
+        metrics.show(&tree(), &lag("l2"), &BTreeMap::new(), &BTreeMap::new());
         let text = metrics.text().unwrap();
-        assert!(!text.contains("\"l1\"") && !text.contains("DeadRelay") && text.contains("\"l2\""), "{text}");
+        assert!(
+            !text.contains("\"l1\"")
+                && !text.contains("\"r1\"")
+                && !text.contains("DeadRelay")
+                && text.contains("\"l2\""),
+            "{text}"
+        );
         metrics.forget(&tree());
         let text = metrics.text().unwrap();
         assert!(!text.contains("orders") && text.contains("waltree_topologies 0"), "{text}");

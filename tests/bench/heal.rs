@@ -1,6 +1,6 @@
-//! How stale a leaf gets when its relay's processes are killed: by PostgreSQL and SQL alone (the floor), with the
-//! operator up, and with the operator stopped. `cargo test --bench heal -- KILLS`; prints a table with one figure a leaf and kill,
-//! asserts no time.
+//! How stale a leaf gets when something happens to its relay: by PostgreSQL and SQL alone (the floor), with the operator
+//! up, and where it can be so with the operator stopped. `cargo test --bench heal -- TIMES`; prints a table with one figure
+//! a leaf and time, asserts no time.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "a bench is for its table")]
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use support::kube::ApiServer;
+use support::network::Uplink;
 use support::operator::{Operator, install};
 use support::postgres::{Tree, eventually};
 use support::readers::{Writer, worst_milliseconds};
@@ -21,35 +22,147 @@ const RELAYS: [&str; 2] = ["eu-1", "eu-2"];
 const LEAVES: [&str; 4] = ["eu-3", "eu-4", "eu-5", "eu-6"];
 /// How long readers watch each kill.
 const WATCH: Duration = Duration::from_millis(1_500);
+/// How long what the operator has to notice first.
+const WATCH_LONG: Duration = Duration::from_secs(7);
+/// What a slow stream lets through, in bytes a second; the load of `lagging` makes some twenty times as much.
+const SLOW: u64 = 50_000;
 
 #[tokio::main]
 async fn main() {
-    let kills = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(20);
+    let times = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(20);
     let mut tree = nine().await;
-    let _writer = Writer::start(&tree, "core-1").await;
-    println!("{:<38} {:>6} {:>10} {:>10}", "relay killed, staleness of its leaves", "leaves", "median ms", "worst ms");
-    print("floor: reload fired at once", floor(&mut tree, kills).await);
+    let writer = Writer::start(&tree, "core-1").await;
+    println!("{:<46} {:>6} {:>10} {:>10}", "staleness of the leaves of a relay", "leaves", "median ms", "worst ms");
+    print("planned move, floor: reload", planned(&tree, times).await);
+    print("killed, floor: reload fired at once", floor(&mut tree, times, Fault::Kill).await);
+    print("frozen, floor: reload fired at once", floor(&mut tree, times, Fault::Freeze).await);
 
     let server = ApiServer::start();
     install(&server);
     topology::apply(&server, &tree, "healing: {settleSeconds: 1}");
     let operator = Operator::start(&server, "bench").await;
     topology::converged(&server).await;
-    print("operator up", killed(&mut tree, kills, Some(&server)).await);
+    let (killed_up, given_back) = killed(&mut tree, times, Some(&server)).await;
+    print("killed, operator up", killed_up);
+    print("back again and given its leaves back", given_back);
     topology::converged(&server).await;
-    operator.stop().await;
-    print("operator stopped", killed(&mut tree, kills, None).await);
+    // The defaults: suspected after 2000 ms.
+    print("frozen, operator up, defaults", frozen(&tree, times, &server).await);
+    if let Some(uplink) = Uplink::new("a relay that is cut off, and one that lags") {
+        operator.stop().await;
+        uplink.lead(&mut tree, RELAYS[0], "core-1", &[&topology::CORE[..], &topology::EU].concat()).await;
+        drop(writer);
+        let _writer = Writer::start(&tree, "core-1").await;
+        topology::apply(&server, &tree, "healing: {settleSeconds: 1, lagSeconds: 2}");
+        let operator = Operator::start(&server, "bench again").await;
+        topology::converged(&server).await;
+        print("cut off (packets), operator up, defaults", cut_off(&tree, times, &server, &uplink).await);
+        print("lagging, operator up, lagSeconds 2", lagging(&tree, times.min(5), &server, &uplink).await);
+        operator.stop().await;
+    } else {
+        operator.stop().await;
+    }
+    print("killed, operator stopped", killed(&mut tree, times, None).await.0);
+}
+
+/// What happens to a relay.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    Freeze,
 }
 
 fn print(what: &str, mut worst: Vec<f64>) {
     worst.sort_by(f64::total_cmp);
     let (median, most) = (worst[worst.len() / 2], worst[worst.len() - 1]);
-    println!("{what:<38} {:>6} {median:>10.0} {most:>10.0}", worst.len());
+    println!("{what:<46} {:>6} {median:>10.0} {most:>10.0}", worst.len());
 }
 
-/// Kills relays in turn; what the leaves of each saw, one figure a leaf and kill.
-async fn killed(tree: &mut Tree, kills: usize, operator: Option<&ApiServer>) -> Vec<f64> {
+/// What the readers of these leaves see at worst while something happens.
+async fn watched(tree: &Tree, leaves: &[String], watch: Duration, happens: impl Future<Output = ()>) -> Vec<f64> {
+    let clients = join_all(leaves.iter().map(|leaf| tree.connect(leaf))).await;
+    let readers = clients.iter().map(|client| worst_milliseconds(client.as_ref().unwrap(), watch));
+    let (figures, ()) = tokio::join!(join_all(readers), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        happens.await;
+    });
+    figures
+}
+
+/// Relays that are frozen, in turn, until they have no leaves any more.
+async fn frozen(tree: &Tree, times: usize, server: &ApiServer) -> Vec<f64> {
     let mut seen = Vec::new();
+    for i in 0..times {
+        let relay = RELAYS[i % 2];
+        let fed = children(tree, relay).await;
+        seen.extend(watched(tree, &fed, WATCH_LONG, async { tree.freeze(relay) }).await);
+        tree.thaw(relay);
+        rested(server).await;
+    }
+    seen
+}
+
+/// The first relay, from which every packet of the primary is lost.
+async fn cut_off(tree: &Tree, times: usize, server: &ApiServer, uplink: &Uplink) -> Vec<f64> {
+    let mut seen = Vec::new();
+    for _ in 0..times {
+        let fed = children(tree, RELAYS[0]).await;
+        seen.extend(watched(tree, &fed, WATCH_LONG, async { uplink.cut() }).await);
+        uplink.mend();
+        rested(server).await;
+    }
+    seen
+}
+
+/// The first relay, whose stream is slower than what is written.
+async fn lagging(tree: &Tree, times: usize, server: &ApiServer, uplink: &Uplink) -> Vec<f64> {
+    let mut seen = Vec::new();
+    for _ in 0..times {
+        let fed = children(tree, RELAYS[0]).await;
+        let load = tree.connect("core-1").await.unwrap();
+        let write = "SELECT pg_logical_emit_message(false, 'load', repeat('x', 50000)), pg_sleep(0.05)
+                     FROM generate_series(1, 120)";
+        seen.extend(
+            watched(tree, &fed, WATCH_LONG, async {
+                uplink.slow(SLOW);
+                load.batch_execute(write).await.unwrap();
+            })
+            .await,
+        );
+        uplink.mend();
+        rested(server).await;
+    }
+    seen
+}
+
+/// Waits until a fault was seen to be over: before it is noticed the status says that all is well.
+async fn rested(server: &ApiServer) {
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    topology::converged(server).await;
+}
+
+/// Leaves that are pointed from one healthy relay to the other.
+async fn planned(tree: &Tree, times: usize) -> Vec<f64> {
+    let mut seen = Vec::new();
+    for i in 0..times {
+        let (relay, other) = (RELAYS[i % 2], RELAYS[(i + 1) % 2]);
+        let leaves = LEAVES[..2].iter().map(|leaf| (*leaf).to_owned()).collect::<Vec<_>>();
+        for leaf in &leaves {
+            point(tree, leaf, relay).await;
+        }
+        let all = watched(tree, &leaves, WATCH, async {
+            for leaf in &leaves {
+                point(tree, leaf, other).await;
+            }
+        });
+        seen.extend(all.await);
+    }
+    seen
+}
+
+/// Kills relays in turn; what the leaves of each saw, one figure a leaf and kill; and what they saw while it came back.
+async fn killed(tree: &mut Tree, kills: usize, operator: Option<&ApiServer>) -> (Vec<f64>, Vec<f64>) {
+    let (mut seen, mut given_back) = (Vec::new(), Vec::new());
     for i in 0..kills {
         let relay = RELAYS[i % 2];
         let fed = children(tree, relay).await;
@@ -62,14 +175,14 @@ async fn killed(tree: &mut Tree, kills: usize, operator: Option<&ApiServer>) -> 
         seen.extend(figures);
         tree.start_node(relay).await;
         if let Some(server) = operator {
-            topology::converged(server).await;
+            given_back.extend(watched(tree, &fed, WATCH_LONG, topology::converged(server)).await);
         } else {
             // Nobody gives children back: the next kill takes them to where they came from.
             let streams = "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'";
             eventually("the relay streams again", async || tree.value(relay, streams).await == "1").await;
         }
     }
-    seen
+    (seen, given_back)
 }
 
 /// The leaves that receive from a server.
@@ -85,8 +198,8 @@ async fn children(tree: &Tree, relay: &str) -> Vec<String> {
     fed
 }
 
-/// What SQL alone can do: the leaves have one upstream each, and are re-pointed in the instant of the kill.
-async fn floor(tree: &mut Tree, kills: usize) -> Vec<f64> {
+/// What SQL alone can do: the leaves have one upstream each, and are re-pointed in the instant of the fault.
+async fn floor(tree: &mut Tree, kills: usize, fault: Fault) -> Vec<f64> {
     let mut seen = Vec::new();
     for i in 0..kills {
         let (relay, other) = (RELAYS[i % 2], RELAYS[(i + 1) % 2]);
@@ -98,7 +211,10 @@ async fn floor(tree: &mut Tree, kills: usize) -> Vec<f64> {
         let readers = clients.iter().map(|client| worst_milliseconds(client.as_ref().unwrap(), WATCH));
         let (figures, ()) = tokio::join!(join_all(readers), async {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            tree.kill(relay);
+            match fault {
+                Fault::Kill => tree.kill(relay),
+                Fault::Freeze => tree.freeze(relay),
+            }
             for (leaf, mover) in LEAVES.iter().zip(&movers) {
                 let conninfo = tree.conninfo(leaf, other).replace('\'', "''");
                 let mover = mover.as_ref().unwrap();
@@ -108,7 +224,10 @@ async fn floor(tree: &mut Tree, kills: usize) -> Vec<f64> {
         });
         // Two leaves count as in the other rows, where a relay feeds two.
         seen.extend(figures.into_iter().take(2));
-        tree.start_node(relay).await;
+        match fault {
+            Fault::Kill => tree.start_node(relay).await,
+            Fault::Freeze => tree.thaw(relay),
+        }
     }
     seen
 }

@@ -84,7 +84,8 @@ fn passes(nodes: usize) {
     drama.rest(600_000);
     let (passes, began) = (drama.counts().passes, Instant::now());
     drama.pass(60_000);
-    let spent = began.elapsed().as_secs_f64() * 1000.0 / (drama.counts().passes - passes) as f64;
+    let passes = u32::try_from(drama.counts().passes - passes).unwrap();
+    let spent = began.elapsed().as_secs_f64() * 1000.0 / f64::from(passes);
     let status = serde_json::to_string(drama.status().unwrap()).unwrap().len();
     let memory = std::fs::read_to_string("/proc/self/status").unwrap();
     let resident = memory.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap().trim();

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "every test binary compiles this module and uses a part of it")]
 
+pub(crate) mod shapes;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -164,9 +166,10 @@ impl Fleet {
         let sender = |(i, (_, s)): (usize, &(&NodeName, &Server))| Sender {
             pid: i32::try_from(i).unwrap() + 10,
             application_name: app(s),
-            client: None,
             state: "streaming".to_owned(),
             slot: (!s.slot.is_empty()).then(|| s.slot.clone()),
+            client: None,
+            replied: None,
         };
         let slot = |owner: &String, restart: &Lsn| Slot {
             active_pid: pid(owner),
@@ -204,7 +207,9 @@ impl Fleet {
             senders: children.iter().enumerate().map(sender).collect(),
             slots: server.slots.iter().map(|(owner, restart)| (owner.clone(), slot(owner, restart))).collect(),
             alter_system_allowed: true,
+            disk_full: false,
             missing_grants: Vec::new(),
+            may_end_senders: true,
             parameters: BTreeMap::new(),
         }
     }
@@ -258,7 +263,8 @@ impl Fleet {
                 let new = self.libpq(node);
                 self.servers.get_mut(node).unwrap().upstream = new;
             }
-            Step::Reload { .. } => {}
+            // Nothing here holds back transactions, and no connection vanishes without a word.
+            Step::Reload { .. } | Step::ClearXmin { .. } | Step::EndSender { .. } => {}
         }
         record(&mut self.memory, &Outcome { done: vec![Done { planned, result: Ok(()) }] }, self.now);
     }

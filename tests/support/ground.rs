@@ -95,8 +95,8 @@ impl Ground {
 
     /// A group of servers of the tree, with what else it says.
     pub fn group(&self, name: &str, more: &str, nodes: &[&str]) -> String {
-        let hosts: Vec<(&str, u16)> = nodes.iter().map(|node| (*node, self.tree.port(node))).collect();
-        group(name, "orders-sql", more, &hosts)
+        let hosts: Vec<_> = nodes.iter().map(|node| (*node, self.tree.address(node), self.tree.port(node))).collect();
+        group_at(name, "orders-sql", more, &hosts)
     }
 
     /// The manifest of a topology with these groups.
@@ -180,6 +180,17 @@ impl Ground {
             moved = lines.map(|(before, after)| [before, after, ""].join("\n")).collect();
         }
         panic!("the status is written again and again: {moved}");
+    }
+
+    /// What `kubectl waltree VERB orders ...` prints for a person of this namespace, and its exit code.
+    pub fn plugin(&self, verb: &str, arguments: &[&str]) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-waltree"));
+        command.env("KUBECONFIG", server().kubeconfig()).args([verb, NAME, "-n", self.namespace]).args(arguments);
+        let output = command.output().expect("run kubectl-waltree");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let code = output.status.code().expect("it ends by itself");
+        assert!(code != 1, "{verb}: {}", String::from_utf8_lossy(&output.stderr));
+        (code, said)
     }
 
     /// The reasons and notes of the events about this topology.
@@ -274,7 +285,12 @@ pub async fn star(others: &[&str]) -> Tree {
 
 /// A group of hosts on loopback, with what else it says.
 pub fn group(name: &str, secret: &str, more: &str, hosts: &[(&str, u16)]) -> String {
-    let host = |(node, port): &(&str, u16)| format!("{{name: {node}, address: 127.0.0.1, port: {port}}}");
+    let hosts: Vec<_> = hosts.iter().map(|(node, port)| (*node, "127.0.0.1", *port)).collect();
+    group_at(name, secret, more, &hosts)
+}
+
+fn group_at(name: &str, secret: &str, more: &str, hosts: &[(&str, &str, u16)]) -> String {
+    let host = |(node, at, port): &(&str, &str, u16)| format!("{{name: {node}, address: {at}, port: {port}}}");
     let hosts: Vec<String> = hosts.iter().map(host).collect();
     let more = if more.is_empty() { String::new() } else { format!("{more}, ") };
     format!(

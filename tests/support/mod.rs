@@ -3,13 +3,19 @@
 #![allow(dead_code, unreachable_pub, reason = "every test binary compiles this module and uses a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
+pub mod certificates;
+pub mod disk;
 pub mod fleet;
 pub mod ground;
 pub mod kube;
+pub mod network;
 pub mod operator;
 pub mod patroni;
 pub mod postgres;
 pub mod programs;
+pub mod proxy;
 pub mod readers;
+pub mod region;
+pub mod staleness;
 pub mod topology;
 pub mod witness;

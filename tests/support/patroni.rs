@@ -115,16 +115,10 @@ impl Patroni {
             },
         });
         let file = self.dir.join(format!("{member}.yml"));
-        self.write(&file, &config.to_string());
+        write(&file, &config.to_string());
         let mut command = Command::new(&self.command[0]);
         command.args(&self.command[1..]).arg(&file);
         self.spawn(member, as_owner(&mut command));
-    }
-
-    fn write(&self, path: &Path, text: &str) {
-        fs::write(path, text).unwrap();
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-        give(path);
     }
 
     fn spawn(&mut self, name: &str, command: &mut Command) {
@@ -226,6 +220,13 @@ impl Drop for Patroni {
         }
         let _ = self.keeper.wait();
     }
+}
+
+/// Writes a file for the user of the servers.
+fn write(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    give(path);
 }
 
 fn place(member: &str) -> usize {

@@ -62,6 +62,7 @@ const HBA: &str = "
 host    all          postgres  127.0.0.1/32  trust
 host    all          waltree   127.0.0.1/32  scram-sha-256
 host    replication  repl      127.0.0.1/32  scram-sha-256
+host    replication  waltree   127.0.0.1/32  scram-sha-256
 ";
 
 /// Runs one server and waits for a word on its input: `kill`, `stop`, or the end of the input.
@@ -92,7 +93,10 @@ pub struct Tree {
 }
 
 struct Server {
+    address: String,
     port: u16,
+    /// The network namespace that it runs in, when it has one of its own.
+    within: Option<String>,
     data: PathBuf,
     log: PathBuf,
     running: Option<Running>,
@@ -149,13 +153,13 @@ impl Tree {
 
     /// The `primary_conninfo` with which `node` streams from `upstream`.
     pub fn conninfo(&self, node: &str, upstream: &str) -> String {
-        self.conninfo_to(node, self.port(upstream))
+        self.conninfo_to(node, self.address(upstream), self.port(upstream))
     }
 
     /// The same for an upstream that is not of this tree.
-    pub fn conninfo_to(&self, node: &str, port: u16) -> String {
+    pub fn conninfo_to(&self, node: &str, address: &str, port: u16) -> String {
         let passfile = self.dir.join("passfile");
-        format!("host=127.0.0.1 port={port} application_name={node} user=repl passfile={}", passfile.display())
+        format!("host={address} port={port} application_name={node} user=repl passfile={}", passfile.display())
     }
 
     /// Copies the data that a primary of this tree would start with, for somebody else to start it.
@@ -171,7 +175,20 @@ impl Tree {
         let port = free_port();
         append(&data.join("postgresql.conf"), &format!("port = {port}\ncluster_name = '{node}'\n"));
         append(&data.join("postgresql.auto.conf"), settings);
-        self.servers.insert(node.to_owned(), Server { port, data, log, running: None });
+        let server = Server { address: "127.0.0.1".to_owned(), port, within: None, data, log, running: None };
+        self.servers.insert(node.to_owned(), server);
+    }
+
+    /// A copy of a running server, as pg_basebackup makes it: name, route and all, with a port of its own.
+    pub fn clone_of(&mut self, node: &str, original: &str) {
+        let (data, log, port) = (self.dir.join(node), self.dir.join(format!("{node}.log")), free_port());
+        let mut backup = Command::new(self.bin.join("pg_basebackup"));
+        backup.args(["-w", "-c", "fast", "-X", "fetch", "-U", "repl", "-h", self.address(original), "-D"]).arg(&data);
+        backup.args(["-p", &self.port(original).to_string()]).env("PGPASSFILE", self.dir.join("passfile"));
+        run(as_owner(&mut backup).current_dir(&self.dir));
+        append(&data.join("postgresql.conf"), &format!("port = {port}\n"));
+        let server = Server { address: "127.0.0.1".to_owned(), port, within: None, data, log, running: None };
+        self.servers.insert(node.to_owned(), server);
     }
 
     /// Adds lines to a server's postgresql.conf; they act from the next start or reload.
@@ -195,7 +212,7 @@ impl Tree {
         let (dir, bin) = (self.dir.clone(), self.bin.clone());
         let server = self.servers.get_mut(node).unwrap();
         assert!(server.running.is_none(), "{node} runs already");
-        server.running = Some(Running::new(&dir, &bin, &server.data, &server.log));
+        server.running = Some(Running::new(&dir, &bin, &server.data, &server.log, server.within.as_deref()));
     }
 
     /// Kills every process of a server at once.
@@ -224,6 +241,19 @@ impl Tree {
         run(Command::new("sh").arg("-c").arg(script));
     }
 
+    /// From its next start on a server is reached at `address`, and runs in a network namespace where one is given.
+    pub fn place(&mut self, node: &str, address: &str, within: Option<&str>) {
+        let server = self.servers.get_mut(node).unwrap();
+        (server.address, server.within) = (address.to_owned(), within.map(str::to_owned));
+        let listen = format!("listen_addresses = '{address}'\n");
+        append(&server.data.join("postgresql.conf"), &listen);
+    }
+
+    /// The address of a server.
+    pub fn address(&self, node: &str) -> &str {
+        &self.servers[node].address
+    }
+
     /// The port of a server.
     pub fn port(&self, node: &str) -> u16 {
         self.servers[node].port
@@ -241,7 +271,7 @@ impl Tree {
 
     /// A session as the superuser `postgres`.
     pub async fn connect(&self, node: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        connect(self.port(node)).await
+        connect_at(self.address(node), self.port(node)).await
     }
 
     /// Runs SQL as the superuser and returns the rows, each value as text, `|` between them.
@@ -283,11 +313,14 @@ impl Drop for Tree {
 }
 
 impl Running {
-    fn new(dir: &Path, bin: &Path, data: &Path, log: &Path) -> Self {
-        let mut command = Command::new("sh");
+    fn new(dir: &Path, bin: &Path, data: &Path, log: &Path, within: Option<&str>) -> Self {
+        let mut command = match within {
+            Some(namespace) => entering(namespace),
+            None => Command::new("sh"),
+        };
         command.args(["-c", KEEPER, "keeper"]).arg(dir).arg(log).arg(bin.join("postgres")).arg("-D").arg(data);
-        let mut keeper =
-            as_owner(&mut command).stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir(dir).spawn().unwrap();
+        let command = if within.is_some() { &mut command } else { as_owner(&mut command) };
+        let mut keeper = command.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir(dir).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
         Self { keeper, pid: line.trim().parse().expect("the keeper says the pid") }
@@ -301,7 +334,11 @@ impl Running {
 
 /// A session as the superuser `postgres` on the server of this port.
 pub async fn connect(port: u16) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-    let config = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
+    connect_at("127.0.0.1", port).await
+}
+
+async fn connect_at(address: &str, port: u16) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    let config = format!("host={address} port={port} user=postgres dbname=postgres");
     let (client, connection) = tokio_postgres::connect(&config, tokio_postgres::NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
@@ -316,66 +353,6 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("not within 30 s: {what}");
-}
-
-/// A writer: one row with the time of the boot-time clock, in milliseconds, again and again.
-pub struct Writer(tokio::task::JoinHandle<()>);
-
-impl Writer {
-    /// Begins to write on the primary, a row every `milliseconds`.
-    pub async fn on(tree: &Tree, primary: &str, milliseconds: u64) -> Self {
-        let client = tree.connect(primary).await.unwrap();
-        client.batch_execute("CREATE TABLE IF NOT EXISTS beat (at bigint NOT NULL)").await.unwrap();
-        Self(tokio::spawn(async move {
-            loop {
-                let now = i64::try_from(waltree::operator::clock::now().0).unwrap();
-                if client.execute("INSERT INTO beat VALUES ($1)", &[&now]).await.is_err() {
-                    return;
-                }
-                tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-            }
-        }))
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// A reader on one standby that remembers how old its newest row ever was.
-pub struct Staleness {
-    stop: tokio_util::sync::CancellationToken,
-    task: tokio::task::JoinHandle<u64>,
-}
-
-impl Staleness {
-    /// Begins to read, every 10 ms, as soon as the first row is there.
-    pub async fn on(tree: &Tree, node: &str) -> Self {
-        tree.until(node, "SELECT to_regclass('beat') IS NOT NULL", "t").await;
-        tree.until(node, "SELECT count(*) > 0 FROM beat", "t").await;
-        let client = tree.connect(node).await.unwrap();
-        let stop = tokio_util::sync::CancellationToken::new();
-        let stopped = stop.clone();
-        let task = tokio::spawn(async move {
-            let mut worst = 0;
-            while !stopped.is_cancelled() {
-                let row = client.query_one("SELECT max(at) FROM beat", &[]).await.unwrap();
-                let newest = u64::try_from(row.get::<_, i64>(0)).unwrap();
-                worst = worst.max(waltree::operator::clock::now().0.saturating_sub(newest));
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            worst
-        });
-        Self { stop, task }
-    }
-
-    /// Ends reading and tells the worst staleness, in milliseconds.
-    pub async fn stop(self) -> u64 {
-        self.stop.cancel();
-        self.task.await.unwrap()
-    }
 }
 
 /// A data directory, shut down cleanly, with the roles in it. Made once for each word in `whose`, and kept among the
@@ -406,7 +383,7 @@ fn make_template(bin: &Path, whose: &str) -> PathBuf {
     fs::write(data.join("pg_hba.conf"), HBA).unwrap();
     let port = free_port();
     append(&data.join("postgresql.auto.conf"), &format!("port = {port}\n"));
-    let running = Running::new(&dir, bin, &data, &dir.join("log"));
+    let running = Running::new(&dir, bin, &data, &dir.join("log"), None);
     let mut sql = role;
     writeln!(sql, "ALTER ROLE waltree PASSWORD '{WALTREE_PASSWORD}';").unwrap();
     writeln!(sql, "CREATE ROLE repl LOGIN REPLICATION PASSWORD '{REPL_PASSWORD}';").unwrap();
@@ -446,7 +423,7 @@ fn psql(port: u16, sql: &str) {
 }
 
 /// Servers do not run as root: then they run as the user `postgres`.
-fn owner() -> Option<(u32, u32)> {
+pub fn owner() -> Option<(u32, u32)> {
     static OWNER: OnceLock<Option<(u32, u32)>> = OnceLock::new();
     *OWNER.get_or_init(|| {
         let id = |args: &[&str]| run(Command::new("id").args(args)).trim().parse::<u32>().unwrap();
@@ -459,6 +436,14 @@ pub fn as_owner(command: &mut Command) -> &mut Command {
         Some((uid, gid)) => command.uid(uid).gid(gid),
         None => command,
     }
+}
+
+/// A shell that enters a network namespace as root and goes on as the servers' owner.
+fn entering(namespace: &str) -> Command {
+    let (uid, gid) = owner().expect("only root enters a namespace");
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{namespace}")).args(["-S", &uid.to_string(), "-G", &gid.to_string(), "sh"]);
+    command
 }
 
 pub fn give(path: &Path) {

@@ -27,7 +27,8 @@ pub async fn nine() -> Tree {
 
 /// The manifest of the nine servers; `settings` are lines of the spec.
 pub fn manifest(tree: &Tree, settings: &str) -> String {
-    let host = |node: &&str| format!("    - {{name: {node}, address: 127.0.0.1, port: {}}}\n", tree.port(node));
+    let host =
+        |node: &&str| format!("    - {{name: {node}, address: {}, port: {}}}\n", tree.address(node), tree.port(node));
     let hosts = |nodes: &[&str]| nodes.iter().map(host).collect::<String>();
     let access = "    sslMode: Disable\n    credentialsSecretRef: {name: orders-sql}\n    hosts:\n";
     format!(

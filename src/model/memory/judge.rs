@@ -17,6 +17,25 @@ const REFUSED_AFTER_MILLISECONDS: u64 = 3_000;
 const FAILS_AGAIN_WITHIN_SETTLES: u64 = 10;
 
 impl Memory {
+    /// A person has looked at these nodes: what they failed, whom they refused and who refused them, and who wrote over our
+    /// routes there, is forgotten. What is wrong with them now stays wrong.
+    pub(super) fn forgive(&mut self, acknowledged: &BTreeSet<NodeName>) {
+        if acknowledged.is_empty() {
+            return;
+        }
+        for (name, node) in &mut self.nodes {
+            if acknowledged.contains(name) {
+                node.settling_until = None;
+                node.failures = 0;
+                node.restarts.clear();
+                node.refused.clear();
+                node.reloads = 0;
+                node.overwritten = 0;
+            }
+            node.refused.retain(|by, _| !acknowledged.contains(by));
+        }
+    }
+
     /// Who is no good as an upstream, since when, and who is well again.
     pub(super) fn judge(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
         let observed = Observed { nodes: nodes.clone(), memory: std::mem::take(self) };
@@ -116,8 +135,11 @@ impl Memory {
                 node.refused.retain(|by, _| by != first || fed_for < settle);
                 continue;
             }
-            // While replay is blocked it follows nobody, whoever it is.
-            if facts.replay_blocked_by().is_some() || (seen(first).is_some() && !sight.is_rooted(first)) {
+            // While replay is blocked, or the disk full, it follows nobody, whoever it is.
+            if facts.disk_full
+                || facts.replay_blocked_by().is_some()
+                || (seen(first).is_some() && !sight.is_rooted(first))
+            {
                 continue;
             }
             if seen(first).is_none() {

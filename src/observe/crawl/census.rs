@@ -85,7 +85,7 @@ impl<'a> Census<'a> {
         let name = server.found().application_name().to_owned();
         let mut its = upstream.facts.senders.iter().filter(|sender| sender.application_name == name);
         let (sender, None) = (its.next()?, its.next()) else { return None };
-        Some((sender.client.clone()?, listener.1))
+        Some((client_address(sender)?.to_owned(), listener.1))
     }
 
     fn server_at(&self, listener: &Listener) -> Option<usize> {
@@ -214,7 +214,7 @@ impl Server<'_> {
 
     /// The address from which a walsender's client comes; over a Unix socket it is the server's own.
     fn client_of(&self, sender: &Sender) -> String {
-        sender.client.clone().unwrap_or_else(|| self.entries[0].listener.0.clone())
+        client_address(sender).unwrap_or(&self.entries[0].listener.0).to_owned()
     }
 
     /// Where others know it best: as most of its children write it, else as its upstream sees it, an IP before a name.
@@ -240,4 +240,9 @@ impl Server<'_> {
             )
         })
     }
+}
+
+/// Where a walsender's client comes from, without the port that it happens to have got there.
+fn client_address(sender: &Sender) -> Option<&str> {
+    Some(sender.client.as_deref()?.rsplit_once(':')?.0)
 }

@@ -96,7 +96,8 @@ impl World {
 }
 
 fn sender(node: &str) -> Sender {
-    Sender { pid: 1, application_name: node.to_owned(), client: None, state: "streaming".to_owned(), slot: None }
+    let (application_name, state) = (node.to_owned(), "streaming".to_owned());
+    Sender { pid: 1, application_name, state, slot: None, client: None, replied: None }
 }
 
 fn facts(node: &str, upstream: Option<&str>) -> Facts {
@@ -137,7 +138,9 @@ fn facts(node: &str, upstream: Option<&str>) -> Facts {
         senders: NODES.iter().filter(|(_, above)| *above == Some(node)).map(|(child, _)| sender(child)).collect(),
         slots: BTreeMap::new(),
         alter_system_allowed: true,
+        disk_full: false,
         missing_grants: Vec::new(),
+        may_end_senders: true,
         parameters: BTreeMap::new(),
     }
 }
@@ -170,7 +173,8 @@ fn a_tree_as_declared_is_ready_and_leaves_nothing_to_do() {
     for known in &status.conditions {
         assert!(known.message.ends_with("Nothing to do."), "{known:?}");
     }
-    let summary = Summary { nodes: "5/5".into(), fallbacks: "4/4".into(), lag: "<1s".into(), depth: 2 };
+    let summary =
+        Summary { nodes: "5/5".into(), fallbacks: "4/4".into(), lag: "<1s".into(), depth: 2, ..Summary::default() };
     assert_eq!(status.summary, Some(summary));
     let expected = PrimaryStatus { name: "core-1".into(), timeline: Some(3), since: stored(now(100)) };
     assert_eq!(status.primary, Some(expected));

@@ -7,7 +7,7 @@ use crate::api::conditions::{ConditionType, Truth, Verdict};
 use crate::api::reason::{Plain, Reason};
 use crate::model::rooted::Rooted;
 use crate::model::{Automation, Diagnosis, Group, NodeName};
-use crate::plan::{Planned, Readiness, Wait, WaitReason};
+use crate::plan::{Planned, Readiness, Step, Wait, WaitReason};
 
 const NOTHING: &str = "Nothing to do.";
 
@@ -140,6 +140,10 @@ fn fallbacks_ready(view: &View<'_>) -> Verdict {
         let cure = match (changes(&view.plan.steps).is_empty(), view.desired.automation) {
             (_, Automation::Observe) => "Set automation: Heal to have them prepared.",
             (false, Automation::Heal) => "They are being prepared. Nothing to do.",
+            (true, Automation::Heal) if !view.plan.given_up.is_empty() => {
+                "Slots that kept more WAL than limits.retainedWal were given up; they are made again when their node is near \
+                 enough. Bring it back, or raise the limit."
+            }
             (true, Automation::Heal) => "See Converged for what they wait for.",
         };
         let names = texts::names(open.iter().map(String::as_str));
@@ -180,7 +184,10 @@ fn steps_text(steps: &[&Planned]) -> String {
 }
 
 fn converged(view: &View<'_>) -> Verdict {
-    let failed = view.outcome.done.iter().find_map(|done| Some((&done.planned, done.result.as_ref().err()?)));
+    // What is tried now and then only, and has a finding of its own as long as it fails, would come and go here.
+    let told = |step: &Step| matches!(step, Step::ClearXmin { .. } | Step::EndSender { .. });
+    let done = view.outcome.done.iter().filter(|done| !told(&done.planned.step));
+    let failed = done.into_iter().find_map(|done| Some((&done.planned, done.result.as_ref().err()?)));
     if let Some((planned, error)) = failed {
         let step = steps_text(&[planned]);
         let error = texts::sentence(error);

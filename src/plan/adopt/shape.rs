@@ -17,7 +17,7 @@ const ROOT: &str = "core";
 const READERS: &str = "readers";
 
 /// The defaults of the resource.
-const LIMITS: Limits = Limits { fan_out: 8, depth: 4, cross_region_streams: 2 };
+const LIMITS: Limits = Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 };
 const HEALING: Healing = Healing { suspect_after_milliseconds: 2_000, lag_seconds: 30, settle_seconds: 60 };
 
 /// Who feeds whom, from the primary down.
@@ -215,6 +215,7 @@ impl Writing<'_> {
         let mut desired = Desired {
             automation: Automation::Heal,
             deleting: false,
+            acknowledged: BTreeSet::new(),
             limits: LIMITS,
             healing: HEALING,
             groups: self.groups,

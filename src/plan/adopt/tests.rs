@@ -21,9 +21,10 @@ fn fleet(servers: &[(&str, Option<usize>)]) -> Vec<Found> {
         let sender = |(name, _): &(&str, Option<usize>)| Sender {
             pid: 1,
             application_name: (*name).to_owned(),
-            client: None,
             state: "streaming".to_owned(),
             slot: None,
+            client: None,
+            replied: None,
         };
         let route = upstream.map(|upstream| format!("host={} application_name={name} user=repl", address(upstream)));
         let facts = Facts {
@@ -76,7 +77,9 @@ fn facts(cluster_name: &str, started: usize) -> Facts {
         senders: Vec::new(),
         slots: BTreeMap::new(),
         alter_system_allowed: true,
+        disk_full: false,
         missing_grants: Vec::new(),
+        may_end_senders: true,
         parameters: BTreeMap::new(),
     }
 }

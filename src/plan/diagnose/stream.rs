@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::slots::zombie_cure;
 use super::unseen::{RESTARTS_MIN, crash_loop};
 use super::{Found, World, is_relay};
 use crate::model::rooted::Rooted;
@@ -25,7 +26,9 @@ pub(super) fn stream(
     let failing = memory.failing_for(node).is_some_and(|t| t >= patience);
     let unrooted = memory.unrooted_for(node).is_some_and(|t| t >= patience);
     let too_low = || parameter_too_low(world, node, facts);
-    if let Some(gate) = facts.replay_blocked_by().filter(|_| facts.replay_paused || failing) {
+    // A conflict is everyday as long as it lasts no longer than data may be old.
+    let conflict = memory.conflict_for(node) > world.desired.healing.lag_seconds.saturating_mul(1000);
+    if let Some(gate) = facts.replay_blocked_by().filter(|_| facts.replay_paused || failing || conflict) {
         // Replay pauses by itself where a parameter is too low.
         return too_low().or_else(|| Some(replay_blocked(node, gate)));
     }
@@ -34,6 +37,13 @@ pub(super) fn stream(
         return Some((
             Diagnosis::WalReceiverStuck,
             format!("the walreceiver of {node} is ending and does not end. {cure}."),
+        ));
+    }
+    if failing && facts.disk_full {
+        let seen = format!("no space is left on the disk of {node} for a segment of WAL, so nothing reaches it");
+        return Some((
+            Diagnosis::DiskFull,
+            format!("{seen}. Free space there, or give it more; it goes on by itself."),
         ));
     }
     if failing && let Some(Rooted::No(seen)) = world.sight.rooted.get(node) {
@@ -115,7 +125,7 @@ fn lagging(world: &World<'_>, node: &NodeName, failing: bool) -> Found {
 }
 
 fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (Diagnosis, &'static str) {
-    let first = plan.wanted.get(node).and_then(Route::first).and_then(|first| world.seen(first));
+    let first = plan.wanted.get(node).and_then(Route::first);
     match world.sight.edges.get(node) {
         Some(Edge::Stranger(_)) => {
             return (
@@ -134,16 +144,13 @@ fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (D
         }
         _ => {}
     }
-    if let (None, Some(upstream)) = (&facts.receiver, first) {
+    let upstream = first.and_then(|first| Some((first, world.seen(first)?)));
+    if let (None, Some((first, upstream))) = (&facts.receiver, upstream) {
         match upstream.slots.get(&node.slot()) {
             None => return (Diagnosis::MissingSlot, "Nothing to do: the slot is created"),
             Some(slot) if slot.lost => return (Diagnosis::LostSlot, "Nothing to do: the slot is made anew"),
             Some(slot) if slot.active_pid.is_some() => {
-                return (
-                    Diagnosis::ZombieSlot,
-                    "Its slot is held by a connection that it does not have: wait for wal_sender_timeout, or end that \
-                     walsender",
-                );
+                return (Diagnosis::ZombieSlot, zombie_cure(world, node, first));
             }
             Some(_) => {}
         }

@@ -1,0 +1,186 @@
+//! `kubectl waltree what-if`: draws what would happen; `simulate` finds it out.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+
+use super::draw::bytes;
+use super::look::Look;
+use super::plugin::Output;
+use super::{DEGRADED, OK, REFUSED};
+use crate::api::{ReplicaTopology, ReplicaTopologySpec};
+use crate::model::{Automation, Loss};
+use crate::simulate::what_if::{Aftermath, Answer, Move, Scene, Streams};
+
+/// What is lost, and from which fleet.
+#[derive(Debug, Args)]
+pub(super) struct WhatIf {
+    /// Name of the ReplicaTopology.
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    pub(super) name: Option<String>,
+    /// What is lost: a node, `zone=NAME` or `region=NAME` (`region=` for the hosts without one).
+    #[arg(long, value_name = "NODE|zone=Z|region=R", required_unless_present = "repeat", conflicts_with = "repeat")]
+    lose: Option<Loss>,
+    /// Try every node in turn, and show the worst first. The primary's loss is shown and does not count.
+    #[arg(long)]
+    repeat: Option<Repeat>,
+    /// A manifest whose servers need not be there: they are taken to be as it declares them. How much is sent again is made
+    /// up then.
+    #[arg(long, short)]
+    pub(super) file: Option<PathBuf>,
+    /// How to print it.
+    #[arg(long, short, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Repeat {
+    All,
+}
+
+impl WhatIf {
+    /// On the servers as they are seen.
+    pub(super) fn seen(&self, topology: ReplicaTopology, look: &Look, out: &mut impl Write) -> anyhow::Result<u8> {
+        self.answer(&Scene::seen(topology, &look.desired, &look.observed), out)
+    }
+
+    /// On servers as they are declared.
+    pub(super) fn declared(&self, spec: ReplicaTopologySpec, out: &mut impl Write) -> anyhow::Result<u8> {
+        match Scene::declared(spec) {
+            Ok(scene) => self.answer(&scene, out),
+            Err(rejections) => {
+                rejections.iter().try_for_each(|rejection| writeln!(out, "{rejection}"))?;
+                Ok(REFUSED)
+            }
+        }
+    }
+
+    fn answer(&self, scene: &Scene, out: &mut impl Write) -> anyhow::Result<u8> {
+        let Some(loss) = &self.lose else {
+            let answers = scene.lose_each();
+            match self.output {
+                Output::Text => write!(out, "{}", table(&answers))?,
+                Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&answers)?)?,
+            }
+            let survived = answers.iter().all(|answer| answer.tolerated || answer.with_the_primary);
+            return Ok(if survived { OK } else { DEGRADED });
+        };
+        if loss.members(scene.desired()).is_empty() {
+            writeln!(out, "there is no {loss} in this topology")?;
+            return Ok(REFUSED);
+        }
+        let answer = scene.lose(loss);
+        match self.output {
+            Output::Text => write!(out, "{}", text(&answer, scene.desired().automation)),
+            Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&answer)?),
+        }
+        .context("write to the standard output")?;
+        Ok(if answer.tolerated { OK } else { DEGRADED })
+    }
+}
+
+/// One answer for people.
+fn text(answer: &Answer, automation: Automation) -> String {
+    let mut text = format!("Without {} ({} lost):\n", answer.loss, answer.lost.join(", "));
+    for node in &answer.unseen {
+        let _ = writeln!(text, "{node} is not seen now, and taken to be down.");
+    }
+    let _ = writeln!(text, "\nAt once, by PostgreSQL itself:");
+    text.push_str(&moves(&answer.at_once.moves));
+    text.push_str(&troubles(&answer.at_once));
+    let who = match automation {
+        Automation::Heal => "Then, by the operator:",
+        Automation::Observe => "Then nothing more, as automation is Observe:",
+    };
+    let _ = writeln!(text, "\n{who}");
+    text.push_str(&moves(&answer.in_the_end.moves));
+    text.push_str(&troubles(&answer.in_the_end));
+    if !answer.rests {
+        text.push_str("  it does not come to rest within ten minutes\n");
+    }
+    let again = answer.at_once.bytes_again().saturating_add(answer.in_the_end.bytes_again());
+    let _ = writeln!(text, "\nSent again: {}.", bytes(Some(again)));
+    match answer.wal_gone.as_slice() {
+        [] => text.push_str("Clones: none.\n"),
+        nodes => {
+            let _ = writeln!(text, "Clones: {} would need one, which a person has to make.", nodes.join(", "));
+        }
+    }
+    let _ = writeln!(text, "{}", verdict(answer));
+    text
+}
+
+fn verdict(answer: &Answer) -> String {
+    if answer.tolerated {
+        return "Survived: everybody who is left is fed at once, within all limits.".to_owned();
+    }
+    let after = if answer.with_the_primary {
+        "nobody is promoted: promote a server of the root group by hand"
+    } else if answer.in_the_end.is_within_limits() {
+        "the operator puts it right"
+    } else {
+        "the operator cannot put all of it right"
+    };
+    format!("Not survived by PostgreSQL alone; {after}.")
+}
+
+fn moves(moves: &[Move]) -> String {
+    if moves.is_empty() {
+        return "  nobody moves\n".to_owned();
+    }
+    let mut text = String::new();
+    for Move { node, from, to, bytes_again } in moves {
+        let from = from.as_deref().unwrap_or("nobody");
+        let _ = writeln!(text, "  {node}: from {from} to {to}, {} again", bytes(Some(*bytes_again)));
+    }
+    text
+}
+
+fn troubles(aftermath: &Aftermath) -> String {
+    let mut text = String::new();
+    if !aftermath.without_a_path.is_empty() {
+        let _ = writeln!(text, "  without a path: {}", aftermath.without_a_path.join(", "));
+    }
+    for crowded in &aftermath.crowded {
+        let _ = writeln!(text, "  over its limit: {}, {} children of {}", crowded.node, crowded.children, crowded.most);
+    }
+    for Streams { region, before, after, most } in &aftermath.across_regions {
+        let into = Loss::Region(region.clone());
+        let _ = writeln!(text, "  WAL streams into {into}: {after} in place of {before}, at most {most}");
+    }
+    text
+}
+
+/// A line for each node, the worst first.
+fn table(answers: &[Answer]) -> String {
+    let width = answers.iter().map(|answer| answer.loss.len()).max().unwrap_or(0).max(4);
+    let mut text = format!(
+        "{:<width$}  {:<8} {:>5} {:>9} {:>9} {:>10} {:>6}  {}\n",
+        "LOST", "SURVIVED", "MOVES", "NO PATH", "CROWDED", "SENT AGAIN", "THEN", "IN THE END"
+    );
+    for answer in answers {
+        let survived = match (answer.tolerated, answer.with_the_primary) {
+            (true, _) => "yes",
+            (false, true) => "primary",
+            (false, false) => "no",
+        };
+        let end = match &answer.in_the_end {
+            end if end.is_within_limits() => "as it should be".to_owned(),
+            end => format!("{} without a path", end.without_a_path.len()),
+        };
+        let _ = writeln!(
+            text,
+            "{:<width$}  {survived:<8} {:>5} {:>9} {:>9} {:>10} {:>6}  {end}",
+            answer.loss,
+            answer.at_once.moves.len(),
+            answer.at_once.without_a_path.len(),
+            answer.at_once.crowded.len(),
+            bytes(Some(answer.at_once.bytes_again().saturating_add(answer.in_the_end.bytes_again()))),
+            answer.in_the_end.moves.len(),
+        );
+    }
+    text
+}

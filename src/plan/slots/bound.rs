@@ -1,0 +1,92 @@
+//! The bound on WAL that idle slots keep on a server: beyond it they are given up, the farthest behind first. Disk before
+//! route (safety.md section 3, laws 3 and 16): a server whose disk is full feeds nobody.
+
+use super::super::World;
+use super::super::standing::Standing;
+use super::super::step::{Plan, Planned, Step, Why};
+use super::{forward, is_absent};
+use crate::model::observed::Slot;
+use crate::model::{Facts, Lsn, NodeName};
+
+/// Fills in `plan.retained_bytes`, and releases what keeps more than the bound.
+pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
+    let bound = world.desired.limits.retained_wal_bytes;
+    for on in world.desired.nodes.keys().filter(|on| world.standing(on) != Standing::Barred) {
+        let Some(facts) = world.seen(on) else { continue };
+        let need = Need::of(world, on, facts);
+        let idle: Vec<_> = world.slots(on, facts).filter(|(_, slot)| slot.active_pid.is_none() && !slot.lost).collect();
+        let Some(most) = idle.iter().filter_map(|(_, slot)| slot.restart_lsn).map(|lsn| need.bytes_beyond(lsn)).max()
+        else {
+            continue;
+        };
+        plan.retained_bytes.insert(on.clone(), most);
+        if most <= bound {
+            continue;
+        }
+        let behind = |(owner, slot): (&'_ NodeName, &Slot)| {
+            let reach = reach(world, owner, on, facts, slot)?;
+            Some((need.bytes_beyond(reach), owner.clone()))
+        };
+        let mut beyond: Vec<_> = idle.into_iter().filter_map(behind).filter(|(bytes, _)| *bytes > bound).collect();
+        beyond.sort_by(|(one, a), (other, b)| (other, a).cmp(&(one, b)));
+        for (_, owner) in beyond.into_iter().filter(|(_, owner)| is_absent(world, owner, on)) {
+            plan.steps.retain(|planned| planned.step.server() != on || *planned.step.owner() != owner);
+            plan.steps.push(Planned { step: Step::DropSlot { on: on.clone(), owner }, why: Why::RetainedWal });
+        }
+    }
+}
+
+/// Whether a slot may be made where there is none: not for a node so far behind that the slot would have to be given up
+/// for it, or was. Such a node gets its fallbacks again when it has come within half the bound, so that what was given up is
+/// not made again at once. One that is back and receives from nobody needs a slot to receive anything at all: where the WAL
+/// is still there it gets it.
+pub(in super::super) fn may_arm(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+    let (Some(owner_facts), Some(facts)) = (world.seen(owner), world.seen(on)) else { return true };
+    let bound = world.desired.limits.retained_wal_bytes;
+    let given_up = was_given_up(world, owner, on);
+    let behind = Need::of(world, on, facts).bytes_beyond(owner_facts.replay);
+    if behind <= if given_up { bound / 2 } else { bound } {
+        return true;
+    }
+    let needed = owner_facts.replay.segment_start(owner_facts.segment_bytes);
+    let there = facts.oldest_wal.is_some_and(|oldest| oldest <= needed);
+    owner_facts.in_recovery && owner_facts.receiver.is_none() && there && !given_up
+}
+
+/// Whether `owner` has no slot on `on` because that would keep too much WAL, or did.
+pub(in super::super) fn is_given_up(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+    let missing = world.seen(on).is_some_and(|facts| !facts.slots.contains_key(&owner.slot()));
+    missing && (was_given_up(world, owner, on) || !may_arm(world, owner, on))
+}
+
+/// Whether the slot of `owner` on `on` was given up since `owner` was last away.
+fn was_given_up(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+    world.observed.memory.node(owner).is_some_and(|memory| memory.slots_given_up.contains(on))
+}
+
+/// Where a slot keeps WAL from once it is moved forward as far as its owner has got.
+fn reach(world: &World<'_>, owner: &NodeName, on: &NodeName, facts: &Facts, slot: &Slot) -> Option<Lsn> {
+    let there = world.seen(owner).filter(|_| world.streams_elsewhere(owner, on));
+    there.and_then(|owner| forward(owner, facts, slot)).or(slot.restart_lsn)
+}
+
+/// The WAL that a server needs itself: for its own recovery, for those that it feeds, for slots of others.
+struct Need {
+    from: Lsn,
+    segment_bytes: u64,
+}
+
+impl Need {
+    fn of(world: &World<'_>, on: &NodeName, facts: &Facts) -> Self {
+        let is_idle_of_ours = |name: &str, slot: &Slot| slot.active_pid.is_none() && world.owner(name, on).is_some();
+        let others = facts.slots.iter().filter(|(name, slot)| !slot.lost && !is_idle_of_ours(name, slot));
+        let from = others.filter_map(|(_, slot)| slot.restart_lsn).fold(facts.redo, Lsn::min);
+        Self { from: from.segment_start(facts.segment_bytes), segment_bytes: facts.segment_bytes }
+    }
+
+    /// How much more is kept when it is kept from `restart` on. `wal_status` lies on a standby, so it is computed
+    /// (postgres-facts.md 2.4).
+    fn bytes_beyond(&self, restart: Lsn) -> u64 {
+        self.from.bytes_since(restart.segment_start(self.segment_bytes))
+    }
+}

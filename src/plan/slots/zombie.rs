@@ -1,0 +1,40 @@
+//! A slot that is held by a connection which its owner does not have any more: the other end vanished without a word, a
+//! machine or a network lost, and the walsender waits for wal_sender_timeout. Until then its owner is refused there, and
+//! libpq does not go on from such an upstream (postgres-facts.md 2.2, safety.md X3).
+
+use super::super::World;
+use super::super::step::{Planned, Step, Why};
+use crate::model::NodeName;
+use crate::model::tree::Edge;
+
+/// Ends the walsender that holds `owner`'s slot on `on`, where that is surely the owner's own and surely left.
+pub(super) fn end(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<Planned> {
+    let pid = left_behind(world, owner, on)?;
+    let (owner_facts, facts) = (world.seen(owner)?, world.seen(on)?);
+    // Whoever shows no connection after the other end has shown its walsender had lost it by then.
+    let asked_after = owner_facts.asked_at >= facts.at;
+    let step = Step::EndSender { on: on.clone(), owner: owner.clone(), pid };
+    (asked_after && facts.may_end_senders).then_some(Planned { step, why: Why::Zombie })
+}
+
+/// The walsender of `owner` that holds its slot on `on`, although `owner` has not had that connection for longer than the
+/// patience.
+pub(in super::super) fn left_behind(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<i32> {
+    let facts = world.seen(on)?;
+    let pid = facts.slots.get(&owner.slot())?.active_pid?;
+    let its_own = facts.senders.iter().any(|sender| sender.pid == pid && sender.application_name == owner.as_str());
+    let patience = world.desired.healing.suspect_after_milliseconds;
+    (its_own && left_for(world, owner, on).is_some_and(|t| t >= patience)).then_some(pid)
+}
+
+/// How long a node has been seen not to receive from `on`, in milliseconds. One that receives from an address of nobody of
+/// ours may receive from it all the same, by another of its names.
+fn left_for(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<u64> {
+    let memory = world.observed.memory.node(owner)?;
+    let since = match world.sight.edges.get(owner)? {
+        Edge::None => memory.alone_since?,
+        Edge::Both(upstream) | Edge::ChildOnly(upstream) if upstream != on => memory.upstream.as_ref()?.1,
+        Edge::Both(_) | Edge::ChildOnly(_) | Edge::Denied(_) | Edge::Stranger(_) => return None,
+    };
+    Some(world.observed.memory.at.since(since))
+}

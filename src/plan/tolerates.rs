@@ -1,0 +1,326 @@
+//! What the loss of any one node, zone or region would do before anybody does anything: told beforehand, from the routes
+//! as they are installed (safety.md 2.5). Each child is looked at once for each kind of loss, so it stays near linear.
+
+mod words;
+
+use std::collections::BTreeMap;
+
+use super::{Plan, Readiness, World, ready};
+use crate::model::primary::Primary;
+use crate::model::{Loss, NodeName, SessionAttrs, WhyUnseen};
+
+/// Longest way up that is walked: no limit of depth comes near it, and a ring ends there.
+const HOPS_MAX: usize = 64;
+
+/// Whether something would be survived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, strum::Display, strum::EnumIter)]
+pub enum Tolerated {
+    /// Yes.
+    True,
+    /// No.
+    False,
+    /// It cannot be told.
+    #[default]
+    Unknown,
+}
+
+/// What would be survived by libpq alone: everybody who is left is fed, nobody who takes in others is over its burst
+/// limit, and no region gets more WAL streams from outside than it may. The primary is taken to stay, as nobody is
+/// promoted when it is lost: `weakest` says so.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tolerates {
+    /// The loss of any one node.
+    pub node: Tolerated,
+    /// The loss of any one zone; `Unknown` as well where not two zones are named.
+    pub zone: Tolerated,
+    /// The loss of any one region; `Unknown` as well where there are not two.
+    pub region: Tolerated,
+    /// The weakest spot and its cure, in one or two sentences.
+    pub weakest: String,
+}
+
+/// What would be survived now.
+pub(super) fn tolerates(world: &World<'_>, plan: &Plan) -> Tolerates {
+    let Some(tree) = Tree::of(world, plan) else {
+        return Tolerates { weakest: words::NO_PRIMARY.to_owned(), ..Tolerates::default() };
+    };
+    let zone = |node: &NodeName| world.desired.zone_of(node).map(|zone| Loss::Zone(zone.to_owned()));
+    let region = |node: &NodeName| Some(Loss::Region(world.desired.region_of(node).to_owned()));
+    let mut scratch = Scratch::of(&tree);
+    let nodes = (0..tree.names.len()).map(|i| (Loss::Node(tree.names[i].clone()), vec![i])).collect();
+    let node = scratch.worst(&tree, nodes);
+    let zone = scratch.worst(&tree, tree.domains(zone));
+    let region = scratch.worst(&tree, tree.domains(region));
+    let judged = |worst: &Worst| match worst {
+        Worst::Harm(..) => Tolerated::False,
+        Worst::None if tree.blind.is_empty() => Tolerated::True,
+        Worst::None | Worst::NothingToTell => Tolerated::Unknown,
+    };
+    let verdicts = [judged(&node), judged(&zone), judged(&region)];
+    let worst = [node, zone, region].into_iter().find_map(|worst| match worst {
+        Worst::Harm(loss, harm) => Some((loss, harm)),
+        Worst::None | Worst::NothingToTell => None,
+    });
+    let weakest = worst.map_or_else(|| words::without_harm(&tree), |(loss, harm)| words::harm(&tree, &loss, &harm));
+    Tolerates { node: verdicts[0], zone: verdicts[1], region: verdicts[2], weakest }
+}
+
+/// What is known of one server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sight {
+    /// It answers.
+    Seen,
+    /// It refuses connections: libpq passes it by.
+    Down,
+    /// It cannot be asked, so what it does is not known (law 8).
+    Blind,
+}
+
+/// The tree as numbers: a fleet is looked through many times.
+struct Tree<'a> {
+    world: &'a World<'a>,
+    plan: &'a Plan,
+    names: Vec<&'a NodeName>,
+    places: BTreeMap<&'a NodeName, usize>,
+    primary: usize,
+    sights: Vec<Sight>,
+    blind: Vec<usize>,
+    upstreams: Vec<Option<usize>>,
+    children: Vec<Vec<usize>>,
+    regions: Vec<&'a str>,
+    /// WAL streams into each region from others.
+    entering: BTreeMap<&'a str, usize>,
+}
+
+/// Where a child goes on when its upstream is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Onward {
+    /// To this one.
+    To(usize),
+    /// It is led to this one, which lacks what the child needs: the attempt ends there (safety.md X3).
+    Stuck(usize),
+    /// No entry of its route is left.
+    Nowhere,
+    /// To one of which nothing is known.
+    Untold,
+}
+
+impl<'a> Tree<'a> {
+    /// `None` while nobody is seen as the primary: nobody's path can be told then.
+    fn of(world: &'a World<'a>, plan: &'a Plan) -> Option<Self> {
+        let Primary::Known { name: primary, .. } = &world.sight.primary else { return None };
+        let names: Vec<&NodeName> = world.desired.nodes.keys().collect();
+        let places: BTreeMap<&NodeName, usize> = names.iter().enumerate().map(|(i, name)| (*name, i)).collect();
+        let sight = |name: &&NodeName| match world.observed.nodes.get(*name).map(|view| view.unseen.as_ref()) {
+            Some(None) => Sight::Seen,
+            Some(Some(unseen)) if unseen.why == WhyUnseen::Refused => Sight::Down,
+            Some(Some(_)) | None => Sight::Blind,
+        };
+        let sights: Vec<Sight> = names.iter().map(sight).collect();
+        let upstream = |name: &&NodeName| places.get(world.upstream(name)?).copied();
+        let mut tree = Self {
+            world,
+            plan,
+            primary: *places.get(primary)?,
+            blind: (0..names.len()).filter(|i| sights[*i] == Sight::Blind).collect(),
+            sights,
+            upstreams: names.iter().map(upstream).collect(),
+            children: vec![Vec::new(); names.len()],
+            regions: names.iter().map(|name| world.desired.region_of(name)).collect(),
+            entering: BTreeMap::new(),
+            names,
+            places,
+        };
+        for child in 0..tree.names.len() {
+            let Some(upstream) = tree.upstreams[child] else { continue };
+            tree.children[upstream].push(child);
+            if tree.enters(child, upstream) {
+                *tree.entering.entry(tree.regions[child]).or_default() += 1;
+            }
+        }
+        Some(tree)
+    }
+
+    /// The zones or regions with their servers, the primary excepted; none when there are not two.
+    fn domains(&self, of: impl Fn(&NodeName) -> Option<Loss>) -> Vec<(Loss, Vec<usize>)> {
+        let mut domains: BTreeMap<Loss, Vec<usize>> = BTreeMap::new();
+        for (i, name) in self.names.iter().enumerate() {
+            if let Some(domain) = of(name) {
+                domains.entry(domain).or_default().push(i);
+            }
+        }
+        if domains.len() < 2 { Vec::new() } else { domains.into_iter().collect() }
+    }
+
+    /// Whether WAL crosses into the child's region on this edge.
+    fn enters(&self, child: usize, upstream: usize) -> bool {
+        self.regions[child] != self.regions[upstream]
+    }
+
+    /// libpq's walk along the installed route.
+    fn onward(&self, child: usize, lost: &[bool]) -> Onward {
+        let name = self.names[child];
+        let Some(route) = self.world.installed(name) else { return Onward::Nowhere };
+        for entry in &route.entries {
+            let Some(&at) = self.places.get(entry) else { continue };
+            let passed_by = lost[at] || self.sights[at] == Sight::Down;
+            if passed_by || (route.attrs == SessionAttrs::Primary && at != self.primary) {
+                continue;
+            }
+            return match self.sights[at] {
+                Sight::Blind => Onward::Untold,
+                _ if self.is_ready(name, entry) => Onward::To(at),
+                _ => Onward::Stuck(at),
+            };
+        }
+        Onward::Nowhere
+    }
+
+    /// Whether the entry has what the child would ask for; told already for the fallbacks that are wanted.
+    fn is_ready(&self, child: &NodeName, entry: &NodeName) -> bool {
+        let refused = self.world.observed.memory.is_refused(child, entry);
+        let known = self.plan.fallbacks.get(child).into_iter().flatten().find(|(fallback, _)| fallback == entry);
+        let ready = known.map_or_else(
+            || ready::fallback(self.world, child, entry).is_ok(),
+            |(_, readiness)| *readiness != Readiness::NotReady,
+        );
+        ready && !refused
+    }
+
+    /// Whether WAL would still reach a server; `None` when it cannot be told.
+    fn is_fed(&self, start: usize, lost: &[bool]) -> Option<bool> {
+        let mut at = start;
+        for _ in 0..HOPS_MAX {
+            if at == self.primary {
+                return Some(true);
+            }
+            at = match self.upstreams[at] {
+                _ if self.sights[at] == Sight::Blind => return None,
+                None => return Some(false),
+                Some(upstream) if !lost[upstream] => upstream,
+                Some(_) => match self.onward(at, lost) {
+                    Onward::To(next) => next,
+                    Onward::Stuck(_) | Onward::Nowhere => return Some(false),
+                    Onward::Untold => return None,
+                },
+            };
+        }
+        Some(false)
+    }
+}
+
+/// What a loss would do that must not be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Harm<'a> {
+    /// Children that would be fed by nobody.
+    unfed: Vec<usize>,
+    /// One that they would be stuck at.
+    stuck_at: Option<usize>,
+    /// Who would have too many children, and how many.
+    crowded: Option<(usize, usize)>,
+    /// The region that would get too many streams from others, and how many.
+    flooded: Option<(&'a str, usize)>,
+}
+
+impl Harm<'_> {
+    /// Children without WAL are worse than too many children, and those than streams between regions.
+    fn weight(&self) -> (usize, usize, usize) {
+        (self.unfed.len(), self.crowded.map_or(0, |(_, n)| n), self.flooded.map_or(0, |(_, n)| n))
+    }
+}
+
+/// The worst of several losses.
+enum Worst<'a> {
+    /// There is nothing that could be lost.
+    NothingToTell,
+    /// None does harm, as far as can be told.
+    None,
+    /// This one.
+    Harm(Loss, Harm<'a>),
+}
+
+/// What is counted for one loss, and wiped for the next.
+struct Scratch {
+    lost: Vec<bool>,
+    gained: Vec<usize>,
+}
+
+impl Scratch {
+    fn of(tree: &Tree<'_>) -> Self {
+        Self { lost: vec![false; tree.names.len()], gained: vec![0; tree.names.len()] }
+    }
+
+    fn worst<'a>(&mut self, tree: &Tree<'a>, losses: Vec<(Loss, Vec<usize>)>) -> Worst<'a> {
+        let mut worst = if losses.is_empty() { Worst::NothingToTell } else { Worst::None };
+        for (loss, mut members) in losses {
+            members.retain(|member| *member != tree.primary);
+            self.lose(&members, true);
+            let harm = self.harm(tree, &members);
+            self.lose(&members, false);
+            let weight = harm.weight();
+            let least = if let Worst::Harm(_, harm) = &worst { harm.weight() } else { Default::default() };
+            if weight > least {
+                worst = Worst::Harm(loss, harm);
+            }
+        }
+        worst
+    }
+
+    fn lose(&mut self, members: &[usize], lost: bool) {
+        for member in members {
+            self.lost[*member] = lost;
+        }
+    }
+
+    fn harm<'a>(&mut self, tree: &Tree<'a>, members: &[usize]) -> Harm<'a> {
+        let mut harm = Harm { unfed: Vec::new(), stuck_at: None, crowded: None, flooded: None };
+        let mut entering: BTreeMap<&str, isize> = BTreeMap::new();
+        let mut enter = |child: usize, upstream: usize, by: isize| {
+            if tree.enters(child, upstream) {
+                *entering.entry(tree.regions[child]).or_default() += by;
+            }
+        };
+        let mut touched = Vec::new();
+        for &member in members {
+            if let Some(upstream) = tree.upstreams[member] {
+                enter(member, upstream, -1);
+            }
+            for &child in tree.children[member].iter().filter(|child| !self.lost[**child]) {
+                enter(child, member, -1);
+                match tree.onward(child, &self.lost) {
+                    Onward::To(next) => {
+                        enter(child, next, 1);
+                        self.gained[next] += 1;
+                        touched.push(next);
+                        if tree.is_fed(next, &self.lost) == Some(false) {
+                            harm.unfed.push(child);
+                        }
+                    }
+                    Onward::Stuck(at) => {
+                        harm.unfed.push(child);
+                        harm.stuck_at = harm.stuck_at.or(Some(at));
+                    }
+                    Onward::Nowhere => harm.unfed.push(child),
+                    Onward::Untold => {}
+                }
+            }
+        }
+        for at in touched {
+            let gained = std::mem::take(&mut self.gained[at]);
+            let gone = tree.children[at].iter().filter(|child| self.lost[**child]).count();
+            let children = tree.children[at].len() + gained - gone;
+            let burst = tree.world.desired.burst(tree.names[at]);
+            if gained > gone && children > burst && harm.crowded.is_none_or(|(_, most)| children > most) {
+                harm.crowded = Some((at, children));
+            }
+        }
+        let limit = tree.world.desired.limits.cross_region_streams;
+        for (region, more) in entering.into_iter().filter(|(_, more)| *more > 0) {
+            let streams = tree.entering.get(region).copied().unwrap_or(0).saturating_add_signed(more);
+            if streams > limit && harm.flooded.is_none_or(|(_, most)| streams > most) {
+                harm.flooded = Some((region, streams));
+            }
+        }
+        harm
+    }
+}

@@ -1,0 +1,48 @@
+//! Replay that is held up by those who read: what it is called, and that nothing is done about it but what helps.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use support::ground::{PRIMARY, apply};
+use support::postgres::eventually;
+use support::region::{fed_by, groups, region};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_whose_replay_is_held_up_by_a_reader_is_named_and_follows_when_the_reader_is_done() {
+    let mut ground = region("recovery-conflict").await;
+    apply(&ground.manifest(&groups(&ground)).replace("settleSeconds: 1", "settleSeconds: 1, lagSeconds: 2"));
+    ground.as_declared().await;
+    ground.tree.sql(PRIMARY, "CREATE TABLE t AS SELECT generate_series(1, 1000) AS a").await;
+    ground.tree.caught_up("eu-3", PRIMARY).await;
+    ground.tree.configure("eu-3", "max_standby_streaming_delay = -1");
+    ground.tree.sql("eu-3", "SELECT pg_reload_conf()").await;
+    ground.tree.until("eu-3", "SHOW max_standby_streaming_delay", "-1").await;
+    let reader = ground.tree.connect("eu-3").await.unwrap();
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t").await.unwrap();
+    ground.tree.sql(PRIMARY, "DELETE FROM t WHERE a > 1").await;
+    // What another session of the primary may still see is not removed at once.
+    let waits = "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup'";
+    eventually("replay is in conflict with the reader", async || {
+        ground.tree.sql(PRIMARY, "VACUUM t").await;
+        ground.tree.value("eu-3", waits).await == "RecoveryConflictSnapshot"
+    })
+    .await;
+    ground.told("ReplayBlocked", "eu-3: replay is blocked on eu-3: RecoveryConflictSnapshot").await;
+    // To everybody else it is a leaf that has all WAL there is.
+    let behind = "SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()";
+    ground.tree.until("eu-3", behind, "t").await;
+    assert_eq!(ground.tree.value("eu-3", "SELECT status FROM pg_stat_wal_receiver").await, "streaming");
+
+    // Nobody of its relay's children but itself stays where it was.
+    ground.tree.kill("eu-1");
+    fed_by(&ground, "eu-5", "eu-2").await;
+    let rows = reader.query_one("SELECT count(*) FROM t", &[]).await.unwrap();
+    assert_eq!(rows.get::<_, i64>(0), 1000, "the reader keeps what it sees");
+    drop(reader);
+    fed_by(&ground, "eu-3", "eu-2").await;
+    assert_eq!(ground.tree.value("eu-3", "SELECT count(*) FROM t").await, "1");
+    ground.tree.start_node("eu-1").await;
+    fed_by(&ground, "eu-3", "eu-1").await;
+    ground.as_declared().await;
+}

@@ -1,0 +1,237 @@
+//! What slots do to those who do not use them, and what connections that nobody has any more do to slots: made for real on
+//! real servers, and seen by readers and by vacuum.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use support::ground::{Ground, PRIMARY, apply, group, star};
+use support::postgres::eventually;
+use support::proxy::Proxy;
+
+const STANDBYS: [&str; 3] = ["eu-1", "eu-2", "eu-3"];
+const LEAF: &str = "eu-3";
+
+/// A leaf below one of two relays, the other its fallback; every standby tells of its transactions.
+async fn with_feedback(namespace: &'static str) -> Ground {
+    let ground = Ground::of(star(&STANDBYS).await, namespace).await;
+    for node in STANDBYS {
+        ground.tree.configure(node, "hot_standby_feedback = on\nlog_replication_commands = on");
+        reload(&ground, node).await;
+    }
+    apply(&ground.manifest(&leaf_below(&ground, ["a", "b"])));
+    ground.as_declared().await;
+    receives_from(&ground, "eu-1").await;
+    for (on, slot) in [("eu-1", "eu_3"), (PRIMARY, "eu_1")] {
+        let held = format!("SELECT xmin IS NOT NULL FROM pg_replication_slots WHERE slot_name = '{slot}'");
+        ground.tree.until(on, &held, "t").await;
+    }
+    ground
+}
+
+fn leaf_below(ground: &Ground, [first, fallback]: [&str; 2]) -> [String; 4] {
+    [
+        ground.group("core", "", &[PRIMARY]),
+        ground.group("a", "upstreams: [core]", &["eu-1"]),
+        ground.group("b", "upstreams: [core]", &["eu-2"]),
+        ground.group("leaf", &format!("upstreams: [{first}, {fallback}]"), &[LEAF]),
+    ]
+}
+
+async fn reload(ground: &Ground, node: &str) {
+    ground.tree.sql(node, "SELECT pg_reload_conf()").await;
+}
+
+async fn receives_from(ground: &Ground, upstream: &str) {
+    let from = "SELECT sender_port FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+    ground.tree.until(LEAF, from, &ground.tree.port(upstream).to_string()).await;
+    ground.flows(&[LEAF]).await;
+}
+
+/// Rows that are deleted, which vacuum removes when nobody holds them back.
+async fn delete_rows(ground: &Ground) {
+    ground.tree.sql(PRIMARY, "CREATE TABLE old AS SELECT generate_series(1, 1000)").await;
+    ground.tree.sql(PRIMARY, "DELETE FROM old").await;
+    ground.flows(&STANDBYS).await;
+}
+
+async fn vacuum_removes_them(ground: &Ground) -> bool {
+    ground.tree.sql(PRIMARY, "VACUUM old").await;
+    ground.tree.value(PRIMARY, "SELECT pg_relation_size('old')").await == "0"
+}
+
+/// What the leaf's slot on the relay that it left keeps and holds back.
+async fn left_slot(ground: &Ground, what: &str) -> String {
+    ground.tree.value("eu-1", &format!("SELECT {what} FROM pg_replication_slots WHERE slot_name = 'eu_3'")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_that_moved_holds_back_no_vacuum_and_keeps_its_fallback() {
+    let ground = with_feedback("xmin-cleared").await;
+    let kept = left_slot(&ground, "restart_lsn").await;
+    apply(&ground.manifest(&leaf_below(&ground, ["b", "a"])));
+    receives_from(&ground, "eu-2").await;
+    delete_rows(&ground).await;
+    eventually("vacuum goes on", async || vacuum_removes_them(&ground).await).await;
+    assert_eq!(left_slot(&ground, "active OR xmin IS NOT NULL").await, "f");
+    assert_eq!(left_slot(&ground, &format!("restart_lsn >= '{kept}'")).await, "t");
+    // The slot was told, and not made anew.
+    let log = ground.tree.log("eu-1");
+    assert!(log.contains("START_REPLICATION SLOT eu_3 PHYSICAL"), "{log}");
+    assert!(ground.events().await.iter().all(|(reason, _)| reason != "SlotHoldsXmin"));
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_holds_back_vacuum_and_cannot_be_cleared_is_named_until_it_can() {
+    let ground = with_feedback("xmin-held").await;
+    apply(&ground.manifest_with("automation: Observe", &leaf_below(&ground, ["b", "a"])));
+    ground.until("Converged", "False", "ObserveOnly").await;
+    let conninfo = ground.tree.conninfo(LEAF, "eu-2").replace('\'', "''");
+    ground.tree.sql(LEAF, &format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'")).await;
+    reload(&ground, LEAF).await;
+    receives_from(&ground, "eu-2").await;
+    delete_rows(&ground).await;
+    assert!(!vacuum_removes_them(&ground).await, "nothing is held back");
+
+    // Neither by the wire nor by making it anew, which would begin to reserve behind what the leaf has replayed.
+    let hba = std::fs::read_to_string(ground.tree.data("eu-1").join("pg_hba.conf")).unwrap();
+    let ours = |line: &&str| line.contains("replication") && line.contains("waltree");
+    let without: String = hba.split_inclusive('\n').filter(|line| !ours(line)).collect();
+    assert_ne!(hba, without);
+    ground.tree.write_hba("eu-1", &without);
+    reload(&ground, "eu-1").await;
+    ground.tree.sql(LEAF, "SELECT pg_wal_replay_pause()").await;
+    let replayed = ground.tree.value(LEAF, "SELECT pg_last_wal_replay_lsn()").await;
+    let beyond = format!("SELECT redo_lsn - '{replayed}' > 16 * 1024 * 1024 FROM pg_control_checkpoint()");
+    eventually("eu-1 has a restartpoint beyond the leaf", async || {
+        ground.tree.sql(PRIMARY, "SELECT pg_switch_wal()").await;
+        ground.tree.sql(PRIMARY, "CHECKPOINT").await;
+        ground.flows(&["eu-1"]).await;
+        ground.tree.sql("eu-1", "CHECKPOINT").await;
+        ground.tree.value("eu-1", &beyond).await == "t"
+    })
+    .await;
+    apply(&ground.manifest(&leaf_below(&ground, ["b", "a"])));
+    ground.told("SlotHoldsXmin", "eu-1").await;
+    assert!(!vacuum_removes_them(&ground).await, "nothing is held back");
+    let kept = left_slot(&ground, "restart_lsn").await;
+
+    ground.tree.write_hba("eu-1", &hba);
+    reload(&ground, "eu-1").await;
+    eventually("vacuum goes on", async || vacuum_removes_them(&ground).await).await;
+    assert_eq!(left_slot(&ground, &format!("restart_lsn BETWEEN '{kept}' AND '{replayed}'")).await, "t");
+    ground.tree.sql(LEAF, "SELECT pg_wal_replay_resume()").await;
+    ground.flows(&[LEAF]).await;
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_that_is_gone_holds_back_no_vacuum_and_finds_its_wal_when_it_is_back() {
+    let mut ground = with_feedback("xmin-of-the-dead").await;
+    ground.tree.stop(LEAF);
+    ground.tree.sql(PRIMARY, "CREATE TABLE old AS SELECT generate_series(1, 1000)").await;
+    ground.tree.sql(PRIMARY, "DELETE FROM old").await;
+    ground.flows(&STANDBYS[..2]).await;
+    assert!(!vacuum_removes_them(&ground).await, "nothing is held back");
+    let kept = left_slot(&ground, "restart_lsn").await;
+    eventually("vacuum goes on", async || vacuum_removes_them(&ground).await).await;
+    assert_eq!(left_slot(&ground, "restart_lsn").await, kept);
+    ground.tree.start_node(LEAF).await;
+    ground.flows(&[LEAF]).await;
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_vanished_without_a_word_is_ended_where_we_may_and_its_leaf_comes_back() {
+    let ground = Ground::of(star(&["eu-1", "eu-2"]).await, "zombie").await;
+    ground.tree.configure("eu-1", "wal_sender_timeout = 10min");
+    reload(&ground, "eu-1").await;
+    ground.tree.sql(PRIMARY, "REVOKE pg_signal_backend FROM waltree").await;
+    let may = "SELECT pg_has_role('waltree', 'pg_signal_backend', 'USAGE')";
+    ground.tree.until("eu-1", may, "f").await;
+    let proxy = Proxy::before(ground.tree.port("eu-1")).await;
+    let groups = [
+        ground.group("core", "", &[PRIMARY]),
+        group(
+            "eu",
+            "orders-sql",
+            "upstreams: [core], relays: 1",
+            &[("eu-1", proxy.port), ("eu-2", ground.tree.port("eu-2"))],
+        ),
+    ];
+    apply(&ground.manifest(&groups));
+    ground.as_declared().await;
+    let by_proxy = format!(
+        "SELECT count(*) FROM pg_stat_wal_receiver WHERE sender_port = {} AND status = 'streaming'",
+        proxy.port
+    );
+    ground.tree.until("eu-2", &by_proxy, "1").await;
+    let holder = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'eu_2'";
+
+    let zombie = ground.tree.value("eu-1", holder).await;
+    proxy.swallow_replication();
+    ground.told("ZombieSlot", "eu-2").await;
+    let told = ground.events().await;
+    assert!(told.iter().any(|(_, note)| note.contains("GRANT pg_signal_backend")), "{told:?}");
+    assert_eq!(ground.tree.value("eu-1", holder).await, zombie);
+
+    ground.tree.sql(PRIMARY, "GRANT pg_signal_backend TO waltree").await;
+    eventually("the zombie is ended", async || ground.tree.value("eu-1", holder).await != zombie).await;
+    ground.tree.until("eu-2", &by_proxy, "1").await;
+    ground.flows(&["eu-2"]).await;
+    ground.as_declared().await;
+}
+
+/// Writes so many segments, which every one of these nodes receives, and makes (restart)checkpoints everywhere.
+async fn write_segments(ground: &Ground, segments: usize, nodes: &[&str]) {
+    for _ in 0..segments {
+        ground.tree.sql(PRIMARY, "SELECT pg_switch_wal()").await;
+        ground.flows(nodes).await;
+    }
+    for node in [&[PRIMARY], nodes].concat() {
+        ground.tree.sql(node, "CHECKPOINT").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slots_of_a_leaf_that_is_away_too_long_are_given_up_and_those_of_the_others_stay() {
+    let nodes = ["eu-1", "eu-2", "eu-3", "eu-4"];
+    let mut ground = Ground::of(star(&nodes).await, "retained-wal").await;
+    let groups = [ground.group("core", "", &[PRIMARY]), ground.group("eu", "upstreams: [core], relays: 2", &nodes)];
+    apply(&ground.manifest_with("limits: {retainedWal: 64Mi}", &groups));
+    ground.as_declared().await;
+    let others = ["eu-1", "eu-2", "eu-4"];
+    let before = ground.connected(&others).await;
+    let slots = "SELECT string_agg(slot_name, ',' ORDER BY slot_name) FROM pg_replication_slots";
+    for relay in ["eu-1", "eu-2"] {
+        ground.tree.until(relay, slots, "eu_3,eu_4").await;
+    }
+
+    ground.tree.stop("eu-3");
+    write_segments(&ground, 3, &others).await;
+    ground.asked("eu-1", 3).await;
+    assert_eq!(ground.tree.value("eu-1", slots).await, "eu_3,eu_4", "it is within the bound");
+    write_segments(&ground, 4, &others).await;
+    for relay in ["eu-1", "eu-2"] {
+        ground.tree.until(relay, slots, "eu_4").await;
+    }
+    ground.told("RetainedWal", "eu-3").await;
+    eventually("it is told why the fallbacks are not ready", async || {
+        ground.until("FallbacksReady", "False", "NotReady").await.contains("limits.retainedWal")
+    })
+    .await;
+    // What it was for: the WAL goes, and nobody else heard of it. (wal_keep_size is 256 MB here, so not yet.)
+    ground.asked("eu-1", 3).await;
+    assert_eq!(ground.tree.value("eu-1", slots).await, "eu_4", "it is not made again while its node is away");
+    ground.untouched(&before).await;
+
+    // The WAL is still there, so it comes back by itself, and gets its fallback again when it is near.
+    ground.tree.start_node("eu-3").await;
+    ground.flows(&["eu-3"]).await;
+    for relay in ["eu-1", "eu-2"] {
+        ground.tree.until(relay, slots, "eu_3,eu_4").await;
+    }
+    ground.as_declared().await;
+    ground.untouched(&before).await;
+}

@@ -1,0 +1,254 @@
+//! What is planned for slots that nobody uses, and for those that somebody uses who is gone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
+
+mod fleet;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use fleet::Fleet;
+use waltree::model::observed::Sender;
+use waltree::model::{
+    Automation, Desired, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Millis, NodeName, NodeSpec,
+    Observed,
+};
+use waltree::plan::{Done, Outcome, Plan, Planned, Step, Why, plan, record};
+
+const SEGMENT: u64 = 16 << 20;
+const BOUND: u64 = 128 << 20;
+
+fn name(text: &str) -> NodeName {
+    NodeName::new(text).unwrap()
+}
+
+/// A primary, two relays and four leaves.
+fn desired() -> Desired {
+    let mut desired = Desired {
+        automation: Automation::Heal,
+        deleting: false,
+        acknowledged: BTreeSet::new(),
+        limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: BOUND },
+        healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 3_600, settle_seconds: 5 },
+        groups: Vec::new(),
+        nodes: BTreeMap::new(),
+    };
+    for (index, (group, size, relays, upstreams)) in
+        [("core", 1, 0, &[][..]), ("eu", 6, 2, &["core"])].iter().enumerate()
+    {
+        let members: Vec<_> = (1..=*size).map(|i| name(&format!("{group}-{i}"))).collect();
+        for member in &members {
+            let address = member.to_string();
+            let spec = NodeSpec { name: member.clone(), group: index, address, port: 5432, zone: None };
+            desired.nodes.insert(member.clone(), spec);
+        }
+        desired.groups.push(Group {
+            name: GroupName::new(group).unwrap(),
+            upstreams: upstreams.iter().map(|up| GroupName::new(up).unwrap()).collect(),
+            relays: *relays,
+            region: None,
+            management: Management::Routes,
+            fan_out: 8,
+            members,
+        });
+    }
+    desired
+}
+
+/// The fleet as declared.
+fn formed() -> Fleet {
+    let mut fleet = Fleet::new(desired(), |_| name("core-1"));
+    pass(&mut fleet, 60);
+    assert_eq!(fleet.servers[&name("eu-3")].upstream, Some(name("eu-1")));
+    fleet
+}
+
+/// Half seconds go by, and all that is planned is done.
+fn pass(fleet: &mut Fleet, times: usize) -> Vec<Planned> {
+    let mut done = Vec::new();
+    for _ in 0..times {
+        fleet.tick(500);
+        let (_, made) = fleet.plan();
+        fleet.carry_out(&made, |_| true);
+        done.extend(made.steps);
+    }
+    done
+}
+
+fn of(steps: &[Planned], on: &str, owner: &str) -> Vec<(&'static str, Why)> {
+    let its = |planned: &&Planned| *planned.step.server() == name(on) && *planned.step.owner() == name(owner);
+    steps.iter().filter(its).map(|planned| ((&planned.step).into(), planned.why)).collect()
+}
+
+/// What is planned when one server says something else.
+fn planned_with(fleet: &mut Fleet, node: &str, change: impl FnOnce(&mut Facts)) -> (Observed, Plan) {
+    let mut observed = fleet.observe();
+    let view = observed.nodes.get_mut(&name(node)).unwrap();
+    change(Arc::make_mut(view.last.as_mut().unwrap()));
+    let made = plan(&fleet.desired, &observed, fleet.now);
+    (observed, made)
+}
+
+#[test]
+fn the_idle_slots_of_a_node_that_is_away_are_given_up_beyond_the_bound_and_no_others() {
+    let mut fleet = formed();
+    fleet.set_up(&name("eu-3"), false);
+    let mut steps = Vec::new();
+    let kept = |fleet: &Fleet| {
+        let relay = &fleet.servers[&name("eu-1")];
+        relay.slots.get("eu_3").map(|restart| (relay.position.0 - SEGMENT).saturating_sub(restart.0))
+    };
+    while kept(&fleet).is_some_and(|kept| kept <= BOUND) {
+        assert_eq!(of(&steps, "eu-1", "eu-3"), []);
+        steps.extend(pass(&mut fleet, 1));
+    }
+    steps.extend(pass(&mut fleet, 8));
+    for on in ["core-1", "eu-1", "eu-2"] {
+        assert_eq!(of(&steps, on, "eu-3"), [("DropSlot", Why::RetainedWal)], "once, and not made again, on {on}");
+    }
+    assert_eq!(steps.iter().filter(|planned| matches!(planned.step, Step::DropSlot { .. })).count(), 3);
+    for others in ["eu_4", "eu_5", "eu_6"] {
+        assert!(fleet.servers[&name("eu-2")].slots.contains_key(others));
+    }
+    let (_, made) = fleet.plan();
+    assert!(made.given_up.contains(&(name("eu-3"), name("eu-2"))), "{:?}", made.given_up);
+    assert!(made.retained_bytes.values().all(|bytes| *bytes <= BOUND), "{:?}", made.retained_bytes);
+}
+
+#[test]
+fn the_farthest_behind_is_given_up_first_and_whoever_only_reconnects_not_at_once() {
+    let mut fleet = formed();
+    fleet.tick(500);
+    for gone in ["eu-3", "eu-5"] {
+        fleet.set_up(&name(gone), false);
+    }
+    let end = fleet.servers[&name("eu-2")].position.0 + 100 * SEGMENT;
+    for (owner, behind) in [("eu_3", 20), ("eu_5", 30), ("eu_4", 0), ("eu_6", 0)] {
+        fleet.servers.get_mut(&name("eu-2")).unwrap().slots.insert(owner.to_owned(), Lsn(end - behind * SEGMENT));
+    }
+    let ahead = |facts: &mut Facts| {
+        facts.redo = Lsn(end);
+        facts.slots.insert("somebody".to_owned(), facts.slots["eu_3"].clone());
+    };
+    let dropped = |made: &Plan| -> Vec<NodeName> {
+        let given_up = made.steps.iter().filter(|planned| planned.why == Why::RetainedWal);
+        given_up.map(|planned| planned.step.owner().clone()).collect()
+    };
+    let (_, made) = planned_with(&mut fleet, "eu-2", |facts| facts.redo = Lsn(end));
+    assert_eq!(dropped(&made), [], "they may be back in a moment");
+    for _ in 0..25 {
+        fleet.now = fleet.now.plus(500);
+        fleet.observe();
+    }
+    let (_, made) = planned_with(&mut fleet, "eu-2", |facts| facts.redo = Lsn(end));
+    assert_eq!(dropped(&made), [name("eu-5"), name("eu-3")]);
+    assert_eq!(made.retained_bytes[&name("eu-2")], 30 * SEGMENT);
+    // What somebody else's slot keeps is kept anyway.
+    let (_, made) = planned_with(&mut fleet, "eu-2", ahead);
+    assert_eq!((dropped(&made), made.retained_bytes[&name("eu-2")]), (vec![name("eu-5")], 10 * SEGMENT));
+}
+
+#[test]
+fn a_fallback_that_was_given_up_is_made_again_when_its_node_is_within_half_the_bound() {
+    let mut fleet = formed();
+    fleet.tick(500);
+    let on = fleet.servers[&name("eu-2")].position.0;
+    fleet.servers.get_mut(&name("eu-2")).unwrap().slots.remove("eu_3");
+    let made_at = |fleet: &mut Fleet, behind: u64| {
+        let (_, made) = planned_with(fleet, "eu-3", |facts| facts.replay = Lsn(on - SEGMENT - behind));
+        of(&made.steps, "eu-2", "eu-3").iter().any(|(step, _)| *step == "CreateSlot")
+    };
+    assert!(made_at(&mut fleet, BOUND));
+    assert!(!made_at(&mut fleet, BOUND + SEGMENT));
+    let step = Step::DropSlot { on: name("eu-2"), owner: name("eu-3") };
+    let done = Done { planned: Planned { step, why: Why::RetainedWal }, result: Ok(()) };
+    record(&mut fleet.memory, &Outcome { done: vec![done] }, fleet.now);
+    assert!(!made_at(&mut fleet, BOUND));
+    assert!(made_at(&mut fleet, BOUND / 2));
+}
+
+#[test]
+fn an_idle_slot_is_moved_forward_every_ten_seconds_and_not_with_each_look() {
+    let mut fleet = formed();
+    let mut at = Vec::new();
+    for _ in 0..120 {
+        fleet.tick(500);
+        let (_, made) = fleet.plan();
+        let moves = of(&made.steps, "eu-2", "eu-3").contains(&("AdvanceSlot", Why::Release));
+        at.extend(moves.then_some(fleet.now));
+        fleet.carry_out(&made, |_| true);
+    }
+    // A segment is written every two seconds.
+    assert!(at.len() >= 5, "{at:?}");
+    assert!(at.windows(2).all(|pair| pair[1].since(pair[0]) >= 10_000), "{at:?}");
+}
+
+#[test]
+fn the_xmin_of_an_idle_slot_is_cleared_on_the_wire_and_where_that_is_refused_by_making_it_anew_if_it_keeps_its_wal() {
+    let mut fleet = formed();
+    fleet.tick(500);
+    let held = |facts: &mut Facts| facts.slots.get_mut("eu_3").unwrap().xmin = Some(700);
+    let (_, made) = planned_with(&mut fleet, "eu-2", held);
+    assert_eq!(of(&made.steps, "eu-2", "eu-3"), [("ClearXmin", Why::ReleaseXmin)]);
+    let (_, made) = planned_with(&mut fleet, "eu-1", held);
+    assert_eq!(of(&made.steps, "eu-1", "eu-3"), [], "that one is in use");
+
+    let step = Step::ClearXmin { on: name("eu-2"), owner: name("eu-3") };
+    let refused = Done { planned: Planned { step, why: Why::ReleaseXmin }, result: Err("no entry".to_owned()) };
+    record(&mut fleet.memory, &Outcome { done: vec![refused] }, fleet.now);
+    let (_, made) = planned_with(&mut fleet, "eu-2", held);
+    assert_eq!(of(&made.steps, "eu-2", "eu-3"), [("RecreateSlot", Why::ReleaseXmin)]);
+    assert!(made.findings.iter().any(|finding| finding.diagnosis.to_string() == "SlotHoldsXmin"));
+    let beyond = |facts: &mut Facts| {
+        held(facts);
+        facts.redo = Lsn(facts.redo.0 + 100 * SEGMENT);
+    };
+    let (_, made) = planned_with(&mut fleet, "eu-2", beyond);
+    assert!(!of(&made.steps, "eu-2", "eu-3").iter().any(|(_, why)| *why == Why::ReleaseXmin), "its WAL would be lost");
+    fleet.now = fleet.now.plus(15_000);
+    let (_, made) = planned_with(&mut fleet, "eu-2", beyond);
+    assert_eq!(of(&made.steps, "eu-2", "eu-3"), [("ClearXmin", Why::ReleaseXmin)], "it is tried now and then");
+}
+
+#[test]
+fn a_walsender_is_ended_when_its_child_was_asked_afterwards_and_has_not_had_that_connection_for_longer_than_the_patience()
+ {
+    let mut fleet = formed();
+    fleet.tick(500);
+    let zombie = |facts: &mut Facts| {
+        facts.slots.get_mut("eu_3").unwrap().active_pid = Some(999);
+        facts.senders.push(Sender {
+            pid: 999,
+            application_name: "eu-3".to_owned(),
+            state: "streaming".to_owned(),
+            slot: Some("eu_3".to_owned()),
+            client: None,
+            replied: None,
+        });
+    };
+    let ends = |made: &Plan| of(&made.steps, "eu-2", "eu-3").contains(&("EndSender", Why::Zombie));
+    let (_, made) = planned_with(&mut fleet, "eu-2", zombie);
+    assert!(ends(&made));
+    let (_, made) = planned_with(&mut fleet, "eu-2", |facts| {
+        zombie(facts);
+        facts.at = facts.at.plus(1);
+    });
+    assert!(!ends(&made), "it may have come since the child was asked");
+    let (_, made) = planned_with(&mut fleet, "eu-2", |facts| {
+        zombie(facts);
+        facts.senders.last_mut().unwrap().application_name = "somebody".to_owned();
+    });
+    assert!(!ends(&made), "it is somebody else's");
+    let (_, made) = planned_with(&mut fleet, "eu-2", |facts| {
+        zombie(facts);
+        facts.may_end_senders = false;
+    });
+    assert!(!ends(&made));
+    let told =
+        made.findings.iter().find(|finding| finding.node == name("eu-3")).map(|finding| finding.message.as_str());
+    assert!(told.is_some_and(|told| told.contains("GRANT pg_signal_backend")), "{told:?}");
+    let since = Millis(fleet.now.0 - 1_999);
+    fleet.memory.nodes.get_mut(&name("eu-3")).unwrap().upstream = Some((name("eu-1"), since));
+    let (_, made) = planned_with(&mut fleet, "eu-2", zombie);
+    assert!(!ends(&made), "it moved only just now");
+}
