@@ -11,8 +11,10 @@ use crate::model::tree::Edge;
 pub(super) fn end(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<Planned> {
     let pid = left_behind(world, owner, on)?;
     let (owner_facts, facts) = (world.seen(owner)?, world.seen(on)?);
-    // Whoever shows no connection after the other end has shown its walsender had lost it by then.
-    let asked_after = owner_facts.asked_at >= facts.at;
+    // Whoever shows no connection after the other end has shown its walsender had lost it by then. The two are not asked in
+    // one moment, so it is the first look at that walsender that counts, not the last.
+    let known = world.observed.memory.namesakes.get(&(owner.clone(), on.clone(), pid));
+    let asked_after = owner_facts.asked_at >= known.map_or(facts.at, |known| known.since);
     let step = Step::EndSender { on: on.clone(), owner: owner.clone(), pid };
     (asked_after && facts.may_end_senders).then_some(Planned { step, why: Why::Zombie })
 }
