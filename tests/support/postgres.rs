@@ -78,9 +78,14 @@ if [ "$word" = stop ]; then
     kill -INT $pid
 else
     kill -STOP $pid
-    kill -KILL $pid $(cat /proc/$pid/task/$pid/children)
+    children=$(cat /proc/$pid/task/$pid/children)
+    kill -KILL $pid $children
 fi
 wait $pid
+# A server is not started again while a process of the last one holds its shared memory; they are nobody's to wait for.
+for child in $children; do
+    while grep -qs '^State:.[^ZX]' /proc/$child/status; do sleep 0.01; done
+done
 [ "$word" != gone ] || rm -rf "$dir"
 "#;
 
