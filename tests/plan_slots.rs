@@ -11,10 +11,10 @@ use fleet::Fleet;
 use waltree::model::memory::Namesake;
 use waltree::model::observed::Sender;
 use waltree::model::{
-    Automation, Desired, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Millis, NodeName, NodeSpec,
-    Observed,
+    Automation, Desired, Diagnosis, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Millis, NodeName,
+    NodeSpec, Observed,
 };
-use waltree::plan::{Done, Outcome, Plan, Planned, Step, Why, plan, record};
+use waltree::plan::{Done, Outcome, Plan, Planned, Step, StepKind, Why, plan, record};
 
 const SEGMENT: u64 = 16 << 20;
 const BOUND: u64 = 128 << 20;
@@ -265,4 +265,86 @@ fn a_walsender_is_ended_when_its_child_was_asked_afterwards_and_has_not_had_that
     fleet.memory.nodes.get_mut(&name("eu-3")).unwrap().upstream = Some((name("eu-1"), since));
     let (_, made) = planned_with(&mut fleet, "eu-2", zombie);
     assert!(!ends(&made), "it moved only just now");
+}
+
+/// The same below two servers of somebody else.
+fn below_another() -> Fleet {
+    let mut desired = desired();
+    let core = &mut desired.groups[0];
+    core.management = Management::Observe;
+    core.members.push(name("core-2"));
+    let spec = NodeSpec { name: name("core-2"), group: 0, address: "core-2".to_owned(), port: 5432, zone: None };
+    desired.nodes.insert(name("core-2"), spec);
+    let mut fleet = Fleet::new(desired, |_| name("core-1"));
+    pass(&mut fleet, 60);
+    fleet
+}
+
+fn slots<'a>(fleet: &'a mut Fleet, on: &str) -> &'a mut BTreeMap<String, Lsn> {
+    &mut fleet.servers.get_mut(&name(on)).unwrap().slots
+}
+
+#[test]
+fn between_two_servers_of_somebody_else_a_slot_is_his_whatever_its_name() {
+    let mut fleet = below_another();
+    for (on, slot) in [("core-1", "core_2"), ("core-2", "core_1")] {
+        assert_eq!(slots(&mut fleet, on).get(slot), None, "ours are not made for his servers");
+        slots(&mut fleet, on).insert(slot.to_owned(), Lsn(0));
+    }
+    let has = |fleet: &mut Fleet, on: &str, slot: &str| slots(fleet, on).contains_key(slot);
+    // Idle, and far beyond the bound.
+    let of_his = |planned: &Planned| planned.step.owner().as_str().starts_with("core");
+    let of_slots = |planned: &&Planned| planned.step.kind() != StepKind::Heartbeat;
+    assert!(!pass(&mut fleet, 120).iter().filter(of_slots).any(of_his));
+    // Nor when its owner is taken out of the spec.
+    let spec = fleet.desired.nodes.remove(&name("core-2")).unwrap();
+    fleet.desired.groups[0].members.retain(|member| *member != name("core-2"));
+    let server = fleet.servers.remove(&name("core-2")).unwrap();
+    pass(&mut fleet, 60);
+    assert!(has(&mut fleet, "core-1", "core_2"), "it may be that of his own server");
+    fleet.servers.insert(name("core-2"), server);
+    fleet.desired.nodes.insert(name("core-2"), spec);
+    fleet.desired.groups[0].members.push(name("core-2"));
+    pass(&mut fleet, 60);
+    // A node of ours leaves nothing.
+    slots(&mut fleet, "core-1").insert("eu_6".to_owned(), Lsn(0));
+    fleet.desired.nodes.remove(&name("eu-6"));
+    fleet.desired.groups[1].members.retain(|member| *member != name("eu-6"));
+    fleet.servers.remove(&name("eu-6"));
+    pass(&mut fleet, 60);
+    assert!(!has(&mut fleet, "core-1", "eu_6"));
+    // The topology goes.
+    assert!(has(&mut fleet, "core-2", "eu_2"));
+    fleet.desired.deleting = true;
+    pass(&mut fleet, 60);
+    assert!(has(&mut fleet, "core-1", "core_2") && has(&mut fleet, "core-2", "core_1"));
+    assert!(!has(&mut fleet, "core-2", "eu_2"), "and ours are dropped");
+}
+
+#[test]
+fn a_slot_that_somebody_else_drops_is_made_again_at_once_three_times_and_then_twice_a_minute() {
+    let mut fleet = below_another();
+    let drop = |fleet: &mut Fleet| slots(fleet, "core-2").remove("eu_1").map(drop);
+    let made = |fleet: &mut Fleet, times| of(&pass(fleet, times), "core-2", "eu-1");
+    let once = [("CreateSlot", Why::Prepare)];
+    for _ in 0..3 {
+        drop(&mut fleet).unwrap();
+        assert_eq!(made(&mut fleet, 1), once);
+        assert_eq!(fleet.plan().1.findings[0].diagnosis, Diagnosis::SlotRemovedByOther);
+    }
+    for _ in 0..3 {
+        drop(&mut fleet).unwrap();
+        assert_eq!(made(&mut fleet, 60), []);
+        assert_eq!(made(&mut fleet, 1), once);
+    }
+    // Its owner needs it now: nobody feeds it but who has that slot.
+    drop(&mut fleet).unwrap();
+    fleet.set_up(&name("core-1"), false);
+    assert_eq!(made(&mut fleet, 1), once);
+    // It stays, and all is forgotten.
+    fleet.set_up(&name("core-1"), true);
+    pass(&mut fleet, 60);
+    assert_eq!(fleet.plan().1.findings, []);
+    drop(&mut fleet).unwrap();
+    assert_eq!(made(&mut fleet, 1), once);
 }

@@ -198,7 +198,9 @@ pub fn plan_text(plan: &Plan) -> String {
         let entries = route.entries.iter().map(NodeName::as_str).collect::<Vec<_>>().join(" > ");
         let _ = writeln!(text, "{node} is to receive from {entries}.");
     }
-    let moves = plan.steps.iter().chain(&plan.withheld).filter(|p| matches!(p.step, Step::SetRoute { .. })).count();
-    let _ = writeln!(text, "{moves} moves planned.");
+    let planned = || plan.steps.iter().chain(&plan.withheld);
+    let routes = planned().filter(|p| matches!(p.step, Step::SetRoute { .. })).count();
+    let moves = planned().filter(|p| plan.is_move(&p.step)).count();
+    let _ = writeln!(text, "{routes} routes to set, {moves} moves planned.");
     text
 }

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod acknowledge;
+mod adopt;
 mod crd;
 pub mod draw;
 mod history;

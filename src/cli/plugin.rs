@@ -15,7 +15,7 @@ use super::history::History;
 use super::look::{Look, look, topology};
 use super::what_if::WhatIf;
 use super::why::Why;
-use super::{DEGRADED, OK, draw};
+use super::{DEGRADED, OK, adopt, draw};
 use crate::api::ReplicaTopology;
 use crate::model::Diagnosis;
 
@@ -41,6 +41,11 @@ enum Verb {
     /// Show what would be done now and why, and what is waited for; with -f, if that manifest were applied. Nothing is
     /// written. Exit code 0: nothing to do, 2: there is.
     Plan(Planned),
+    /// Crawl a running fleet from any of its servers, and print a manifest in which it is as it is now: groups read off
+    /// the tree, `automation: Observe`, and what is to be known as comments. Nothing is written to any server, and no
+    /// cluster is needed. Exit code 0: applying it moves nobody, 2: something could not be reached or would be moved, 3:
+    /// it cannot be declared.
+    Adopt(adopt::Adopt),
     /// Show what would happen if servers were lost: who goes where at once and then, what is sent again, which limits
     /// would be exceeded. Tried out on the servers as they are seen now; nothing is touched. Exit code 0: survived by
     /// PostgreSQL alone, 2: not.
@@ -88,8 +93,9 @@ pub(super) enum Output {
 /// Whatever kept it from being done; the exit code is then 1.
 pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let Arguments { context, namespace, verb } = arguments;
-    let cluster = || Cluster::connect(context, namespace);
+    let cluster = || Cluster::connect(context, namespace.clone());
     let code = match verb {
+        Verb::Adopt(what) => adopt::run(&what, namespace.as_deref(), out).await?,
         Verb::Tree(named) => tree(&cluster().await?.look(&named.name).await?.1, named.output, out)?,
         Verb::Plan(planned) => {
             let cluster = cluster().await?;

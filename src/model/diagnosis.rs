@@ -123,6 +123,9 @@ pub enum Diagnosis {
     /// Somebody else sets its `primary_conninfo` back.
     #[strum(message = "put back three times, then left alone")]
     OtherWriter,
+    /// Somebody else drops our slots on it, as Patroni does with slots that it does not know.
+    #[strum(message = "made again at once three times, then twice a minute; at once when its owner needs it to stream")]
+    SlotRemovedByOther,
     /// `allow_alter_system = off`.
     #[strum(message = "reported")]
     AlterSystemOff,

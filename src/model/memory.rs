@@ -1,15 +1,17 @@
 //! What is remembered between two passes: timers and positions.
 
 mod judge;
+mod kept;
 mod namesakes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+pub use kept::{Kept, KeptSlot};
 pub use namesakes::Namesake;
 
 use super::primary::{Primary, true_primary};
 use super::unseen::blind;
-use super::{Desired, Facts, Lsn, Millis, NodeName, NodeView, Route, Timeline, WhyUnseen};
+use super::{Desired, Facts, Lsn, Management, Millis, NodeName, NodeView, Route, Timeline, WhyUnseen};
 
 /// Samples of the primary's position that are kept at least: at one a second, two minutes, and always twice the patience, so
 /// that standing still can be told. A node that lags more keeps the time it reached last, so nothing is lost but the fineness.
@@ -56,9 +58,17 @@ pub struct Memory {
     pub failed_steps: BTreeMap<(NodeName, NodeName, &'static str), (u32, Millis)>,
     /// Walsenders that use a node's name and are not the node's: whose, on which server, with which process id.
     pub namesakes: BTreeMap<(NodeName, NodeName, i32), Namesake>,
-    /// Nodes that were taken out of the spec and whose slots may still be somewhere, with the time at which one of them
-    /// was last seen in use.
-    pub leaving: BTreeMap<NodeName, Millis>,
+    /// Nodes that were taken out of the spec and whose slots may still be somewhere.
+    pub leaving: BTreeMap<NodeName, Leaver>,
+}
+
+/// A node that was taken out of the spec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Leaver {
+    /// When one of its slots was last seen in use, or may have been.
+    pub used: Millis,
+    /// Its routes were seen to be ours, so its slots are, on whatever server.
+    pub routed: bool,
 }
 
 /// Where the primary was.
@@ -129,6 +139,10 @@ pub struct NodeMemory {
     pub slots_given_up: BTreeSet<NodeName>,
     /// Upstreams that give it nothing although they are well.
     pub refused: BTreeMap<NodeName, Refused>,
+    /// Its routes are ours to set.
+    pub routed: bool,
+    /// The slots on it, and which of them somebody else removed.
+    pub kept: Kept,
 }
 
 /// An upstream from which a node gets nothing although it is well: pg_hba.conf, no free walsender, WAL gone, a cut
@@ -256,6 +270,7 @@ impl Memory {
             let facts = nodes.get(name).and_then(NodeView::seen);
             let reached = facts.and_then(|facts| self.newest_reached(facts));
             let node = self.nodes.entry(name.clone()).or_default();
+            node.routed = desired.group_of(name).is_some_and(|group| group.management == Management::Routes);
             match facts {
                 None => {
                     let why = nodes.get(name).and_then(|view| view.unseen.as_ref()).map(|unseen| unseen.why);
@@ -280,13 +295,12 @@ impl Memory {
     /// have one (law 8).
     fn note_leavers(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
         let is_gone = |name: &NodeName| !desired.nodes.contains_key(name);
-        let gone: Vec<NodeName> = self.nodes.keys().filter(|name| is_gone(name)).cloned().collect();
-        self.nodes.retain(|name, _| !is_gone(name));
-        for name in gone {
-            self.leaving.entry(name).or_insert(self.at);
-        }
         let at = self.at;
-        self.leaving.retain(|name, used| {
+        for (name, node) in self.nodes.iter().filter(|(name, _)| is_gone(name)) {
+            self.leaving.entry(name.clone()).or_insert(Leaver { used: at, routed: node.routed });
+        }
+        self.nodes.retain(|name, _| !is_gone(name));
+        self.leaving.retain(|name, Leaver { used, .. }| {
             let slot = name.slot();
             // What it does on a server that is not seen is not known: it may be back at any moment.
             if nodes.values().any(|view| view.unseen.is_some()) {
@@ -371,6 +385,7 @@ impl NodeMemory {
         if self.started.is_some_and(|started| started != facts.started) {
             self.restarts.push_back(now);
         }
+        self.kept.see(facts, now);
         self.started = Some(facts.started);
         while self.restarts.front().is_some_and(|at| now.since(*at) >= FORGIVEN_AFTER_MILLISECONDS) {
             self.restarts.pop_front();

@@ -151,6 +151,8 @@ pub struct Facts {
     pub at: Millis,
     /// Which cluster's data this is.
     pub system_identifier: u64,
+    /// `cluster_name`; empty when it has none.
+    pub cluster_name: String,
     /// `server_version_num`.
     pub version_num: u32,
     /// Postmaster start, microseconds of the server's own wall clock; used only to tell one incarnation from the next.

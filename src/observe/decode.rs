@@ -13,6 +13,7 @@ use crate::model::{Conninfo, Facts, Lsn, Millis, Timeline};
 #[expect(clippy::struct_excessive_bools, reason = "the columns of one row")]
 pub(super) struct Answer {
     system_identifier: String,
+    cluster_name: String,
     version_num: u32,
     started: u64,
     in_recovery: bool,
@@ -130,6 +131,7 @@ pub(super) fn facts(
             .system_identifier
             .parse()
             .map_err(|_| bad("system_identifier", &answer.system_identifier))?,
+        cluster_name: answer.cluster_name,
         version_num: answer.version_num,
         started: answer.started,
         in_recovery: answer.in_recovery,
@@ -232,7 +234,7 @@ mod tests {
 
     fn answer(change: impl Fn(&mut serde_json::Value)) -> Result<Facts, String> {
         let mut json = serde_json::json!({
-            "system_identifier": "7000000000000000001", "version_num": 150_018, "started": 1, "in_recovery": true,
+            "system_identifier": "7000000000000000001", "cluster_name": "", "version_num": 150_018, "started": 1, "in_recovery": true,
             "position": "0/3000060", "replay": "0/3000028", "timeline": null, "control_timeline": 1,
             "redo": "0/2000028", "oldest_wal": "0000000000000002", "segment_bytes": 16 << 20, "replay_paused": false,
             "startup_wait": null, "conninfo": "host=a port=1", "has_password": false, "slot_name": "", "history": null,

@@ -5,6 +5,7 @@
 //! is written is none of this folder's business ([`Writer`]).
 
 mod access;
+mod crawl;
 mod credentials;
 mod decode;
 mod fence;
@@ -18,6 +19,7 @@ mod tls;
 mod unseen;
 
 pub use access::{ServerAccess, ServerSpec, SslMode, Timing};
+pub use crawl::{Crawl, Listener, crawl};
 pub use credentials::{Credentials, MissingCredentials, Wallet};
 pub use decode::read;
 pub use fence::{Fence, NoRight};

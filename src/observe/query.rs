@@ -19,6 +19,7 @@ macro_rules! conninfo_without_password {
 const TICK: &str = concat!(
     "SELECT json_build_object(
  'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
+ 'cluster_name', current_setting('cluster_name'),
  'version_num', current_setting('server_version_num')::int,
  'started', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint,
  'in_recovery', r.recovery,

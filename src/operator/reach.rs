@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::api::topology::SslMode as Wanted;
 use crate::api::{ReplicaTopology, ReplicaTopologySpec, access};
+use crate::model::memory::Leaver;
 use crate::model::{Memory, Millis, NodeName, Timeline};
 use crate::observe::{ServerAccess, SslMode};
 
@@ -32,8 +33,8 @@ pub fn remembered(topology: &ReplicaTopology, now: Millis) -> Memory {
     let before = status.map(|status| status.nodes.iter().map(|node| &node.name).chain(&status.leaving));
     let before = before.into_iter().flatten().filter_map(|name| NodeName::new(name).ok());
     Memory {
-        // Nobody is known to use a slot of theirs; who is in the spec is no leaver.
-        leaving: before.map(|name| (name, now)).collect(),
+        // Nobody is known to use a slot of theirs, nor whose they are; who is in the spec is no leaver.
+        leaving: before.map(|name| (name, Leaver { used: now, routed: false })).collect(),
         system_identifier: status.and_then(|status| status.system_identifier.as_ref()?.parse().ok()),
         primary: primary.and_then(|primary| NodeName::new(&primary.name).ok()),
         timeline: primary.and_then(|primary| u32::try_from(primary.timeline?).ok()).map(Timeline),

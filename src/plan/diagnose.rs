@@ -5,9 +5,9 @@ mod slots;
 mod stream;
 mod unseen;
 
-use super::World;
 use super::standing::{VERSION_NUM_MIN, diverged, foreign, is_the_primary};
 use super::step::{Plan, Wait, WaitReason};
+use super::{World, others};
 use crate::model::primary::Primary;
 use crate::model::{Diagnosis, Facts, Finding, Management, NodeName, Route};
 
@@ -36,6 +36,7 @@ pub(super) fn diagnose(world: &World<'_>, plan: &mut Plan) {
                     .or_else(|| namesake(world, node))
                     .or_else(|| plan.wanted.get(node).and_then(|route| unwritable(world, node, facts, route)))
                     .or_else(|| stream::stream(world, plan, &refusals, node, facts))
+                    .or_else(|| others::removed(world, node))
             },
         );
         let of_slots = world.seen(node).and_then(|facts| slots::trouble(world, plan, node, facts));

@@ -4,10 +4,12 @@
 //! [`slots`] prepares and releases what they need, [`routes`] installs them where that is safe ([`ready`]),
 //! [`heartbeat`] keeps the primary's position moving, [`diagnose`] says what is wrong, [`tolerates`] what a loss would do.
 
+mod adopt;
 mod diagnose;
 pub mod explain;
 mod fallbacks;
 mod heartbeat;
+mod others;
 mod prefer;
 mod ready;
 mod record;
@@ -22,6 +24,7 @@ mod want;
 
 use std::collections::BTreeMap;
 
+pub use adopt::{Adoption, adopt};
 pub use explain::{Candidate, Explanation, explain};
 pub use record::record;
 pub use standing::Standing;
@@ -142,10 +145,14 @@ impl<'a> World<'a> {
             && matches!(self.sight.edges.get(node), Some(Edge::Both(up)) if up != other)
     }
 
+    /// Whose slot on a server this is, by its name; of nobody when it is somebody else's.
+    fn owner(&self, slot: &str, on: &NodeName) -> Option<&'a NodeName> {
+        self.owners.get(slot).copied().filter(|owner| *owner != on && !others::is_his(self, owner, on))
+    }
+
     /// The slots of our nodes on a server, with their owners.
     fn slots(&self, on: &'a NodeName, facts: &'a Facts) -> impl Iterator<Item = (&'a NodeName, &'a Slot)> {
-        let owner = move |name: &String| self.owners.get(name).copied().filter(|owner| *owner != on);
-        facts.slots.iter().filter_map(move |(name, slot)| Some((owner(name)?, slot)))
+        facts.slots.iter().filter_map(move |(name, slot)| Some((self.owner(name, on)?, slot)))
     }
 
     fn management(&self, node: &NodeName) -> Management {

@@ -11,7 +11,7 @@ pub(super) use zombie::left_behind;
 use super::ready::{self, SlotState};
 use super::standing::Standing;
 use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
-use super::{World, diagnose};
+use super::{World, diagnose, others};
 use crate::model::memory::NodeMemory;
 use crate::model::observed::Slot;
 use crate::model::tree::Edge;
@@ -62,15 +62,18 @@ pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
 /// used none for as long as a failed node has to settle, so do all: a server that only reconnects keeps what it needs.
 fn release_leavers(world: &World<'_>, plan: &mut Plan) {
     let settle = world.desired.healing.settle_seconds.saturating_mul(1000).max(RECONNECT_MILLISECONDS);
-    for (owner, used) in &world.observed.memory.leaving {
+    for (owner, leaver) in &world.observed.memory.leaving {
         let slot = owner.slot();
         let of = |on: &NodeName| world.seen(on).and_then(|facts| facts.slots.get(&slot));
         let streams = world.desired.nodes.keys().any(|on| of(on).is_some_and(|slot| slot.active_pid.is_some()));
-        if !(streams || world.desired.deleting || world.now.since(*used) >= settle) {
+        if !(streams || world.desired.deleting || world.now.since(leaver.used) >= settle) {
             continue;
         }
         let idle = |on: &&NodeName| of(on).is_some_and(|slot| slot.active_pid.is_none());
-        for on in world.desired.nodes.keys().filter(idle).filter(|on| world.standing(on) != Standing::Barred) {
+        // Where somebody else manages, a slot is dropped only when it is surely ours: he names those of his servers alike.
+        let ours = |on: &&NodeName| leaver.routed || world.management(on) == Management::Routes;
+        let may_drop = |on: &&NodeName| idle(on) && ours(on) && world.standing(on) != Standing::Barred;
+        for on in world.desired.nodes.keys().filter(may_drop) {
             let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
             plan.steps.push(Planned { step, why: Why::LeftSpec });
         }
@@ -85,11 +88,12 @@ fn will_use(world: &World<'_>, owner: &NodeName, facts: &Facts, route: &Route) -
 
 fn prepare(world: &World<'_>, owner: &NodeName, owner_facts: &Facts, on: &NodeName) -> Option<Planned> {
     let facts = world.seen(on)?;
-    if world.standing(on) == Standing::Barred {
+    if world.standing(on) == Standing::Barred || others::is_his(world, owner, on) {
         return None;
     }
     let recreate = || Step::RecreateSlot { on: on.clone(), owner: owner.clone() };
     let (step, why) = match (ready::slot(owner, owner_facts, facts), facts.slots.get(&owner.slot())) {
+        (SlotState::Missing, _) | (_, None) if others::rests(world, owner, on) => return None,
         (SlotState::Missing, _) | (_, None) => {
             if !may_arm(world, owner, on) {
                 return None;
@@ -191,7 +195,7 @@ pub(super) fn teardown(world: &World<'_>, plan: &mut Plan) {
 
 fn is_idle(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
     // A slot of that name on a server of somebody else is somebody else's.
-    let ours = world.seen(on).filter(|_| world.standing(on) != Standing::Barred);
+    let ours = world.seen(on).filter(|_| world.standing(on) != Standing::Barred && !others::is_his(world, owner, on));
     let slot = ours.and_then(|facts| facts.slots.get(&owner.slot()));
     slot.is_some_and(|slot| slot.active_pid.is_none())
 }

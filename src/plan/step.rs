@@ -264,6 +264,14 @@ pub struct Plan {
     pub look_again_after_milliseconds: u64,
 }
 
+impl Plan {
+    /// Whether a step makes a node receive from another server than it does now. To set a route that begins with its
+    /// present sender arms its fallbacks and moves nobody.
+    pub fn is_move(&self, step: &Step) -> bool {
+        matches!(step, Step::SetRoute { node, route, .. } if route.first() != self.sight.upstream(node))
+    }
+}
+
 /// What became of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Done {

@@ -59,6 +59,7 @@ impl World {
             asked_at: self.now,
             at: self.now,
             system_identifier: server.system_identifier,
+            cluster_name: String::new(),
             version_num: told.map_or(150_018, |told| told.version_num),
             started: server.starts,
             in_recovery: server.in_recovery,

@@ -178,6 +178,7 @@ fn facts(name: &'static str) -> impl Strategy<Value = Facts> {
                 asked_at: Millis(0),
                 at: Millis(0),
                 system_identifier,
+                cluster_name: String::new(),
                 version_num,
                 started,
                 in_recovery,

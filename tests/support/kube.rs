@@ -292,7 +292,7 @@ fn end(directory: &Path, name: &str, process: &mut Option<Child>) {
 }
 
 /// The folder with etcd, kube-apiserver and kubectl: the user's own, or built once from source.
-fn binaries() -> PathBuf {
+pub fn binaries() -> PathBuf {
     if let Some(folder) = std::env::var_os("KUBEBUILDER_ASSETS") {
         return folder.into();
     }

@@ -158,13 +158,18 @@ impl Tree {
 
     /// The `primary_conninfo` with which `node` streams from `upstream`.
     pub fn conninfo(&self, node: &str, upstream: &str) -> String {
+        self.conninfo_to(node, self.address(upstream), self.port(upstream))
+    }
+
+    /// The same for an upstream that is not of this tree.
+    pub fn conninfo_to(&self, node: &str, address: &str, port: u16) -> String {
         let passfile = self.dir.join("passfile");
-        format!(
-            "host={} port={} application_name={node} user=repl passfile={}",
-            self.address(upstream),
-            self.port(upstream),
-            passfile.display()
-        )
+        format!("host={address} port={port} application_name={node} user=repl passfile={}", passfile.display())
+    }
+
+    /// Copies the data that a primary of this tree would start with, for somebody else to start it.
+    pub fn copy_data(&self, to: &Path) {
+        run(Command::new("cp").arg("-a").arg(&self.template).arg(to));
     }
 
     /// Copies the template, which is the data directory of a server that was shut down cleanly. That is what a standby
@@ -431,7 +436,7 @@ pub fn owner() -> Option<(u32, u32)> {
     })
 }
 
-fn as_owner(command: &mut Command) -> &mut Command {
+pub fn as_owner(command: &mut Command) -> &mut Command {
     match owner() {
         Some((uid, gid)) => command.uid(uid).gid(gid),
         None => command,
@@ -446,13 +451,13 @@ fn entering(namespace: &str) -> Command {
     command
 }
 
-fn give(path: &Path) {
+pub fn give(path: &Path) {
     if let Some((uid, gid)) = owner() {
         chown(path, Some(uid), Some(gid)).unwrap();
     }
 }
 
-fn own_dir(dir: &Path) {
+pub fn own_dir(dir: &Path) {
     fs::create_dir(dir).unwrap();
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
     give(dir);
@@ -470,7 +475,7 @@ fn run(command: &mut Command) -> String {
 }
 
 /// A port below those that the kernel gives to outgoing connections, so that only another test could take it.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let base = u16::try_from(std::process::id() * 61 % 11_000).unwrap();
     for _ in 0..1000 {

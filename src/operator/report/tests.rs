@@ -105,6 +105,7 @@ fn facts(node: &str, upstream: Option<&str>) -> Facts {
         asked_at: Millis(0),
         at: Millis(0),
         system_identifier: SYSTEM_IDENTIFIER,
+        cluster_name: String::new(),
         version_num: 150_018,
         started: 1,
         in_recovery: upstream.is_some(),

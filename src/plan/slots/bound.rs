@@ -13,7 +13,7 @@ pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
     let bound = world.desired.limits.retained_wal_bytes;
     for on in world.desired.nodes.keys().filter(|on| world.standing(on) != Standing::Barred) {
         let Some(facts) = world.seen(on) else { continue };
-        let need = Need::of(world, facts);
+        let need = Need::of(world, on, facts);
         let idle: Vec<_> = world.slots(on, facts).filter(|(_, slot)| slot.active_pid.is_none() && !slot.lost).collect();
         let Some(most) = idle.iter().filter_map(|(_, slot)| slot.restart_lsn).map(|lsn| need.bytes_beyond(lsn)).max()
         else {
@@ -44,7 +44,7 @@ pub(in super::super) fn may_arm(world: &World<'_>, owner: &NodeName, on: &NodeNa
     let (Some(owner_facts), Some(facts)) = (world.seen(owner), world.seen(on)) else { return true };
     let bound = world.desired.limits.retained_wal_bytes;
     let given_up = was_given_up(world, owner, on);
-    let behind = Need::of(world, facts).bytes_beyond(owner_facts.replay);
+    let behind = Need::of(world, on, facts).bytes_beyond(owner_facts.replay);
     if behind <= if given_up { bound / 2 } else { bound } {
         return true;
     }
@@ -77,8 +77,8 @@ struct Need {
 }
 
 impl Need {
-    fn of(world: &World<'_>, facts: &Facts) -> Self {
-        let is_idle_of_ours = |name: &String, slot: &Slot| slot.active_pid.is_none() && world.owners.contains_key(name);
+    fn of(world: &World<'_>, on: &NodeName, facts: &Facts) -> Self {
+        let is_idle_of_ours = |name: &str, slot: &Slot| slot.active_pid.is_none() && world.owner(name, on).is_some();
         let others = facts.slots.iter().filter(|(name, slot)| !slot.lost && !is_idle_of_ours(name, slot));
         let from = others.filter_map(|(_, slot)| slot.restart_lsn).fold(facts.redo, Lsn::min);
         Self { from: from.segment_start(facts.segment_bytes), segment_bytes: facts.segment_bytes }

@@ -1,0 +1,62 @@
+//! Living beside somebody else's manager: whose slots are whose, and how often one that he drops is made again.
+
+use super::World;
+use crate::model::memory::KeptSlot;
+use crate::model::{Diagnosis, Management, NodeName};
+
+/// How often a slot that somebody else drops is made again at once.
+const REMADE_AT_ONCE_MAX: u32 = 3;
+
+/// How often it is made again after that, in milliseconds: nobody is helped by a fight.
+const REMADE_EVERY_MILLISECONDS: u64 = 30_000;
+
+/// So many slots are named to a person; of more, their kind.
+const NAMED_MAX: usize = 8;
+
+/// Between two servers of somebody else a slot is his, whatever its name.
+pub(super) fn is_his(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+    [owner, on].into_iter().all(|node| world.management(node) == Management::Observe)
+}
+
+fn kept<'a>(world: &World<'a>, owner: &NodeName, on: &NodeName) -> Option<&'a KeptSlot> {
+    world.observed.memory.node(on).and_then(|memory| memory.kept.slot(&owner.slot()))
+}
+
+/// Whether a slot that is missing is left so for now, because somebody else has dropped it again and again. Not while
+/// its owner receives from nobody: once in use, nobody drops it.
+pub(super) fn rests(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+    let often = |slot: &&KeptSlot| slot.removed > REMADE_AT_ONCE_MAX && !slot.there;
+    let lately = |slot: &KeptSlot| world.now.since(slot.since) < REMADE_EVERY_MILLISECONDS;
+    world.upstream(owner).is_some() && kept(world, owner, on).filter(often).is_some_and(lately)
+}
+
+/// Whether somebody else drops our slots on a server, whose, and how to stop it.
+pub(super) fn removed(world: &World<'_>, on: &NodeName) -> Option<(Diagnosis, String)> {
+    let ours = || world.desired.nodes.keys().filter(|owner| world.management(owner) == Management::Routes);
+    // On a server of ours once is an accident, or a server that was made anew.
+    let least = if world.management(on) == Management::Observe { 1 } else { 2 };
+    let often = |owner: &&NodeName| kept(world, owner, on).is_some_and(|slot| slot.removed >= least);
+    let dropped: Vec<&str> = ours().filter(often).map(NodeName::as_str).collect();
+    if dropped.is_empty() {
+        return None;
+    }
+    // All that may ever be there, as the list of the other manager is one.
+    let slots: Vec<String> = ours().filter(|owner| may_use(world, owner, on)).map(NodeName::slot).collect();
+    let ignored: Vec<String> = if slots.len() <= NAMED_MAX {
+        slots.iter().map(|slot| format!(r#"{{"name": "{slot}", "type": "physical"}}"#)).collect()
+    } else {
+        vec![r#"{"type": "physical"}"#.to_owned()]
+    };
+    let seen = format!("somebody else drops the slots of {} on {on}; they are made again, calmly", dropped.join(", "));
+    let patroni = format!("patronictl edit-config -s 'ignore_slots=[{}]'", ignored.join(", "));
+    let others = "Any other manager has to leave slots of these names alone (CloudNativePG: excludePatterns)";
+    Some((Diagnosis::SlotRemovedByOther, format!("{seen}. With Patroni run: {patroni}. {others}.")))
+}
+
+/// Whether a slot of `owner` belongs on `on` now or after a change of the primary: the servers of one group take turns.
+fn may_use(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+    let group = world.desired.group_of(on).map(|group| &group.name);
+    let there = |node: &NodeName| world.desired.group_of(node).map(|group| &group.name) == group;
+    let installed = world.installed(owner).into_iter().flat_map(|route| &route.entries).any(there);
+    installed || world.upstream(owner).is_some_and(there)
+}

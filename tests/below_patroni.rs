@@ -1,0 +1,169 @@
+//! A tree below a real Patroni: it keeps the primary, waltree keeps what hangs below.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test that cannot go on has failed; figures are shown")]
+
+mod support;
+
+use serde_json::{Value, json};
+use support::ground::{Ground, apply, group};
+use support::patroni::{MEMBERS, Patroni};
+use support::postgres::{Tree, eventually};
+use tokio::sync::Mutex;
+use waltree::operator::clock;
+
+/// A relay and its leaves.
+const OURS: [&str; 3] = ["eu-1", "eu-2", "eu-3"];
+/// Their slots, any of which may come to be on Patroni's servers.
+const SLOTS: [&str; 3] = ["eu_1", "eu_2", "eu_3"];
+
+/// Two of Patroni's clusters at a time are too slow on a small machine for its own timeouts.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// Patroni's servers, ours below them as somebody may have left them, and no topology yet.
+async fn below(ignored: &[&str], namespace: &'static str) -> (Patroni, Ground) {
+    let mut tree = Tree::start(None);
+    let patroni = Patroni::start(&tree, ignored).await;
+    let conninfo = tree.conninfo_to("eu-1", "127.0.0.1", patroni.port("core-1"));
+    tree.standby_with("eu-1", &conninfo).await;
+    for leaf in &OURS[1..] {
+        tree.standby(leaf, "eu-1").await;
+    }
+    (patroni, Ground::of(tree, namespace).await)
+}
+
+fn manifest(ground: &Ground, patroni: &Patroni) -> String {
+    let core: Vec<(&str, u16)> = MEMBERS.iter().map(|member| (*member, patroni.port(member))).collect();
+    ground.manifest(&[
+        group("core", "orders-sql", "management: Observe", &core),
+        ground.group("eu", "upstreams: [core], relays: 1", &OURS),
+    ])
+}
+
+/// A row that is written on the primary now arrives on these nodes.
+async fn flows(ground: &Ground, patroni: &Patroni, primary: &str, nodes: &[&str]) {
+    let write = "CREATE TABLE IF NOT EXISTS flow (at timestamptz DEFAULT clock_timestamp());
+                 INSERT INTO flow DEFAULT VALUES RETURNING at";
+    let row = patroni.value(primary, write).await;
+    assert!(!row.is_empty(), "{primary} takes a row");
+    for node in nodes {
+        ground.tree.until(node, "SELECT to_regclass('flow') IS NOT NULL", "t").await;
+        ground.tree.until(node, &format!("SELECT count(*) FROM flow WHERE at = '{row}'"), "1").await;
+    }
+}
+
+/// All of Patroni's servers that nobody but Patroni may change.
+async fn settings(patroni: &Patroni) -> Vec<(String, Value)> {
+    let mut all = Vec::new();
+    for member in MEMBERS {
+        all.push((patroni.settings(member).await, patroni.config().await));
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tier_1_follows_a_switchover_of_patroni_and_no_setting_of_its_servers_is_touched() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let (patroni, ground) = below(&SLOTS, "below-patroni").await;
+    let before = settings(&patroni).await;
+    apply(&manifest(&ground, &patroni));
+    ground.as_declared().await;
+    flows(&ground, &patroni, "core-1", &OURS).await;
+    assert_eq!(settings(&patroni).await, before, "a setting of Patroni's servers was touched");
+    // Prepared on the one that may become the primary.
+    let idle = "SELECT string_agg(slot_name, ',') FROM pg_replication_slots WHERE slot_name = 'eu_1' AND NOT active";
+    assert_eq!(patroni.value("core-2", idle).await, "eu_1");
+
+    let ((), milliseconds) =
+        tokio::join!(patroni.switchover("core-1", "core-2"), fresh_after_promotion(&ground, &patroni));
+    println!("from Patroni's promotion to a row of the new primary on tier 1: {milliseconds} ms");
+    flows(&ground, &patroni, "core-2", &OURS).await;
+    eventually("core-1 streams again", async || {
+        patroni.value("core-1", "SELECT status FROM pg_stat_wal_receiver").await == "streaming"
+    })
+    .await;
+    ground.as_declared().await;
+    assert_eq!(settings(&patroni).await, before, "a setting of Patroni's servers was touched");
+    let his = "SELECT string_agg(slot_name, ',' ORDER BY slot_name) FROM pg_replication_slots";
+    assert!(patroni.value("core-2", his).await.contains("core_1"), "Patroni's own slots are left alone");
+
+    let mut ground = ground;
+    ground.tree.kill("eu-1");
+    flows(&ground, &patroni, "core-2", &OURS[1..]).await;
+    assert_eq!(settings(&patroni).await, before, "a setting of Patroni's servers was touched");
+}
+
+/// Milliseconds from when the new primary takes writes until a row of its is on tier 1.
+async fn fresh_after_promotion(ground: &Ground, patroni: &Patroni) -> u64 {
+    eventually("core-2 is promoted", async || patroni.value("core-2", "SELECT pg_is_in_recovery()").await == "f").await;
+    let promoted = clock::now();
+    flows(ground, patroni, "core-2", &OURS[..1]).await;
+    clock::now().since(promoted)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_that_patroni_drops_are_named_with_the_cure_and_made_again_without_a_fight() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let (patroni, ground) = below(&[], "drops-slots").await;
+    apply(&manifest(&ground, &patroni));
+    ground.as_declared().await;
+    // Patroni looks for slots that it does not know when a server starts, as the old primary does now.
+    patroni.switchover("core-1", "core-2").await;
+    ground.told("SlotRemovedByOther", "core-1").await;
+    let told = ground.events().await;
+    let message = told.into_iter().find(|(reason, _)| reason == "SlotRemovedByOther").unwrap().1;
+    assert!(message.contains("somebody else drops the slots of "), "{message}");
+    assert!(message.contains("With Patroni run: patronictl edit-config -s 'ignore_slots="), "{message}");
+    flows(&ground, &patroni, "core-2", &OURS).await;
+
+    // Made again at once three times, and then no fight: it stays away for many of Patroni's rounds of a second each.
+    while dropped(&patroni) <= 3 {
+        present(&patroni).await;
+        let before = dropped(&patroni);
+        patroni.restart().await;
+        eventually("Patroni drops it", async || dropped(&patroni) > before).await;
+        eventually("it is made again", async || dropped(&patroni) > 3 || present_now(&patroni).await).await;
+    }
+    go_round(&patroni, 5).await;
+    assert_eq!(
+        patroni.value("core-1", "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'eu_1'").await,
+        "0"
+    );
+    flows(&ground, &patroni, "core-2", &OURS).await;
+
+    // The cure, as it is told.
+    let (_, told) = message.split_once("ignore_slots=").unwrap();
+    let slots: Value = serde_json::from_str(told.split('\'').next().unwrap()).unwrap();
+    assert_eq!(slots, json!(SLOTS.map(|slot| json!({"name": slot, "type": "physical"}))));
+    patroni.configure(&json!({"ignore_slots": slots})).await;
+    // It is made again twice a minute.
+    go_round(&patroni, 10).await;
+    present(&patroni).await;
+    let before = dropped(&patroni);
+    patroni.restart().await;
+    go_round(&patroni, 5).await;
+    present(&patroni).await;
+    assert_eq!(dropped(&patroni), before, "Patroni leaves them alone");
+    flows(&ground, &patroni, "core-2", &OURS).await;
+}
+
+/// How often Patroni has dropped the slot of our relay on its first server.
+fn dropped(patroni: &Patroni) -> usize {
+    patroni.log("core-1").matches("Dropped replication slot 'eu_1'").count()
+}
+
+/// Whether all our slots are on the first server.
+async fn present_now(patroni: &Patroni) -> bool {
+    let ours = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'eu%'";
+    patroni.value("core-1", ours).await == "3"
+}
+
+async fn present(patroni: &Patroni) {
+    eventually("all slots are on core-1", async || present_now(patroni).await).await;
+}
+
+/// Waits until Patroni has looked at its first server so many more times.
+async fn go_round(patroni: &Patroni, times: usize) {
+    let rounds = || patroni.log("core-1").matches("I am (core-1)").count();
+    let before = rounds();
+    eventually("Patroni goes round", async || rounds() >= before + times).await;
+}
