@@ -31,7 +31,7 @@ pub async fn topology(client: &Client, namespace: &str, name: &str) -> anyhow::R
     let topologies: Api<ReplicaTopology> = Api::namespaced(client.clone(), namespace);
     let found = topologies.get_opt(name).await;
     let found = found.with_context(|| format!("cannot read ReplicaTopology {namespace}/{name}"))?;
-    found.ok_or_else(|| anyhow!("there is no ReplicaTopology {name} in namespace {namespace}"))
+    found.ok_or_else(|| anyhow!("there is no ReplicaTopology {namespace}/{name}"))
 }
 
 /// Asks every server twice, a tick apart, so that a position that stands still can be told from one that moves.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 
 use super::draw::bytes;
@@ -12,6 +12,7 @@ use super::look::Look;
 use super::plugin::Output;
 use super::{DEGRADED, OK, REFUSED};
 use crate::api::{ReplicaTopology, ReplicaTopologySpec};
+use crate::model::primary::Primary;
 use crate::model::{Automation, Loss};
 use crate::simulate::what_if::{Aftermath, Answer, Move, Scene, Streams};
 
@@ -44,6 +45,9 @@ enum Repeat {
 impl WhatIf {
     /// On the servers as they are seen.
     pub(super) fn seen(&self, topology: ReplicaTopology, look: &Look, out: &mut impl Write) -> anyhow::Result<u8> {
+        if !matches!(look.plan.sight.primary, Primary::Known { .. }) {
+            bail!("no primary is seen from here, so nothing can be said of a loss; see kubectl waltree tree");
+        }
         self.answer(&Scene::seen(topology, &look.desired, &look.observed), out)
     }
 
