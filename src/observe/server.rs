@@ -179,8 +179,8 @@ impl Task {
         match asked {
             Ok(mut facts) => {
                 let again = disk.tried.is_none_or(|tried| tried.elapsed() >= DISK_AGAIN);
-                // While it replays, what is free is needed by its data files: a full one ends the server.
-                let idle = facts.replay >= facts.position;
+                // While it replays a backlog, what is free is needed by its data files: a full one ends the server.
+                let idle = facts.position.bytes_since(facts.replay) < facts.segment_bytes;
                 if again && idle && self.doubt.swap(false, Ordering::Relaxed) {
                     disk.tried = Some(Instant::now());
                     let full = session.disk_is_full(facts.segment_bytes).await;
