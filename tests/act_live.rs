@@ -10,14 +10,14 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use support::fleet::{credentials, fence, name};
 use support::postgres::{Tree, eventually};
 use support::staleness::{Staleness, Writer};
 use waltree::model::{
-    Automation, Desired, Facts, Group, GroupName, Healing, Limits, Management, Memory, NodeName, NodeSpec, Observed,
-    WhyUnseen,
+    Automation, ByNode, Desired, Facts, Group, GroupName, Healing, Limits, Management, Memory, NodeName, NodeSpec,
+    Observed, WhyUnseen,
 };
 use waltree::observe::{ServerAccess, SslMode, Timing, Wallet};
 use waltree::operator::{Cluster, LiveCluster, clock};
@@ -109,7 +109,7 @@ fn as_declared(tree: &Tree, observed: &Observed) -> bool {
     RELAYS.iter().all(|relay| upstream(tree, observed, relay, &["core-1"]).is_some())
         && LEAVES.iter().all(|leaf| {
             let feeding = upstream(tree, observed, leaf, &RELAYS).and_then(|relay| observed.seen(&name(relay)));
-            let slot = feeding.and_then(|relay| relay.slots.get(&name(leaf).slot()));
+            let slot = feeding.and_then(|relay| relay.slots.get(name(leaf).slot()));
             slot.is_some_and(|slot| slot.active_pid.is_some())
         })
 }
@@ -206,10 +206,10 @@ async fn a_server_that_leaves_the_topology_is_let_go() {
     let sees = |facts: &Facts| facts.in_recovery;
     let observed = live.observe(&desired).await;
     assert!(observed.seen(&name("eu-4")).is_some_and(sees));
-    desired.nodes.remove(&name("eu-4"));
+    desired.nodes.shift_remove(&name("eu-4"));
     desired.groups[1].members.pop();
     assert!(!live.observe(&desired).await.nodes.contains_key(&name("eu-4")));
     tree.until("eu-4", "SELECT count(*) FROM pg_stat_activity WHERE usename = 'waltree'", "0").await;
-    let none: BTreeMap<NodeName, NodeSpec> = BTreeMap::new();
+    let none = ByNode::default();
     assert!(live.observe(&Desired { nodes: none, groups: Vec::new(), ..desired }).await.nodes.is_empty());
 }

@@ -34,7 +34,7 @@ enum Sql {
     Any,
 }
 
-const PURE_CRATES: &[&str] = &["petgraph", "proptest", "strum", "thiserror"];
+const PURE_CRATES: &[&str] = &["indexmap", "petgraph", "proptest", "rustc_hash", "strum", "thiserror"];
 const IMPURE: &[&str] = &[
     "HashMap",
     "HashSet",

@@ -27,7 +27,7 @@ fn legal(desired: &Desired, observed: &Observed, made: &Plan) -> Result<(), Test
             prop_assert!(!union.is_cyclic(), "law 1: a ring through {planned:?}");
             let installed = tree::entries(&desired.addresses(), &observed.last(node).unwrap().route.conninfo);
             let proven = |up: &NodeName| match observed.seen(up) {
-                Some(facts) => facts.slots.contains_key(&node.slot()),
+                Some(facts) => facts.slots.contains_key(node.slot()),
                 None => installed.contains(up),
             };
             prop_assert!(route.entries.iter().all(proven), "law 2: a route before its slots: {planned:?}");
@@ -118,7 +118,7 @@ fn survives_any_one_loss(fleet: &mut Fleet) -> Result<(), TestCaseError> {
             let burst = fleet.desired.burst(&node);
             prop_assert!(children <= burst, "law 7: {children} on {node} after the loss of {lost}, burst {burst}");
         }
-        fleet.servers = servers.clone();
+        fleet.servers.clone_from(&servers);
     }
     Ok(())
 }

@@ -11,8 +11,8 @@ use fleet::Fleet;
 use waltree::model::memory::Namesake;
 use waltree::model::observed::Sender;
 use waltree::model::{
-    Automation, Desired, Diagnosis, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Millis, NodeName,
-    NodeSpec, Observed,
+    Automation, ByNode, Desired, Diagnosis, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Millis,
+    NodeName, NodeSpec, Observed,
 };
 use waltree::plan::{Done, Outcome, Plan, Planned, Step, StepKind, Why, plan, record};
 
@@ -32,7 +32,7 @@ fn desired() -> Desired {
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: BOUND },
         healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 3_600, settle_seconds: 5 },
         groups: Vec::new(),
-        nodes: BTreeMap::new(),
+        nodes: ByNode::default(),
     };
     for (index, (group, size, relays, upstreams)) in
         [("core", 1, 0, &[][..]), ("eu", 6, 2, &["core"])].iter().enumerate()
@@ -297,9 +297,9 @@ fn between_two_servers_of_somebody_else_a_slot_is_his_whatever_its_name() {
     let of_slots = |planned: &&Planned| planned.step.kind() != StepKind::Heartbeat;
     assert!(!pass(&mut fleet, 120).iter().filter(of_slots).any(of_his));
     // Nor when its owner is taken out of the spec.
-    let spec = fleet.desired.nodes.remove(&name("core-2")).unwrap();
+    let spec = fleet.desired.nodes.shift_remove(&name("core-2")).unwrap();
     fleet.desired.groups[0].members.retain(|member| *member != name("core-2"));
-    let server = fleet.servers.remove(&name("core-2")).unwrap();
+    let server = fleet.servers.shift_remove(&name("core-2")).unwrap();
     pass(&mut fleet, 60);
     assert!(has(&mut fleet, "core-1", "core_2"), "it may be that of his own server");
     fleet.servers.insert(name("core-2"), server);
@@ -308,9 +308,9 @@ fn between_two_servers_of_somebody_else_a_slot_is_his_whatever_its_name() {
     pass(&mut fleet, 60);
     // A node of ours leaves nothing.
     slots(&mut fleet, "core-1").insert("eu_6".to_owned(), Lsn(0));
-    fleet.desired.nodes.remove(&name("eu-6"));
+    fleet.desired.nodes.shift_remove(&name("eu-6"));
     fleet.desired.groups[1].members.retain(|member| *member != name("eu-6"));
-    fleet.servers.remove(&name("eu-6"));
+    fleet.servers.shift_remove(&name("eu-6"));
     pass(&mut fleet, 60);
     assert!(!has(&mut fleet, "core-1", "eu_6"));
     // The topology goes.

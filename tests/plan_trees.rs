@@ -7,7 +7,7 @@ mod fleet;
 use std::collections::{BTreeMap, BTreeSet};
 
 use fleet::Fleet;
-use waltree::model::{Automation, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
+use waltree::model::{Automation, ByNode, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
 
 fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()
@@ -22,7 +22,7 @@ fn desired(groups: &[(&str, usize, usize, &[&str])], fan_out: usize, zones: bool
         limits: Limits { fan_out, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 30, settle_seconds: 5 },
         groups: Vec::new(),
-        nodes: BTreeMap::new(),
+        nodes: ByNode::default(),
     };
     for (index, (group, size, relays, upstreams)) in groups.iter().enumerate() {
         let members: Vec<_> = (1..=*size).map(|i| name(&format!("{group}-{i}"))).collect();

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fleet::Fleet;
 use fleet::shapes::{brownfield, config, desired, draws, shapes};
 use proptest::prelude::*;
-use waltree::model::{Desired, Loss, NodeName, Observed};
+use waltree::model::{ByNode, Desired, Loss, NodeName, Observed};
 use waltree::plan::{Plan, Tolerated, Tolerates};
 use waltree::simulate::World;
 
@@ -62,7 +62,7 @@ fn planned(told: &Tolerates) -> [Tolerated; 3] {
 }
 
 /// Who receives from whom in the fleet when it happens.
-fn after(fleet: &mut Fleet, lost: &BTreeSet<NodeName>) -> BTreeMap<NodeName, Option<NodeName>> {
+fn after(fleet: &mut Fleet, lost: &BTreeSet<NodeName>) -> ByNode<Option<NodeName>> {
     let servers = fleet.servers.clone();
     for node in lost {
         fleet.set_up(node, false);

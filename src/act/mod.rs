@@ -70,12 +70,12 @@ pub async fn carry_out(session: &Writer, step: &Step) -> Result<(), NotDone> {
     let work = async {
         match step {
             Step::Heartbeat { .. } => heartbeat::write(session).await,
-            Step::CreateSlot { owner, .. } => slots::create(session, &owner.slot()).await,
-            Step::AdvanceSlot { owner, to, .. } => slots::advance(session, &owner.slot(), *to).await,
-            Step::RecreateSlot { owner, .. } => slots::recreate(session, &owner.slot()).await,
-            Step::ClearXmin { owner, .. } => feedback::clear_xmin(session, &owner.slot()).await,
-            Step::DropSlot { owner, .. } => slots::remove(session, &owner.slot()).await,
-            Step::EndSender { owner, pid, .. } => slots::end_sender(session, &owner.slot(), *pid).await,
+            Step::CreateSlot { owner, .. } => slots::create(session, owner.slot()).await,
+            Step::AdvanceSlot { owner, to, .. } => slots::advance(session, owner.slot(), *to).await,
+            Step::RecreateSlot { owner, .. } => slots::recreate(session, owner.slot()).await,
+            Step::ClearXmin { owner, .. } => feedback::clear_xmin(session, owner.slot()).await,
+            Step::DropSlot { owner, .. } => slots::remove(session, owner.slot()).await,
+            Step::EndSender { owner, pid, .. } => slots::end_sender(session, owner.slot(), *pid).await,
             Step::SetRoute { conninfo, nudge, slot, .. } => {
                 route::set(session, conninfo, *nudge, slot.as_deref()).await
             }

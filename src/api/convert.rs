@@ -48,6 +48,7 @@ impl TryFrom<&ReplicaTopologySpec> for Desired {
             Some(AutomationMode::Observe) => Automation::Observe,
             Some(AutomationMode::Heal) | None => Automation::Heal,
         };
+        let nodes = nodes.into_iter().collect();
         let desired =
             Self { automation, deleting: false, acknowledged: BTreeSet::new(), limits, healing, groups, nodes };
         // A group whose name cannot be read is missing from `desired`, so every other check would only mislead.

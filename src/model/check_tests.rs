@@ -33,7 +33,7 @@ fn desired(groups: Vec<Group>) -> Desired {
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 2000, lag_seconds: 30, settle_seconds: 60 },
         groups,
-        nodes,
+        nodes: nodes.into_iter().collect(),
     }
 }
 

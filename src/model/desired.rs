@@ -1,8 +1,11 @@
 //! What the user wants, as a graph of groups and nodes. Built from the resource by `api`, checked by [`super::check`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use super::{Conninfo, Facts, GroupName, NodeName, Route, SessionAttrs};
+use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
+
+use super::{ByNode, Conninfo, Facts, GroupName, NodeName, Route, SessionAttrs};
 
 /// How much waltree may do by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,12 +112,12 @@ pub struct Desired {
     /// Groups in the written order; a group names only groups before it as upstreams.
     pub groups: Vec<Group>,
     /// Every node of every group.
-    pub nodes: BTreeMap<NodeName, NodeSpec>,
+    pub nodes: ByNode<NodeSpec>,
 }
 
 /// Who listens where.
 #[derive(Debug, Clone)]
-pub struct Addresses<'a>(BTreeMap<(&'a str, u16), &'a NodeName>);
+pub struct Addresses<'a>(IndexMap<(&'a str, u16), &'a NodeName, FxBuildHasher>);
 
 impl Addresses<'_> {
     /// The node that listens at `host:port` as written in a `primary_conninfo`; `None` when it is none of ours.

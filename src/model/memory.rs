@@ -11,7 +11,7 @@ pub use namesakes::Namesake;
 
 use super::primary::{Primary, true_primary};
 use super::unseen::blind;
-use super::{Desired, Facts, Lsn, Management, Millis, NodeName, NodeView, Route, Timeline, WhyUnseen};
+use super::{ByNode, Desired, Facts, Lsn, Management, Millis, NodeName, NodeView, Route, Timeline, WhyUnseen};
 
 /// Samples of the primary's position that are kept at least: at one a second, two minutes, and always twice the patience, so
 /// that standing still can be told. A node that lags more keeps the time it reached last, so nothing is lost but the fineness.
@@ -53,7 +53,7 @@ pub struct Memory {
     /// Since when it is; `None` when it is not.
     pub blind_since: Option<Millis>,
     /// Per node.
-    pub nodes: BTreeMap<NodeName, NodeMemory>,
+    pub nodes: ByNode<NodeMemory>,
     /// Steps that failed last time: on which server, for whom, of which kind; how often in a row, and when last.
     pub failed_steps: BTreeMap<(NodeName, NodeName, &'static str), (u32, Millis)>,
     /// Walsenders that use a node's name and are not the node's: whose, on which server, with which process id.
@@ -259,7 +259,7 @@ impl Memory {
     }
 
     /// Brings timers and positions up to date with what is seen now.
-    pub fn advance(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, now: Millis) {
+    pub fn advance(&mut self, desired: &Desired, nodes: &ByNode<NodeView>, now: Millis) {
         // Who was silent meanwhile cannot be told by one who slept.
         let slept = now.since(self.at) >= SLEPT_MILLISECONDS;
         self.at = now;
@@ -293,7 +293,7 @@ impl Memory {
 
     /// Who was taken out of the spec. One whose slots are nowhere any more is forgotten; a server that is not seen may
     /// have one (law 8).
-    fn note_leavers(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
+    fn note_leavers(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
         let is_gone = |name: &NodeName| !desired.nodes.contains_key(name);
         let at = self.at;
         for (name, node) in self.nodes.iter().filter(|(name, _)| is_gone(name)) {
@@ -306,7 +306,7 @@ impl Memory {
             if nodes.values().any(|view| view.unseen.is_some()) {
                 *used = at;
             }
-            let slots = || nodes.values().filter_map(NodeView::seen).filter_map(|facts| facts.slots.get(&slot));
+            let slots = || nodes.values().filter_map(NodeView::seen).filter_map(|facts| facts.slots.get(slot));
             if slots().any(|slot| slot.active_pid.is_some()) {
                 *used = at;
             }
@@ -314,7 +314,7 @@ impl Memory {
         });
     }
 
-    fn learn_primary(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
+    fn learn_primary(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
         let Primary::Known { name, system_identifier } = true_primary(desired, nodes, self) else { return };
         let Some(facts) = nodes.get(&name).and_then(NodeView::seen) else { return };
         // For good, so not on the word of a minority: a mistyped address may be another cluster's primary.
@@ -347,7 +347,7 @@ impl Memory {
     }
 
     /// Whether our routes are still there.
-    fn compare_orders(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
+    fn compare_orders(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
         let at = self.at;
         for (name, node) in &mut self.nodes {
             let Some(facts) = nodes.get(name).and_then(NodeView::seen) else { continue };

@@ -5,6 +5,9 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
+
 /// Longest name of a node or group, in bytes. A node's name is also its slot's name (63 bytes in PostgreSQL) and, for
 /// pods, the stem of a pod name with its ordinal (63 bytes in a label).
 pub const NAME_BYTES_MAX: usize = 53;
@@ -17,13 +20,21 @@ pub const NAME_BYTES_MAX: usize = 53;
 )]
 pub struct BadName(pub String);
 
-fn checked(text: &str) -> Result<Arc<str>, BadName> {
+/// A name, and what follows from it.
+struct Texts {
+    name: String,
+    /// No `-`, as slot names allow none; node names allow no `_`, so two nodes never share it.
+    slot: String,
+}
+
+fn checked(text: &str) -> Result<Arc<Texts>, BadName> {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     let ok = text.len() <= NAME_BYTES_MAX
         && text.bytes().all(inner)
         && text.starts_with(|c: char| c.is_ascii_lowercase())
         && !text.ends_with('-');
-    if ok { Ok(text.into()) } else { Err(BadName(text.to_owned())) }
+    let texts = || Arc::new(Texts { name: text.to_owned(), slot: text.replace('-', "_") });
+    ok.then(texts).ok_or_else(|| BadName(text.to_owned()))
 }
 
 /// Bytes of a name that fit into a `u128`.
@@ -43,14 +54,16 @@ macro_rules! name {
         #[derive(Clone)]
         pub struct $type {
             head: u128,
-            text: Arc<str>,
+            /// There is more of it than the head. Kept here, as a look at the text costs more than all the rest.
+            is_long: bool,
+            texts: Arc<Texts>,
         }
 
         impl Ord for $type {
             fn cmp(&self, other: &Self) -> Ordering {
-                self.head.cmp(&other.head).then_with(|| match self.text.len().max(other.text.len()) {
-                    0..=HEAD_BYTES => Ordering::Equal,
-                    _ => self.text.cmp(&other.text),
+                self.head.cmp(&other.head).then_with(|| match self.is_long || other.is_long {
+                    true => self.as_str().cmp(other.as_str()),
+                    false => Ordering::Equal,
                 })
             }
         }
@@ -71,7 +84,11 @@ macro_rules! name {
 
         impl Hash for $type {
             fn hash<H: Hasher>(&self, state: &mut H) {
-                self.text.hash(state);
+                state.write_u128(self.head);
+                // Whole fleets may differ in the last bytes only.
+                if self.is_long {
+                    state.write(&self.as_str().as_bytes()[HEAD_BYTES..]);
+                }
             }
         }
 
@@ -81,25 +98,25 @@ macro_rules! name {
             /// # Errors
             /// [`BadName`] when it is not a DNS label.
             pub fn new(text: &str) -> Result<Self, BadName> {
-                let text = checked(text)?;
-                Ok(Self { head: head(&text), text })
+                let texts = checked(text)?;
+                Ok(Self { head: head(text), is_long: text.len() > HEAD_BYTES, texts })
             }
 
             /// The name as text.
             pub fn as_str(&self) -> &str {
-                &self.text
+                &self.texts.name
             }
         }
 
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.text)
+                f.pad(self.as_str())
             }
         }
 
         impl fmt::Debug for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&self.text)
+                f.write_str(self.as_str())
             }
         }
     };
@@ -116,11 +133,18 @@ name! {
     GroupName
 }
 
+/// What is known of each of many nodes. A plan looks such things up by the hundred thousand, so it is by hash; it is walked
+/// in the order of insertion, so that the same input gives the same plan.
+pub type ByNode<V> = IndexMap<NodeName, V, FxBuildHasher>;
+
+/// The same, where the names are somebody else's.
+pub type ByNodeRef<'a, V> = IndexMap<&'a NodeName, V, FxBuildHasher>;
+
 impl NodeName {
     /// The name of this node's slot on every upstream of its route. Slot names allow no `-`; node names allow no `_`,
     /// so two nodes never share a slot name.
-    pub fn slot(&self) -> String {
-        self.text.replace('-', "_")
+    pub fn slot(&self) -> &str {
+        &self.texts.slot
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Conninfo, Lsn, Memory, NodeName, Timeline};
+use super::{ByNode, Conninfo, Lsn, Memory, NodeName, Timeline};
 
 /// A point in time in milliseconds of the observer's boot-time clock (law 14). Never compared across machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -228,7 +228,7 @@ impl Facts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observed {
     /// Every node of the topology.
-    pub nodes: BTreeMap<NodeName, NodeView>,
+    pub nodes: ByNode<NodeView>,
     /// Timers and positions of earlier passes; lost with the operator, so only comfort may rest on it.
     pub memory: Memory,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Desired, Facts, Memory, NodeName, NodeView};
+use super::{ByNode, Desired, Facts, Memory, NodeName, NodeView};
 
 /// Who is the primary, as far as can be told.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,7 +25,7 @@ pub enum Primary {
 /// The server of the root group that answers as a primary on the newest timeline seen. One on an older timeline is a
 /// deposed primary that came back, whatever else is down (safety.md 2.3). That a newer timeline begins while the primary
 /// known goes on answering as one is no promotion that anybody may follow: two servers take writes.
-pub fn true_primary(desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, memory: &Memory) -> Primary {
+pub fn true_primary(desired: &Desired, nodes: &ByNode<NodeView>, memory: &Memory) -> Primary {
     let ours = memory.system_identifier.or_else(|| common_system_identifier(nodes));
     // Of the root group only: a leaf that somebody promoted does not depose the primary.
     let members = desired.root().map(|root| root.members.as_slice()).unwrap_or_default();
@@ -54,7 +54,7 @@ pub fn true_primary(desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, mem
 
 /// The system identifier that most servers have; on a tie the one that a primary has. Used once, until the topology
 /// has recorded its own.
-fn common_system_identifier(nodes: &BTreeMap<NodeName, NodeView>) -> Option<u64> {
+fn common_system_identifier(nodes: &ByNode<NodeView>) -> Option<u64> {
     let mut votes: BTreeMap<u64, (usize, bool)> = BTreeMap::new();
     for facts in nodes.values().filter_map(NodeView::seen) {
         let vote = votes.entry(facts.system_identifier).or_default();

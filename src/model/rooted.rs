@@ -1,11 +1,11 @@
 //! Rootedness: a path to the true primary along which positions advance. Never taken from `streaming`, which every trap
 //! of postgres-facts.md section 6 shows as well.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::primary::Primary;
 use super::tree::Edge;
-use super::{Desired, Facts, Memory, Millis, NodeName, Observed};
+use super::{ByNode, Desired, Facts, Memory, Millis, NodeName, Observed};
 
 /// Whether a node has a path to the primary.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,12 +32,7 @@ impl Rooted {
 }
 
 /// The rootedness of every node.
-pub fn rooted(
-    desired: &Desired,
-    observed: &Observed,
-    primary: &Primary,
-    edges: &BTreeMap<NodeName, Edge>,
-) -> BTreeMap<NodeName, Rooted> {
+pub fn rooted(desired: &Desired, observed: &Observed, primary: &Primary, edges: &ByNode<Edge>) -> ByNode<Rooted> {
     let walk = Walk { desired, observed, primary, edges };
     desired.nodes.keys().map(|name| (name.clone(), walk.judge(name))).collect()
 }
@@ -46,7 +41,7 @@ struct Walk<'a> {
     desired: &'a Desired,
     observed: &'a Observed,
     primary: &'a Primary,
-    edges: &'a BTreeMap<NodeName, Edge>,
+    edges: &'a ByNode<Edge>,
 }
 
 impl Walk<'_> {

@@ -1,12 +1,10 @@
 //! What one look at the servers says before anything is decided. The plan, the status and the drawings all go by the same
 //! one, so that no two of them can tell a different story.
 
-use std::collections::BTreeMap;
-
 use super::primary::{Primary, true_primary};
 use super::rooted::{Rooted, rooted};
 use super::tree::{Edge, edges};
-use super::{Desired, NodeName, Observed};
+use super::{ByNode, Desired, NodeName, Observed};
 
 /// Who is the primary, who receives from whom, and who has a path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -14,9 +12,9 @@ pub struct Sight {
     /// The true primary.
     pub primary: Primary,
     /// The edge of every node that is seen.
-    pub edges: BTreeMap<NodeName, Edge>,
+    pub edges: ByNode<Edge>,
     /// The rootedness of every node.
-    pub rooted: BTreeMap<NodeName, Rooted>,
+    pub rooted: ByNode<Rooted>,
 }
 
 impl Sight {

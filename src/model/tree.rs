@@ -6,7 +6,7 @@ use petgraph::algo::has_path_connecting;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 
 use super::observed::Sender;
-use super::{Addresses, Desired, Facts, NodeName, Observed, Route, SessionAttrs};
+use super::{Addresses, ByNode, Desired, Facts, NodeName, Observed, Route, SessionAttrs};
 
 /// The edge on which a node receives WAL now, as both its ends tell it (law 9).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Edge {
 }
 
 /// The edge of every node that is seen.
-pub fn edges(desired: &Desired, observed: &Observed) -> BTreeMap<NodeName, Edge> {
+pub fn edges(desired: &Desired, observed: &Observed) -> ByNode<Edge> {
     let addresses = desired.addresses();
     let seen = |name: &NodeName| observed.seen(name).map(|facts| edge(&addresses, observed, name, facts));
     desired.nodes.keys().filter_map(|name| seen(name).map(|edge| (name.clone(), edge))).collect()
@@ -48,7 +48,7 @@ fn edge(addresses: &Addresses<'_>, observed: &Observed, child: &NodeName, facts:
     };
     let Some(up) = observed.seen(upstream) else { return Edge::ChildOnly(upstream.clone()) };
     // Only who uses the slot can be its holder: otherwise that is somebody else of its name.
-    let slot = up.slots.get(&child.slot()).filter(|_| receiver.slot.as_deref() == Some(&child.slot()));
+    let slot = up.slots.get(child.slot()).filter(|_| receiver.slot.as_deref() == Some(child.slot()));
     let holder = slot.and_then(|slot| slot.active_pid);
     let by_slot = |sender: &Sender| Some(sender.pid) == holder;
     let by_name = |sender: &Sender| sender.application_name == child.as_str();
@@ -79,7 +79,7 @@ pub fn primary_only(conninfo: &super::Conninfo) -> bool {
 #[derive(Debug, Clone, Default)]
 pub struct Union {
     graph: StableDiGraph<NodeName, ()>,
-    index: BTreeMap<NodeName, NodeIndex>,
+    index: ByNode<NodeIndex>,
 }
 
 impl Union {

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Desired, NodeName, NodeView, WhyUnseen};
+use super::{ByNode, Desired, NodeName, NodeView, WhyUnseen};
 
 /// Fewer servers than this are no ground to judge our own sight by.
 const NODES_MIN: usize = 3;
 
 /// Most servers, and most of every zone, tell us nothing now: it is us, not them. Whoever refuses a connection, TLS or a login
 /// has answered.
-pub fn blind(desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) -> bool {
+pub fn blind(desired: &Desired, nodes: &ByNode<NodeView>) -> bool {
     let silent = |node: &NodeName| {
         let unseen = nodes.get(node).and_then(|view| view.unseen.as_ref());
         let silence = [WhyUnseen::Timeout, WhyUnseen::AddressUnknown];

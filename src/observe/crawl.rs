@@ -102,6 +102,6 @@ async fn look(fleet: &Fleet, access: &ServerAccess, entries: &mut [Entry]) {
     fleet.tried().await;
     let mut views = fleet.views();
     for (i, entry) in entries.iter_mut().enumerate() {
-        entry.view = name(i).and_then(|name| views.remove(&name)).or(entry.view.take());
+        entry.view = name(i).and_then(|name| views.swap_remove(&name)).or(entry.view.take());
     }
 }

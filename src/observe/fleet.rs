@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::server::{Logins, Shared, Sighting, Task};
 use super::{NoRight, ServerSpec, Timing, Wallet, Writer};
-use crate::model::{Millis, NodeName, NodeView, Unseen, WhyUnseen};
+use crate::model::{ByNode, Millis, NodeName, NodeView, Unseen, WhyUnseen};
 
 /// The boot-time clock, given because this folder has none of its own.
 pub type Clock = fn() -> Millis;
@@ -85,7 +85,7 @@ impl Fleet {
     }
 
     /// What is known of every server now.
-    pub fn views(&self) -> BTreeMap<NodeName, NodeView> {
+    pub fn views(&self) -> ByNode<NodeView> {
         self.servers().iter().map(|(node, server)| (node.clone(), server.sighting.borrow().view.clone())).collect()
     }
 

@@ -39,7 +39,7 @@ pub(super) fn diagnose(world: &World<'_>, plan: &mut Plan) {
                     .or_else(|| others::removed(world, node))
             },
         );
-        let of_slots = world.seen(node).and_then(|facts| slots::trouble(world, plan, node, facts));
+        let of_slots = world.seen(node).and_then(|_| slots::trouble(world, plan, node));
         if let Some((diagnosis, message)) = found.into_iter().chain(of_slots).min_by_key(|(diagnosis, _)| *diagnosis) {
             plan.findings.push(Finding { node: node.clone(), diagnosis, message });
         }

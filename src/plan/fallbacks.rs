@@ -1,16 +1,14 @@
 //! What comes after the first entry of a route: where a node goes on by itself when its upstream is lost.
 
-use std::collections::BTreeMap;
-
 use super::spread::{Spread, is_stand_in};
 use super::standing::Standing;
 use crate::model::route::ROUTE_ENTRIES_MAX;
-use crate::model::{NodeName, Route, SessionAttrs};
+use crate::model::{ByNode, NodeName, Route, SessionAttrs};
 
 /// The route of every node that has an upstream.
-pub(super) fn routes(spread: &Spread<'_>) -> BTreeMap<NodeName, Route> {
+pub(super) fn routes(spread: &Spread<'_>) -> ByNode<Route> {
     let mut after_loss = AfterLoss::default();
-    let mut routes = BTreeMap::new();
+    let mut routes = ByNode::default();
     for node in spread.nodes() {
         let Some(first) = spread.first.get(node) else { continue };
         let route = if spread.is_tier_one(node) {
@@ -136,7 +134,7 @@ fn same_but_order(old: &Route, new: &Route) -> bool {
 
 /// How many children of a lost node have which first fallback.
 #[derive(Default)]
-struct AfterLoss(BTreeMap<NodeName, BTreeMap<NodeName, usize>>);
+struct AfterLoss(ByNode<ByNode<usize>>);
 
 impl AfterLoss {
     fn get(&self, lost: &NodeName, fallback: &NodeName) -> usize {

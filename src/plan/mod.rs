@@ -22,8 +22,6 @@ pub mod tolerates;
 mod traffic;
 mod want;
 
-use std::collections::BTreeMap;
-
 pub use adopt::{Adoption, adopt};
 pub use explain::{Candidate, Explanation, explain};
 pub use record::record;
@@ -31,10 +29,15 @@ pub use standing::Standing;
 pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};
 pub use tolerates::{Tolerated, Tolerates};
 
+use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
+
 use crate::model::observed::Slot;
 use crate::model::primary::Primary;
 use crate::model::tree::Edge;
-use crate::model::{Automation, Desired, Facts, Management, Millis, NodeName, Observed, Route, Sight};
+use crate::model::{
+    Automation, ByNode, ByNodeRef, Desired, Facts, Management, Millis, NodeName, Observed, Route, Sight,
+};
 
 /// How often a calm topology is looked at, in milliseconds.
 pub const TICK_MILLISECONDS: u64 = 1_000;
@@ -81,10 +84,12 @@ struct World<'a> {
     observed: &'a Observed,
     now: Millis,
     sight: Sight,
-    standing: BTreeMap<NodeName, Standing>,
-    installed: BTreeMap<&'a NodeName, Installed>,
+    standing: ByNode<Standing>,
+    installed: ByNodeRef<'a, Installed>,
+    /// The slots of every server that is seen, with the owners of those that are ours.
+    slots: ByNodeRef<'a, Vec<(Option<&'a NodeName>, &'a Slot)>>,
     /// Whose slot has which name.
-    owners: BTreeMap<String, &'a NodeName>,
+    owners: IndexMap<&'a str, &'a NodeName, FxBuildHasher>,
 }
 
 /// The route that a node had when it was seen last.
@@ -101,10 +106,12 @@ impl<'a> World<'a> {
             observed,
             now,
             sight: Sight::of(desired, observed),
-            standing: BTreeMap::new(),
+            standing: ByNode::default(),
             installed: installed_routes(desired, observed),
+            slots: ByNodeRef::default(),
             owners: desired.nodes.keys().map(|name| (name.slot(), name)).collect(),
         };
+        world.slots = desired.nodes.keys().filter_map(|on| Some((on, world.owned(on, observed.seen(on)?)))).collect();
         world.standing = desired.nodes.keys().map(|name| (name.clone(), standing::standing(&world, name))).collect();
         world
     }
@@ -145,14 +152,21 @@ impl<'a> World<'a> {
             && matches!(self.sight.edges.get(node), Some(Edge::Both(up)) if up != other)
     }
 
-    /// Whose slot on a server this is, by its name; of nobody when it is somebody else's.
-    fn owner(&self, slot: &str, on: &NodeName) -> Option<&'a NodeName> {
-        self.owners.get(slot).copied().filter(|owner| *owner != on && !others::is_his(self, owner, on))
+    /// The slots of a server, with their owners by their names; of nobody when they are somebody else's.
+    fn owned(&self, on: &NodeName, facts: &'a Facts) -> Vec<(Option<&'a NodeName>, &'a Slot)> {
+        let ours = |owner: &&NodeName| *owner != on && !others::is_his(self, owner, on);
+        let owner = |name: &str| self.owners.get(name).copied().filter(ours);
+        facts.slots.iter().map(|(name, slot)| (owner(name), slot)).collect()
     }
 
-    /// The slots of our nodes on a server, with their owners.
-    fn slots(&self, on: &'a NodeName, facts: &'a Facts) -> impl Iterator<Item = (&'a NodeName, &'a Slot)> {
-        facts.slots.iter().filter_map(move |(name, slot)| Some((self.owner(name, on)?, slot)))
+    /// The slots of a server that is seen, with the owners of those that are ours.
+    fn all_slots(&self, on: &NodeName) -> &[(Option<&'a NodeName>, &'a Slot)] {
+        self.slots.get(on).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The slots of our nodes on a server that is seen, with their owners.
+    fn slots(&self, on: &NodeName) -> impl Iterator<Item = (&'a NodeName, &'a Slot)> {
+        self.all_slots(on).iter().filter_map(|(owner, slot)| Some(((*owner)?, *slot)))
     }
 
     fn management(&self, node: &NodeName) -> Management {
@@ -170,7 +184,7 @@ impl<'a> World<'a> {
     }
 }
 
-fn installed_routes<'a>(desired: &'a Desired, observed: &Observed) -> BTreeMap<&'a NodeName, Installed> {
+fn installed_routes<'a>(desired: &'a Desired, observed: &Observed) -> ByNodeRef<'a, Installed> {
     let addresses = desired.addresses();
     let installed = |name| {
         let facts = observed.last(name)?;

@@ -19,7 +19,7 @@ pub(super) fn is_his(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool
 }
 
 fn kept<'a>(world: &World<'a>, owner: &NodeName, on: &NodeName) -> Option<&'a KeptSlot> {
-    world.observed.memory.node(on).and_then(|memory| memory.kept.slot(&owner.slot()))
+    world.observed.memory.node(on).and_then(|memory| memory.kept.slot(owner.slot()))
 }
 
 /// Whether a slot that is missing is left so for now, because somebody else has dropped it again and again. Not while
@@ -32,16 +32,18 @@ pub(super) fn rests(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool 
 
 /// Whether somebody else drops our slots on a server, whose, and how to stop it.
 pub(super) fn removed(world: &World<'_>, on: &NodeName) -> Option<(Diagnosis, String)> {
-    let ours = || world.desired.nodes.keys().filter(|owner| world.management(owner) == Management::Routes);
+    let is_ours = |owner: &NodeName| world.management(owner) == Management::Routes;
     // On a server of ours once is an accident, or a server that was made anew.
     let least = if world.management(on) == Management::Observe { 1 } else { 2 };
-    let often = |owner: &&NodeName| kept(world, owner, on).is_some_and(|slot| slot.removed >= least);
-    let dropped: Vec<&str> = ours().filter(often).map(NodeName::as_str).collect();
+    let often = world.observed.memory.node(on)?.kept.removed(least);
+    let owners = often.filter_map(|slot| world.owners.get(slot).copied());
+    let dropped: Vec<&str> = owners.filter(|owner| is_ours(owner)).map(NodeName::as_str).collect();
     if dropped.is_empty() {
         return None;
     }
     // All that may ever be there, as the list of the other manager is one.
-    let slots: Vec<String> = ours().filter(|owner| may_use(world, owner, on)).map(NodeName::slot).collect();
+    let ours = world.desired.nodes.keys().filter(|owner| is_ours(owner));
+    let slots: Vec<&str> = ours.filter(|owner| may_use(world, owner, on)).map(NodeName::slot).collect();
     let ignored: Vec<String> = if slots.len() <= NAMED_MAX {
         slots.iter().map(|slot| format!(r#"{{"name": "{slot}", "type": "physical"}}"#)).collect()
     } else {

@@ -1,9 +1,9 @@
 //! Which upstreams a node prefers, from the spec alone: as nothing seen goes into it, a node that was moved away goes
 //! back to where it was, and the failure of one upstream moves only that one's children.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use crate::model::{Desired, Group, NodeName};
+use crate::model::{ByNode, Desired, Group, NodeName};
 
 /// Longest list of preferences: a route and as many losses beyond it. Longer lists only cost time in large fleets.
 const PREFERENCES_MAX: usize = 8;
@@ -27,7 +27,7 @@ pub(super) struct Preferences {
     /// only the root group, as long as the primary has room for them.
     pub tier_one: BTreeSet<NodeName>,
     /// The preferred upstreams of every node outside the root group, most wanted first.
-    pub lists: BTreeMap<NodeName, Vec<Preference>>,
+    pub lists: ByNode<Vec<Preference>>,
 }
 
 /// The preferences of every node.

@@ -24,7 +24,7 @@ pub(super) enum SlotState {
 /// Whether the upstream holds what the child would ask for: WAL from the start of the segment of the child's replay
 /// position (postgres-facts.md 2.4).
 pub(super) fn slot(child: &NodeName, child_facts: &Facts, upstream: &Facts) -> SlotState {
-    let Some(slot) = upstream.slots.get(&child.slot()) else { return SlotState::Missing };
+    let Some(slot) = upstream.slots.get(child.slot()) else { return SlotState::Missing };
     let (Some(restart), false) = (slot.restart_lsn, slot.lost) else { return SlotState::Useless };
     let needed = child_facts.replay.segment_start(child_facts.segment_bytes);
     let present = upstream.oldest_wal.is_some_and(|oldest| oldest <= needed);

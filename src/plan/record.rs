@@ -17,10 +17,10 @@ pub fn record(memory: &mut Memory, outcome: &Outcome, now: Millis) {
             memory.failed_steps.remove(&key);
         }
         if let Step::DropSlot { on, owner } | Step::RecreateSlot { on, owner } = step {
-            memory.nodes.entry(on.clone()).or_default().kept.ours(&owner.slot(), now);
+            memory.nodes.entry(on.clone()).or_default().kept.ours(owner.slot(), now);
         }
         if let (Step::CreateSlot { on, owner }, Ok(())) = (step, &done.result) {
-            memory.nodes.entry(on.clone()).or_default().kept.made(&owner.slot(), now);
+            memory.nodes.entry(on.clone()).or_default().kept.made(owner.slot(), now);
         }
         match &done.planned.step {
             Step::Heartbeat { .. } => memory.heartbeat_at = Some(now),

@@ -45,8 +45,10 @@ pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
     }
     plan.wanted = routes;
     for on in world.desired.nodes.keys() {
-        let Some(facts) = world.seen(on).filter(|_| world.standing(on) != Standing::Barred) else { continue };
-        for (owner, _) in world.slots(on, facts).filter(|(_, slot)| slot.active_pid.is_none()) {
+        if world.standing(on) == Standing::Barred {
+            continue;
+        }
+        for (owner, _) in world.slots(on).filter(|(_, slot)| slot.active_pid.is_none()) {
             if has_left(world, plan, owner, on) {
                 let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
                 plan.steps.push(Planned { step, why: Why::LeftRoute });
@@ -64,7 +66,7 @@ fn release_leavers(world: &World<'_>, plan: &mut Plan) {
     let settle = world.desired.healing.settle_seconds.saturating_mul(1000).max(RECONNECT_MILLISECONDS);
     for (owner, leaver) in &world.observed.memory.leaving {
         let slot = owner.slot();
-        let of = |on: &NodeName| world.seen(on).and_then(|facts| facts.slots.get(&slot));
+        let of = |on: &NodeName| world.seen(on).and_then(|facts| facts.slots.get(slot));
         let streams = world.desired.nodes.keys().any(|on| of(on).is_some_and(|slot| slot.active_pid.is_some()));
         if !(streams || world.desired.deleting || world.now.since(leaver.used) >= settle) {
             continue;
@@ -92,7 +94,7 @@ fn prepare(world: &World<'_>, owner: &NodeName, owner_facts: &Facts, on: &NodeNa
         return None;
     }
     let recreate = || Step::RecreateSlot { on: on.clone(), owner: owner.clone() };
-    let (step, why) = match (ready::slot(owner, owner_facts, facts), facts.slots.get(&owner.slot())) {
+    let (step, why) = match (ready::slot(owner, owner_facts, facts), facts.slots.get(owner.slot())) {
         (SlotState::Missing, _) | (_, None) if others::rests(world, owner, on) => return None,
         (SlotState::Missing, _) | (_, None) => {
             if !may_arm(world, owner, on) {
@@ -196,6 +198,6 @@ pub(super) fn teardown(world: &World<'_>, plan: &mut Plan) {
 fn is_idle(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
     // A slot of that name on a server of somebody else is somebody else's.
     let ours = world.seen(on).filter(|_| world.standing(on) != Standing::Barred && !others::is_his(world, owner, on));
-    let slot = ours.and_then(|facts| facts.slots.get(&owner.slot()));
+    let slot = ours.and_then(|facts| facts.slots.get(owner.slot()));
     slot.is_some_and(|slot| slot.active_pid.is_none())
 }

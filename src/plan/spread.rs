@@ -5,16 +5,16 @@ use std::collections::BTreeMap;
 use super::World;
 use super::prefer::{Preference, Preferences};
 use super::standing::Standing;
-use crate::model::{Facts, Group, NodeName, Route};
+use crate::model::{ByNodeRef, Facts, Group, NodeName, Route};
 
 /// The chosen upstream of every node, and what that makes of the limits.
 pub(super) struct Spread<'a> {
     pub(super) world: &'a World<'a>,
     pub(super) preferences: &'a Preferences,
     /// The chosen upstream of every node.
-    pub(super) first: BTreeMap<&'a NodeName, &'a NodeName>,
+    pub(super) first: ByNodeRef<'a, &'a NodeName>,
     /// Children of every node by that choice.
-    load: BTreeMap<&'a NodeName, usize>,
+    load: ByNodeRef<'a, usize>,
     /// WAL streams into a region from others by that choice.
     inflow: BTreeMap<&'a str, usize>,
 }
@@ -23,8 +23,13 @@ impl<'a> Spread<'a> {
     /// First those whose place is fixed, then whoever can have what it prefers, then the displaced, so that one failure
     /// moves nobody else.
     pub(super) fn of(world: &'a World<'a>, preferences: &'a Preferences) -> Self {
-        let mut this =
-            Self { world, preferences, first: BTreeMap::new(), load: BTreeMap::new(), inflow: BTreeMap::new() };
+        let mut this = Self {
+            world,
+            preferences,
+            first: ByNodeRef::default(),
+            load: ByNodeRef::default(),
+            inflow: BTreeMap::new(),
+        };
         let (tier_one, others): (Vec<_>, Vec<_>) = this.nodes().partition(|node| this.is_tier_one(node));
         for node in tier_one {
             if let Some(primary) = world.primary() {

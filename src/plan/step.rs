@@ -1,10 +1,11 @@
 //! A plan is data: steps with reasons, waits with names. `act` carries steps out and chooses nothing.
 
 use std::collections::BTreeMap;
+
 use std::fmt;
 
 use super::tolerates::Tolerates;
-use crate::model::{Conninfo, Finding, Lsn, NodeName, Route, Sight};
+use crate::model::{ByNode, Conninfo, Finding, Lsn, NodeName, Route, Sight};
 
 /// One write on one server. Each is idempotent: doing it twice is doing it once.
 #[derive(Debug, Clone, PartialEq, Eq, strum::IntoStaticStr, strum::EnumDiscriminants)]
@@ -249,9 +250,9 @@ pub struct Plan {
     /// What is wrong, by node; the worst first.
     pub findings: Vec<Finding>,
     /// The route that every node ought to have now. A node without any possible upstream is absent.
-    pub wanted: BTreeMap<NodeName, Route>,
+    pub wanted: ByNode<Route>,
     /// The state of each fallback of each wanted route, in the route's order.
-    pub fallbacks: BTreeMap<NodeName, Vec<(NodeName, Readiness)>>,
+    pub fallbacks: ByNode<Vec<(NodeName, Readiness)>>,
     /// Nodes and those of their fallbacks whose slot was given up, as it kept too much WAL there.
     pub given_up: Vec<(NodeName, NodeName)>,
     /// Of each server that has idle slots of ours: how much WAL they keep there beyond what it needs itself, in bytes.

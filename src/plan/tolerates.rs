@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{Plan, Readiness, World, ready};
 use crate::model::primary::Primary;
-use crate::model::{Loss, NodeName, SessionAttrs, WhyUnseen};
+use crate::model::{ByNodeRef, Loss, NodeName, SessionAttrs, WhyUnseen};
 
 /// Longest way up that is walked: no limit of depth comes near it, and a ring ends there.
 const HOPS_MAX: usize = 64;
@@ -44,13 +44,11 @@ pub(super) fn tolerates(world: &World<'_>, plan: &Plan) -> Tolerates {
     let Some(tree) = Tree::of(world, plan) else {
         return Tolerates { weakest: words::NO_PRIMARY.to_owned(), ..Tolerates::default() };
     };
-    let zone = |node: &NodeName| world.desired.zone_of(node).map(|zone| Loss::Zone(zone.to_owned()));
-    let region = |node: &NodeName| Some(Loss::Region(world.desired.region_of(node).to_owned()));
     let mut scratch = Scratch::of(&tree);
     let nodes = (0..tree.names.len()).map(|i| (Loss::Node(tree.names[i].clone()), vec![i])).collect();
     let node = scratch.worst(&tree, nodes);
-    let zone = scratch.worst(&tree, tree.domains(zone));
-    let region = scratch.worst(&tree, tree.domains(region));
+    let zone = scratch.worst(&tree, tree.domains(Loss::Zone, |i| world.desired.zone_of(tree.names[i])));
+    let region = scratch.worst(&tree, tree.domains(Loss::Region, |i| Some(tree.regions[i])));
     let judged = |worst: &Worst| match worst {
         Worst::Harm(..) => Tolerated::False,
         Worst::None if tree.blind.is_empty() => Tolerated::True,
@@ -81,7 +79,7 @@ struct Tree<'a> {
     world: &'a World<'a>,
     plan: &'a Plan,
     names: Vec<&'a NodeName>,
-    places: BTreeMap<&'a NodeName, usize>,
+    places: ByNodeRef<'a, usize>,
     primary: usize,
     sights: Vec<Sight>,
     blind: Vec<usize>,
@@ -110,7 +108,7 @@ impl<'a> Tree<'a> {
     fn of(world: &'a World<'a>, plan: &'a Plan) -> Option<Self> {
         let Primary::Known { name: primary, .. } = &world.sight.primary else { return None };
         let names: Vec<&NodeName> = world.desired.nodes.keys().collect();
-        let places: BTreeMap<&NodeName, usize> = names.iter().enumerate().map(|(i, name)| (*name, i)).collect();
+        let places: ByNodeRef<'_, usize> = names.iter().enumerate().map(|(i, name)| (*name, i)).collect();
         let sight = |name: &&NodeName| match world.observed.nodes.get(*name).map(|view| view.unseen.as_ref()) {
             Some(None) => Sight::Seen,
             Some(Some(unseen)) if unseen.why == WhyUnseen::Refused => Sight::Down,
@@ -142,14 +140,15 @@ impl<'a> Tree<'a> {
     }
 
     /// The zones or regions with their servers, the primary excepted; none when there are not two.
-    fn domains(&self, of: impl Fn(&NodeName) -> Option<Loss>) -> Vec<(Loss, Vec<usize>)> {
-        let mut domains: BTreeMap<Loss, Vec<usize>> = BTreeMap::new();
-        for (i, name) in self.names.iter().enumerate() {
-            if let Some(domain) = of(name) {
+    fn domains<'b>(&self, loss: fn(String) -> Loss, of: impl Fn(usize) -> Option<&'b str>) -> Vec<(Loss, Vec<usize>)> {
+        let mut domains: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for i in 0..self.names.len() {
+            if let Some(domain) = of(i) {
                 domains.entry(domain).or_default().push(i);
             }
         }
-        if domains.len() < 2 { Vec::new() } else { domains.into_iter().collect() }
+        let named = domains.iter().map(|(domain, nodes)| (loss((*domain).to_owned()), nodes.clone()));
+        if domains.len() < 2 { Vec::new() } else { named.collect() }
     }
 
     /// Whether WAL crosses into the child's region on this edge.

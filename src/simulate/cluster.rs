@@ -1,12 +1,11 @@
 //! The simulated cluster: what the operator sees of a world, and what it writes to it.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::laws;
 use super::server::{Process, SlotAt};
 use super::world::{Place, World};
-use crate::model::{Desired, Lsn, Memory, Millis, NodeName, NodeView, Observed};
+use crate::model::{ByNode, Desired, Lsn, Memory, Millis, NodeName, NodeView, Observed};
 use crate::operator::Cluster;
 use crate::plan::{self, Done, Outcome, Plan, Step};
 
@@ -21,7 +20,7 @@ pub struct SimulatedCluster {
 #[derive(Debug, Default)]
 struct Life {
     memory: Memory,
-    views: BTreeMap<NodeName, NodeView>,
+    views: ByNode<NodeView>,
     /// How many steps it does until it dies in the midst of a plan.
     steps_left: Option<usize>,
     /// The last look, for the laws.
@@ -129,32 +128,32 @@ impl World {
             Step::Heartbeat { .. } => server.received.0 += 64,
             Step::CreateSlot { owner, .. } => {
                 let reserved = SlotAt::reserving(server.redo);
-                let slot = server.slots.entry(owner.slot()).or_insert(reserved);
+                let slot = server.slots.entry(owner.slot().to_owned()).or_insert(reserved);
                 if slot.lost {
                     *slot = reserved;
                 }
             }
             Step::RecreateSlot { owner, .. } => {
-                busy(server, &owner.slot())?;
-                server.slots.insert(owner.slot(), SlotAt::reserving(server.redo));
+                busy(server, owner.slot())?;
+                server.slots.insert(owner.slot().to_owned(), SlotAt::reserving(server.redo));
             }
             Step::DropSlot { owner, .. } => {
-                busy(server, &owner.slot())?;
-                server.slots.remove(&owner.slot());
+                busy(server, owner.slot())?;
+                server.slots.remove(owner.slot());
             }
             Step::ClearXmin { owner, .. } => {
-                busy(server, &owner.slot())?;
+                busy(server, owner.slot())?;
                 // For replication the operator is let in by another line of pg_hba.conf than for a session.
                 if server.rejects_replication {
                     return Err("no pg_hba.conf entry for replication connection (28000)".to_owned());
                 }
-                let slot = server.slots.get_mut(&owner.slot()).ok_or("there is no such slot")?;
+                let slot = server.slots.get_mut(owner.slot()).ok_or("there is no such slot")?;
                 slot.holds_xmin = false;
             }
             Step::EndSender { owner, pid, .. } => {
                 server.senders.retain(|sender| sender.slot != owner.slot() || sender.pid != *pid);
             }
-            Step::AdvanceSlot { owner, to, .. } => advance(server, &owner.slot(), *to),
+            Step::AdvanceSlot { owner, to, .. } => advance(server, owner.slot(), *to),
             Step::SetRoute { conninfo, nudge, slot, .. } => {
                 server.file.conninfo = conninfo.clone();
                 server.file.nudged = *nudge;

@@ -112,11 +112,11 @@ impl Fault {
             Self::Senders(_, most) => server.senders_max = *most,
             Self::Slow(_, rate) => server.receive_bytes_per_second = Some(*rate),
             Self::Fast(_) => server.receive_bytes_per_second = None,
-            Self::DropSlot(owner, _) if server.holder(&owner.slot()).is_none() => {
-                server.slots.remove(&owner.slot());
+            Self::DropSlot(owner, _) if server.holder(owner.slot()).is_none() => {
+                server.slots.remove(owner.slot());
             }
-            Self::LoseSlot(owner, _) if server.holder(&owner.slot()).is_none() => {
-                if let Some(slot) = server.slots.get_mut(&owner.slot()) {
+            Self::LoseSlot(owner, _) if server.holder(owner.slot()).is_none() => {
+                if let Some(slot) = server.slots.get_mut(owner.slot()) {
                     slot.lost = true;
                 }
             }

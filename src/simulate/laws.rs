@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::server::{Process, Receiver};
 use super::world::World;
 use crate::model::tree::{Union, entries};
-use crate::model::{Desired, Facts, NodeName, Observed};
+use crate::model::{ByNode, Desired, Facts, NodeName, Observed};
 use crate::plan::{Plan, Step, Why};
 
 /// Law 1 as it is seen on the servers: nobody receives from a ring. The sentence says who does.
@@ -42,7 +42,7 @@ pub fn before_writing(desired: &Desired, observed: &Observed, plan: &Plan) -> Ve
                 }
                 let had = observed.last(node).map(|facts| entries(&desired.addresses(), &facts.route.conninfo));
                 let proven = |up: &&NodeName| match observed.seen(up) {
-                    Some(facts) => facts.slots.contains_key(&node.slot()),
+                    Some(facts) => facts.slots.contains_key(node.slot()),
                     None => had.as_ref().is_some_and(|had| had.contains(up)),
                 };
                 broken.extend(
@@ -51,7 +51,7 @@ pub fn before_writing(desired: &Desired, observed: &Observed, plan: &Plan) -> Ve
             }
             Step::DropSlot { on, owner } if planned.why == Why::RetainedWal => {
                 let most = desired.limits.retained_wal_bytes;
-                let keeps = |facts: &Facts| Some(facts.redo.bytes_since(facts.slots.get(&owner.slot())?.restart_lsn?));
+                let keeps = |facts: &Facts| Some(facts.redo.bytes_since(facts.slots.get(owner.slot())?.restart_lsn?));
                 if observed.seen(on).and_then(keeps).is_none_or(|bytes| bytes <= most) {
                     broken.push(format!("law 3: {planned}, and the bound is not reached"));
                 }
@@ -90,13 +90,13 @@ pub fn at_rest(world: &World, desired: &Desired, plan: &Plan) -> Vec<String> {
             broken.push(format!("law 7: {children} children on {node}, whose fanOut is {most}"));
         }
     }
-    let owners: BTreeMap<String, &NodeName> = desired.nodes.keys().map(|node| (node.slot(), node)).collect();
+    let owners: BTreeMap<&str, &NodeName> = desired.nodes.keys().map(|node| (node.slot(), node)).collect();
     for (on, server) in &world.servers {
         for (slot, state) in &server.slots {
             if state.holds_xmin && server.holder(slot).is_none() {
                 broken.push(format!("law 3: the idle slot {slot} on {on} holds back transactions"));
             }
-            let wanted = owners.get(slot).and_then(|owner| plan.wanted.get(*owner));
+            let wanted = owners.get(slot.as_str()).and_then(|owner| plan.wanted.get(*owner));
             if !wanted.is_some_and(|route| route.contains(on)) {
                 broken.push(format!("the slot {slot} is left over on {on}"));
             }
@@ -129,8 +129,8 @@ pub fn after_any_one_loss(world: &World, desired: &Desired) -> Vec<String> {
 }
 
 /// Children of every server.
-pub(super) fn load(world: &World) -> BTreeMap<NodeName, usize> {
-    let mut load = BTreeMap::new();
+pub(super) fn load(world: &World) -> ByNode<usize> {
+    let mut load = ByNode::default();
     let streams = |server: &&super::server::Server| {
         server.process != Process::Down && matches!(server.receiver, Receiver::Streaming { .. })
     };

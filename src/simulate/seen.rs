@@ -1,17 +1,16 @@
 //! A world of real servers, as they were seen: what may happen to them is then tried out without them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::server::{Process, Receiver, Sender, Server, Setting, SlotAt};
 use super::world::World;
-use crate::model::{Addresses, Desired, Facts, Memory, NodeName, Observed, Timeline};
+use crate::model::{Addresses, ByNode, Desired, Facts, Memory, NodeName, Observed, Timeline};
 
 impl World {
     /// The servers as they were seen last, under the clock by which they were seen. One that is not seen counts as down.
     pub fn seen(desired: &Desired, observed: &Observed) -> Self {
         let addresses = desired.addresses();
-        let mut servers: BTreeMap<NodeName, Server> = BTreeMap::new();
+        let mut servers: ByNode<Server> = ByNode::default();
         for name in desired.nodes.keys() {
             let server = match observed.last(name) {
                 Some(facts) => server(facts, observed.seen(name).is_some()),
@@ -72,13 +71,7 @@ fn edge(addresses: &Addresses<'_>, observed: &Observed, child: &NodeName) -> Opt
     Some((child.clone(), upstream.clone(), receiver.pid))
 }
 
-fn connect(
-    servers: &mut BTreeMap<NodeName, Server>,
-    observed: &Observed,
-    child: &NodeName,
-    upstream: &NodeName,
-    pid: i32,
-) {
+fn connect(servers: &mut ByNode<Server>, observed: &Observed, child: &NodeName, upstream: &NodeName, pid: i32) {
     let Some(server) = servers.get_mut(child) else { return };
     server.receiver = Receiver::Streaming { from: upstream.clone(), pid, silent_since: None };
     let application_name = server.running.conninfo.get("application_name").unwrap_or("walreceiver").to_owned();

@@ -10,7 +10,7 @@ use super::server::Server;
 use super::{Drama, Fault, World};
 use crate::api::{ReplicaTopology, ReplicaTopologySpec};
 use crate::model::check::Rejection;
-use crate::model::{Desired, Diagnosis, Loss, Memory, NodeName, NodeView, Observed};
+use crate::model::{ByNode, Desired, Diagnosis, Loss, Memory, NodeName, NodeView, Observed};
 use crate::plan::plan;
 
 /// Until libpq has gone on, in milliseconds: the first attempt after a loss is made at once.
@@ -133,7 +133,7 @@ impl Aftermath {
         let fed = fed(after);
         let left = |node: &&NodeName| after.servers.get(*node).is_some_and(Server::is_up);
         let (had, has) = (load(before), load(after));
-        let children = |load: &BTreeMap<NodeName, usize>, node: &NodeName| load.get(node).copied().unwrap_or(0);
+        let children = |load: &ByNode<usize>, node: &NodeName| load.get(node).copied().unwrap_or(0);
         let crowded = |(node, count): (&NodeName, &usize)| {
             let most = desired.burst(node);
             (*count > most && *count > children(&had, node)).then(|| Crowded {
@@ -204,7 +204,7 @@ impl Scene {
                 Ok(facts) => NodeView { last: Some(facts.into()), unseen: None },
                 Err(unseen) => NodeView { last: None, unseen: Some(unseen) },
             };
-            let nodes: BTreeMap<_, _> = desired.nodes.keys().map(|name| (name.clone(), view(name))).collect();
+            let nodes = desired.nodes.keys().map(|name| (name.clone(), view(name))).collect();
             memory.advance(&desired, &nodes, world.now);
             Observed { nodes, memory: memory.clone() }
         };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::server::{Process, Receiver, SEGMENT_BYTES, SENDERS_MAX, Server, Setting, SlotAt};
 use super::{Dice, wal};
-use crate::model::{Conninfo, Desired, Lsn, Millis, NodeName, NodeSpec, Route};
+use crate::model::{ByNode, Conninfo, Desired, Lsn, Millis, NodeName, NodeSpec, Route};
 
 /// Where the WAL of every world begins.
 const BEGIN: Lsn = Lsn(3 * SEGMENT_BYTES);
@@ -60,10 +60,10 @@ pub struct World {
     /// The clock.
     pub now: Millis,
     /// Every server, also those that the topology does not name.
-    pub servers: BTreeMap<NodeName, Server>,
+    pub servers: ByNode<Server>,
     /// Who listens where.
     addresses: BTreeMap<(String, u16), NodeName>,
-    listening: BTreeMap<NodeName, (String, u16)>,
+    listening: ByNode<(String, u16)>,
     /// Pairs between which every packet vanishes; the smaller first.
     cuts: BTreeSet<(Place, Place)>,
     /// How the servers are set.
@@ -99,10 +99,10 @@ impl World {
     }
 
     /// These servers, from this time on.
-    pub(super) fn of(desired: &Desired, seed: u64, servers: BTreeMap<NodeName, Server>, now: Millis) -> Self {
+    pub(super) fn of(desired: &Desired, seed: u64, servers: ByNode<Server>, now: Millis) -> Self {
         let settings = Settings::default();
         let address = |(name, spec): (&NodeName, &NodeSpec)| (name.clone(), (spec.address.clone(), spec.port));
-        let listening: BTreeMap<_, _> = desired.nodes.iter().map(address).collect();
+        let listening: ByNode<_> = desired.nodes.iter().map(address).collect();
         Self {
             now,
             servers,
@@ -146,17 +146,17 @@ impl World {
     }
 
     /// The fleet as these routes make it, slots and all, without the way there.
-    pub fn install(&mut self, desired: &Desired, routes: &BTreeMap<NodeName, Route>) {
+    pub fn install(&mut self, desired: &Desired, routes: &ByNode<Route>) {
         for (node, route) in routes {
             for on in &route.entries {
                 if let Some(server) = self.servers.get_mut(on) {
                     let restart = server.replayed;
-                    server.slots.insert(node.slot(), SlotAt::reserving(restart));
+                    server.slots.insert(node.slot().to_owned(), SlotAt::reserving(restart));
                 }
             }
             if let Some(server) = self.servers.get_mut(node) {
                 let conninfo = desired.conninfo(node, route, &server.running.conninfo);
-                let setting = Setting { conninfo, nudged: false, slot: node.slot() };
+                let setting = Setting { conninfo, nudged: false, slot: node.slot().to_owned() };
                 (server.running, server.file) = (setting.clone(), setting);
                 server.receiver = Receiver::Away { again_at: self.now };
             }

@@ -2,12 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and fails where it cannot go on")]
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 use waltree::api::ReplicaTopologySpec;
-use waltree::model::{Desired, Facts, Memory, NodeName, NodeView, Observed};
+use waltree::model::{ByNode, Desired, Facts, Memory, NodeName, NodeView, Observed};
 use waltree::plan::{Plan, plan};
 use waltree::simulate::shape::Shape;
 use waltree::simulate::{Drama, World};
@@ -36,7 +35,7 @@ struct Look {
     desired: Desired,
     world: World,
     memory: Memory,
-    last: BTreeMap<NodeName, Arc<Facts>>,
+    last: ByNode<Arc<Facts>>,
 }
 
 impl Look {
@@ -51,7 +50,7 @@ impl Look {
             };
             NodeView { last: self.last.get(name).cloned(), unseen }
         };
-        let nodes: BTreeMap<_, _> = self.desired.nodes.keys().map(|name| (name.clone(), view(name))).collect();
+        let nodes: ByNode<_> = self.desired.nodes.keys().map(|name| (name.clone(), view(name))).collect();
         self.memory.advance(&self.desired, &nodes, self.world.now);
         Observed { nodes, memory: self.memory.clone() }
     }
@@ -107,7 +106,7 @@ fn main() {
         let mut world = World::new(&desired, 1, |_| primary.clone());
         world.servers.values_mut().for_each(|server| server.senders_max = nodes);
         world.pass(2 * world.settings.retry_milliseconds);
-        let mut look = Look { desired, world, memory: Memory::default(), last: BTreeMap::new() };
+        let mut look = Look { desired, world, memory: Memory::default(), last: ByNode::default() };
         let (first, began) = look.plan();
         look.world.install(&look.desired, &first.wanted);
         for _ in 0..5 {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use waltree::model::observed::{InstalledRoute, Receiver, Sender, Slot};
 use waltree::model::{
-    Conninfo, Desired, Facts, Lsn, Memory, Millis, NodeName, NodeView, Observed, Timeline, Unseen, WhyUnseen, tree,
+    ByNode, Conninfo, Desired, Facts, Lsn, Memory, Millis, NodeName, NodeView, Observed, Timeline, Unseen, WhyUnseen,
+    tree,
 };
 use waltree::plan::{Done, Outcome, Plan, Planned, Step, plan, record};
 
@@ -36,7 +37,7 @@ pub(crate) struct Server {
 /// A fleet, its clock and what the operator remembers of it.
 pub(crate) struct Fleet {
     pub(crate) desired: Desired,
-    pub(crate) servers: BTreeMap<NodeName, Server>,
+    pub(crate) servers: ByNode<Server>,
     pub(crate) now: Millis,
     pub(crate) memory: Memory,
     pub(crate) primary: NodeName,
@@ -143,7 +144,7 @@ impl Fleet {
             let last = server.up.then(|| Arc::new(self.facts(name)));
             NodeView { last, unseen: (!server.up || rejected).then_some(unseen) }
         };
-        let nodes: BTreeMap<_, _> = self.servers.keys().map(|name| (name.clone(), view(name))).collect();
+        let nodes: ByNode<_> = self.servers.keys().map(|name| (name.clone(), view(name))).collect();
         self.memory.advance(&self.desired, &nodes, self.now);
         Observed { nodes, memory: self.memory.clone() }
     }
@@ -236,13 +237,13 @@ impl Fleet {
         match &planned.step {
             Step::Heartbeat { .. } => server.position.0 += 64,
             Step::CreateSlot { owner, .. } | Step::RecreateSlot { owner, .. } => {
-                server.slots.insert(owner.slot(), Lsn(position.0.saturating_sub(SEGMENT)));
+                server.slots.insert(owner.slot().to_owned(), Lsn(position.0.saturating_sub(SEGMENT)));
             }
             Step::AdvanceSlot { owner, to, .. } => {
-                server.slots.insert(owner.slot(), (*to).min(position));
+                server.slots.insert(owner.slot().to_owned(), (*to).min(position));
             }
             Step::DropSlot { on, owner } => {
-                server.slots.remove(&owner.slot());
+                server.slots.remove(owner.slot());
                 assert!(
                     self.servers.get(owner).is_none_or(|owner| owner.upstream.as_ref() != Some(on)),
                     "law 3: dropped under its owner: {planned:?}"
@@ -270,8 +271,8 @@ impl Fleet {
     }
 
     /// Children of every server as the streams are now.
-    pub(crate) fn load(&self) -> BTreeMap<NodeName, usize> {
-        let mut load = BTreeMap::new();
+    pub(crate) fn load(&self) -> ByNode<usize> {
+        let mut load = ByNode::default();
         for up in self.servers.values().filter_map(|server| server.upstream.clone()) {
             *load.entry(up).or_default() += 1;
         }
@@ -286,7 +287,7 @@ impl Fleet {
     }
 
     /// Who receives from whom.
-    pub(crate) fn tree(&self) -> BTreeMap<NodeName, Option<NodeName>> {
+    pub(crate) fn tree(&self) -> ByNode<Option<NodeName>> {
         self.servers.iter().map(|(name, server)| (name.clone(), server.upstream.clone())).collect()
     }
 }

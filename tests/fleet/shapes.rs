@@ -1,10 +1,10 @@
 //! Random topologies, and fleets as somebody may have left them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use waltree::model::{Automation, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
+use waltree::model::{Automation, ByNode, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
 
 use super::Fleet;
 
@@ -35,7 +35,7 @@ pub(crate) fn desired(shape: &Shape) -> Desired {
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 4, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 30, settle_seconds: 5 },
         groups: Vec::new(),
-        nodes: BTreeMap::new(),
+        nodes: ByNode::default(),
     };
     let mut group = |group_name: &str, size: usize, relays: usize, upstreams: &[&str]| {
         let index = desired.groups.len();

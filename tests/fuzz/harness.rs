@@ -4,13 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a broken law is a crash")]
 #![allow(dead_code, reason = "every target compiles this and uses a part of it")]
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use waltree::api::ReplicaTopologySpec;
 use waltree::model::conninfo::Conninfo;
 use waltree::model::tree::Union;
-use waltree::model::{Desired, Facts, Memory, Millis, NodeName, NodeView, Observed, Unseen, WhyUnseen};
+use waltree::model::{ByNode, Desired, Facts, Memory, Millis, NodeName, NodeView, Observed, Unseen, WhyUnseen};
 use waltree::plan::{Plan, Step, plan};
 use waltree::simulate::World;
 
@@ -30,7 +29,7 @@ pub(crate) fn is_legal(desired: &Desired, observed: &Observed, made: &Plan) {
 }
 
 /// Looks and plans, and forgets nothing.
-pub(crate) fn pass(desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, memory: &mut Memory, now: Millis) -> Plan {
+pub(crate) fn pass(desired: &Desired, nodes: &ByNode<NodeView>, memory: &mut Memory, now: Millis) -> Plan {
     memory.advance(desired, nodes, now);
     let observed = Observed { nodes: nodes.clone(), memory: memory.clone() };
     let made = plan(desired, &observed, now);

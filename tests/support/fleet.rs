@@ -51,7 +51,7 @@ pub async fn watch_as(credentials: Credentials, specs: BTreeMap<NodeName, Server
 
 /// What is known of a node.
 pub fn view(fleet: &Fleet, node: &str) -> NodeView {
-    fleet.views().remove(&name(node)).expect("it is watched")
+    fleet.views().swap_remove(&name(node)).expect("it is watched")
 }
 
 /// What a node says, asked again after this call until it is as wanted.

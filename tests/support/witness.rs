@@ -163,7 +163,7 @@ impl Scene {
 
     /// The slots that the installed routes need: none may be missing, and none left over.
     pub fn needed_slots(&self) -> BTreeSet<String> {
-        let slot = |node: &str| waltree::model::NodeName::new(node).unwrap().slot();
+        let slot = |node: &str| waltree::model::NodeName::new(node).unwrap().slot().to_owned();
         let of_one = |(node, route): (&String, &Vec<String>)| {
             let slot = slot(node);
             route.iter().map(|upstream| format!("{slot} on {upstream}")).collect::<Vec<_>>()

@@ -1,12 +1,12 @@
 //! Who has failed by its own fault, who only suffers, who is well again, and who gives nothing to whom.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{DOUBLINGS_MAX, FORGIVEN_AFTER_MILLISECONDS, Memory, NodeMemory, RELOADS_MAX, Refused};
 use crate::model::primary::Primary;
 use crate::model::rooted::Rooted;
 use crate::model::tree::{Edge, entries, primary_only};
-use crate::model::{Desired, Group, Millis, NodeName, NodeView, Observed, Sight};
+use crate::model::{ByNode, Desired, Group, Millis, NodeName, NodeView, Observed, Sight};
 
 /// How long after an order a node may still be on its way to its new upstream, in milliseconds: `tcp_user_timeout` and
 /// one retry.
@@ -37,7 +37,7 @@ impl Memory {
     }
 
     /// Who is no good as an upstream, since when, and who is well again.
-    pub(super) fn judge(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
+    pub(super) fn judge(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
         let observed = Observed { nodes: nodes.clone(), memory: std::mem::take(self) };
         let sight = Sight::of(desired, &observed);
         *self = observed.memory;
@@ -45,7 +45,7 @@ impl Memory {
         let carrying: BTreeSet<NodeName> = sight.edges.iter().filter_map(feeding).collect();
         let settle = desired.healing.settle_seconds.saturating_mul(1000);
         let bound = desired.healing.lag_seconds.saturating_mul(1000);
-        let still: BTreeMap<NodeName, Millis> =
+        let still: ByNode<Millis> =
             self.nodes.iter().filter_map(|(n, m)| Some((n.clone(), self.still_since(m)?))).collect();
         for (name, node) in &mut self.nodes {
             // The verdict may have taken the patience already; what counts is since when it is so.
@@ -101,13 +101,13 @@ impl Memory {
 
     /// Whom a node gets nothing from although it is pointed to it and it is well. Each time in a row the node is kept from
     /// it twice as long, beginning with the time that a failed node has to settle.
-    fn note_refusals(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>, sight: &Sight) {
+    fn note_refusals(&mut self, desired: &Desired, nodes: &ByNode<NodeView>, sight: &Sight) {
         let addresses = desired.addresses();
         let (at, patience) = (self.at, desired.healing.suspect_after_milliseconds);
         let settle = desired.healing.settle_seconds.saturating_mul(1000).max(REFUSED_AFTER_MILLISECONDS);
         let seen = |name: &NodeName| nodes.get(name).and_then(NodeView::seen);
         let is_root = |name: &NodeName| desired.group_of(name).is_some_and(Group::is_root);
-        let well_since: BTreeMap<NodeName, Millis> =
+        let well_since: ByNode<Millis> =
             self.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.rooted_since?))).collect();
         for (name, node) in &mut self.nodes {
             let Some(facts) = seen(name).filter(|facts| facts.in_recovery) else { continue };

@@ -38,6 +38,11 @@ impl Kept {
         self.slots.get(name)
     }
 
+    /// The slots that somebody else removed at least so often since they last stayed.
+    pub fn removed(&self, least: u32) -> impl Iterator<Item = &str> {
+        self.slots.iter().filter(move |(_, kept)| kept.removed >= least).map(|(name, _)| name.as_str())
+    }
+
     /// We have removed a slot, or made it anew, or may have.
     pub fn ours(&mut self, name: &str, now: Millis) {
         self.slots.remove(name);

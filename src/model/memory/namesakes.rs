@@ -1,10 +1,10 @@
 //! Walsenders that use the name of one of our nodes and have another server at the other end (law 12, safety.md 1.11).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{Memory, Millis};
 use crate::model::observed::Sender;
-use crate::model::{Desired, Facts, NodeName, NodeView};
+use crate::model::{ByNode, Desired, Facts, NodeName, NodeView};
 
 /// A connection that was left is not taken for a stranger's before so much time has passed, in milliseconds: both ends
 /// were asked again since.
@@ -41,7 +41,7 @@ impl Memory {
 
     /// Compares the walsenders of every server that is seen with what their owners tell. Of those that are not seen now
     /// nothing new is known (law 8).
-    pub(super) fn note_namesakes(&mut self, desired: &Desired, nodes: &BTreeMap<NodeName, NodeView>) {
+    pub(super) fn note_namesakes(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
         let addresses = desired.addresses();
         let seen = |name: &NodeName| nodes.get(name).and_then(NodeView::seen);
         let patience = desired.healing.suspect_after_milliseconds.max(LEFT_MILLISECONDS);
@@ -71,7 +71,7 @@ impl Memory {
                     lives: old.as_ref().is_some_and(|old| old.lives) || (replied && long),
                     silent_since: old.as_ref().filter(|_| !replied).map_or(self.at, |old| old.silent_since),
                     client: sender.client.clone().unwrap_or_default(),
-                    holds_slot: sender.slot.as_deref() == Some(&key.0.slot()),
+                    holds_slot: sender.slot.as_deref() == Some(key.0.slot()),
                     replied: sender.replied,
                 };
                 self.namesakes.insert(key, namesake);

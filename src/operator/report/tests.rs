@@ -46,7 +46,7 @@ impl World {
             {"name": "eu", "upstreams": ["core"], "relays": 1, "hosts": [host("eu-1"), host("eu-2"), host("eu-3")]},
         ]});
         let desired = Desired::try_from(&serde_json::from_value(spec).unwrap()).unwrap();
-        let mut observed = Observed { nodes: BTreeMap::new(), memory: crate::model::Memory::default() };
+        let mut observed = Observed { nodes: crate::model::ByNode::default(), memory: crate::model::Memory::default() };
         observed.memory.system_identifier = Some(SYSTEM_IDENTIFIER);
         let mut plan = Plan::default();
         for (node, upstream) in NODES {

@@ -98,12 +98,12 @@ fn explain(view: &View<'_>, node: &NodeName) -> String {
 
 fn rooted(view: &View<'_>, primary: &Primary<'_>) -> Verdict {
     let surely =
-        view.desired.nodes.keys().filter(|node| matches!(view.plan.sight.rooted.get(node), Some(Rooted::No(_))));
+        view.desired.nodes.keys().filter(|node| matches!(view.plan.sight.rooted.get(*node), Some(Rooted::No(_))));
     let unclear = view
         .desired
         .nodes
         .keys()
-        .filter(|node| matches!(view.plan.sight.rooted.get(node), Some(Rooted::Unknown(_)) | None));
+        .filter(|node| matches!(view.plan.sight.rooted.get(*node), Some(Rooted::Unknown(_)) | None));
     let mut not: Vec<&NodeName> = surely.collect();
     let truth = if not.is_empty() { Truth::Unknown } else { Truth::False };
     // The worst finding first: the node that is broken says more than those below it.

@@ -219,7 +219,7 @@ impl Writing<'_> {
             limits: LIMITS,
             healing: HEALING,
             groups: self.groups,
-            nodes,
+            nodes: nodes.into_iter().collect(),
         };
         let hops = desired.groups.iter().zip(feeder_ranks(&desired)).map(|(group, rank)| {
             let own = if group.is_root() { group.members.len() > 1 } else { group.relays > 0 };

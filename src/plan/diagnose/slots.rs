@@ -3,11 +3,11 @@
 use super::super::slots::{holding, left_behind};
 use super::super::step::{Plan, StepKind};
 use super::{Found, World};
-use crate::model::{Diagnosis, Facts, NodeName};
+use crate::model::{Diagnosis, NodeName};
 
 /// A slot of the node, or one on it, that does harm and could not be helped.
-pub(super) fn trouble(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> Found {
-    zombie(world, plan, node).or_else(|| holds_xmin(world, node, facts))
+pub(super) fn trouble(world: &World<'_>, plan: &Plan, node: &NodeName) -> Found {
+    zombie(world, plan, node).or_else(|| holds_xmin(world, node))
 }
 
 /// A slot that the node needs is held by a connection that it has left, and we may not end that.
@@ -37,10 +37,10 @@ pub(super) fn zombie_cure(world: &World<'_>, node: &NodeName, on: &NodeName) -> 
 }
 
 /// An idle slot on `on` holds back transactions, and to clear it was tried in vain.
-fn holds_xmin(world: &World<'_>, on: &NodeName, facts: &Facts) -> Found {
+fn holds_xmin(world: &World<'_>, on: &NodeName) -> Found {
     let memory = &world.observed.memory;
     let tried = |owner: &NodeName| memory.failed_at(on, owner, StepKind::ClearXmin.into()).is_some();
-    let (owner, _) = holding(world, on, facts).find(|(owner, _)| tried(owner))?;
+    let (owner, _) = holding(world, on).find(|(owner, _)| tried(owner))?;
     let seen = format!("the slot of {owner} on {on} is idle and holds back vacuum up to the primary");
     let cure = "Let our role in for replication there, pg_hba.conf: host replication waltree, and see that a walsender is free";
     Some((Diagnosis::SlotHoldsXmin, format!("{seen}. {cure}.")))

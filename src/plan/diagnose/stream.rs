@@ -146,7 +146,7 @@ fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (D
     }
     let upstream = first.and_then(|first| Some((first, world.seen(first)?)));
     if let (None, Some((first, upstream))) = (&facts.receiver, upstream) {
-        match upstream.slots.get(&node.slot()) {
+        match upstream.slots.get(node.slot()) {
             None => return (Diagnosis::MissingSlot, "Nothing to do: the slot is created"),
             Some(slot) if slot.lost => return (Diagnosis::LostSlot, "Nothing to do: the slot is made anew"),
             Some(slot) if slot.active_pid.is_some() => {

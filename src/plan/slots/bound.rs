@@ -14,7 +14,7 @@ pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
     for on in world.desired.nodes.keys().filter(|on| world.standing(on) != Standing::Barred) {
         let Some(facts) = world.seen(on) else { continue };
         let need = Need::of(world, on, facts);
-        let idle: Vec<_> = world.slots(on, facts).filter(|(_, slot)| slot.active_pid.is_none() && !slot.lost).collect();
+        let idle: Vec<_> = world.slots(on).filter(|(_, slot)| slot.active_pid.is_none() && !slot.lost).collect();
         let Some(most) = idle.iter().filter_map(|(_, slot)| slot.restart_lsn).map(|lsn| need.bytes_beyond(lsn)).max()
         else {
             continue;
@@ -55,7 +55,7 @@ pub(in super::super) fn may_arm(world: &World<'_>, owner: &NodeName, on: &NodeNa
 
 /// Whether `owner` has no slot on `on` because that would keep too much WAL, or did.
 pub(in super::super) fn is_given_up(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
-    let missing = world.seen(on).is_some_and(|facts| !facts.slots.contains_key(&owner.slot()));
+    let missing = world.seen(on).is_some_and(|facts| !facts.slots.contains_key(owner.slot()));
     missing && (was_given_up(world, owner, on) || !may_arm(world, owner, on))
 }
 
@@ -78,8 +78,9 @@ struct Need {
 
 impl Need {
     fn of(world: &World<'_>, on: &NodeName, facts: &Facts) -> Self {
-        let is_idle_of_ours = |name: &str, slot: &Slot| slot.active_pid.is_none() && world.owner(name, on).is_some();
-        let others = facts.slots.iter().filter(|(name, slot)| !slot.lost && !is_idle_of_ours(name, slot));
+        let is_idle_of_ours = |owner: Option<&NodeName>, slot: &Slot| slot.active_pid.is_none() && owner.is_some();
+        let all = world.all_slots(on).iter();
+        let others = all.filter(|(owner, slot)| !slot.lost && !is_idle_of_ours(*owner, slot));
         let from = others.filter_map(|(_, slot)| slot.restart_lsn).fold(facts.redo, Lsn::min);
         Self { from: from.segment_start(facts.segment_bytes), segment_bytes: facts.segment_bytes }
     }

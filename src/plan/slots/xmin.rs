@@ -36,8 +36,7 @@ pub(super) fn release(
 /// reconnects is waited for. Its reservation stays (law 3), so there is no way but the wire.
 pub(super) fn release_of_the_absent(world: &World<'_>, steps: &mut Vec<Planned>) {
     for on in world.desired.nodes.keys().filter(|on| world.standing(on) != Standing::Barred) {
-        let Some(facts) = world.seen(on) else { continue };
-        for (owner, _) in holding(world, on, facts) {
+        for (owner, _) in holding(world, on) {
             let elsewhere = world.streams_elsewhere(owner, on);
             if !elsewhere && is_absent(world, owner, on) && may_try_the_wire(world, on, owner) {
                 let step = Step::ClearXmin { on: on.clone(), owner: owner.clone() };
@@ -50,10 +49,9 @@ pub(super) fn release_of_the_absent(world: &World<'_>, steps: &mut Vec<Planned>)
 /// The idle slots of our nodes that hold back transactions, with their owners.
 pub(in super::super) fn holding<'a>(
     world: &World<'a>,
-    on: &'a NodeName,
-    facts: &'a Facts,
+    on: &NodeName,
 ) -> impl Iterator<Item = (&'a NodeName, &'a Slot)> {
-    world.slots(on, facts).filter(|(_, slot)| slot.active_pid.is_none() && slot.xmin.is_some())
+    world.slots(on).filter(|(_, slot)| slot.active_pid.is_none() && slot.xmin.is_some())
 }
 
 fn may_try_the_wire(world: &World<'_>, on: &NodeName, owner: &NodeName) -> bool {

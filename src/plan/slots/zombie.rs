@@ -30,7 +30,7 @@ pub(super) fn end(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<
 /// patience.
 pub(in super::super) fn left_behind(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<i32> {
     let facts = world.seen(on)?;
-    let pid = facts.slots.get(&owner.slot())?.active_pid?;
+    let pid = facts.slots.get(owner.slot())?.active_pid?;
     let its_own = facts.senders.iter().any(|sender| sender.pid == pid && sender.application_name == owner.as_str());
     let patience = world.desired.healing.suspect_after_milliseconds;
     (its_own && left_for(world, owner, on).is_some_and(|t| t >= patience)).then_some(pid)
