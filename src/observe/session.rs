@@ -196,14 +196,25 @@ impl Writer {
         self.session.driver.abort();
     }
 
-    /// A replication connection beside the session. It has no right of its own: before it changes anything the session
-    /// has to be seen to last.
+    /// A replication connection beside the session, to the same server: its cluster is the session's, and the session sees
+    /// its walsender. It has no right of its own: before it changes anything the session has to be seen to last.
     ///
     /// # Errors
     /// [`NoReplication`] says why there is none.
     pub async fn replication(&self) -> Result<Replication, NoReplication> {
         let (spec, credentials) = &self.session.way;
-        Replication::open(spec, credentials, &resolve(spec).await?).await
+        let mut replication = Replication::open(spec, credentials, &resolve(spec).await?).await?;
+        let cluster = replication.system_identifier().await?;
+        // A standby has the identifier of its primary, so that alone does not tell the two apart.
+        let sql = "SELECT (SELECT system_identifier::text FROM pg_control_system()) = $1 AND EXISTS (SELECT FROM \
+                   pg_stat_activity WHERE pid = $2 AND backend_type = 'walsender' AND application_name = $3)";
+        let name = spec.application_name();
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&cluster, Type::TEXT), (&replication.pid(), Type::INT4), (&name, Type::TEXT)];
+        let rows = self.query_typed(sql, &parameters).await.map_err(|error| unseen::of_error(&error))?;
+        let same = rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(false);
+        let other = || NoReplication::OtherServer(spec.address.clone(), spec.port);
+        if same { Ok(replication) } else { Err(other()) }
     }
 }
 
@@ -243,7 +254,7 @@ fn config(spec: &ServerSpec, credentials: &Credentials, addresses: &[IpAddr]) ->
         .user(&credentials.username)
         .dbname(&credentials.dbname)
         .options(SETTINGS)
-        .application_name(spec.fence.as_ref().map_or("waltree".to_owned(), Fence::application_name))
+        .application_name(spec.application_name())
         .tcp_user_timeout(VANISHED_AFTER)
         .keepalives_idle(VANISHED_AFTER)
         .keepalives_interval(Duration::from_secs(1))
