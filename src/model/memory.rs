@@ -141,6 +141,8 @@ pub struct NodeMemory {
     pub refused: BTreeMap<NodeName, Refused>,
     /// Its routes are ours to set.
     pub routed: bool,
+    /// When its disk was tried last: whether it takes a segment of WAL.
+    pub disk_tried_at: Option<Millis>,
     /// The slots on it, and which of them somebody else removed.
     pub kept: Kept,
 }

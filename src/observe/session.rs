@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ pub(super) struct Session {
     /// Questions and writes go one at a time, so that the deadline of one is not spent on another.
     gate: Arc<Gate<()>>,
     right: Mutex<Result<(), NoRight>>,
+    disk_doubted: AtomicBool,
     /// How it was come by, for a second connection beside it.
     way: (ServerSpec, Credentials),
 }
@@ -81,6 +83,7 @@ impl Session {
             asking: Gate::default(),
             gate: Arc::default(),
             right: Mutex::new(Err(NoRight::ObserveOnly)),
+            disk_doubted: AtomicBool::new(false),
             way: (spec.clone(), credentials.clone()),
         };
         this.take_right(spec.fence.as_ref()).await;
@@ -141,6 +144,11 @@ impl Session {
             .map_err(|e| unseen(WhyUnseen::BadAnswer, e.to_string()))
     }
 
+    /// Whether the disk is to be tried now; asked once, it is not any more.
+    pub(super) fn disk_is_doubted(&self) -> bool {
+        self.disk_doubted.swap(false, Ordering::Relaxed)
+    }
+
     /// Whether a segment of WAL would find no place on the disk of the data; `None` when it cannot be told.
     pub(super) async fn disk_is_full(&self, segment_bytes: u64) -> Option<bool> {
         let _one_at_a_time = self.gate.lock().await;
@@ -194,6 +202,11 @@ impl Writer {
     /// may be sent after it.
     pub fn give_up(self) {
         self.session.driver.abort();
+    }
+
+    /// Has the disk tried at the next look: whether a segment of WAL finds a place there.
+    pub fn doubt_disk(&self) {
+        self.session.disk_doubted.store(true, Ordering::Relaxed);
     }
 
     /// A replication connection beside the session, to the same server: its cluster is the session's, and the session sees

@@ -292,9 +292,9 @@ fn tolerates(planned: &crate::plan::Tolerates) -> Tolerates {
 /// Steps that change the tree; the others only keep it as it is and come again and again.
 fn changes(steps: &[Planned]) -> Vec<&Planned> {
     let upkeep = |planned: &Planned| match planned.step {
-        Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::ClearXmin { .. } | Step::Reload { .. } => true,
+        Step::Reload { .. } => true,
         Step::RecreateSlot { .. } => planned.why == Why::ReleaseXmin,
-        _ => false,
+        _ => planned.step.is_housekeeping(),
     };
     steps.iter().filter(|planned| !upkeep(planned)).collect()
 }

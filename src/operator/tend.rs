@@ -231,7 +231,7 @@ fn is_torn_down(at_rest: bool, since: Millis, now: Millis) -> bool {
 
 /// Steps that an undisturbed tree takes all the time.
 fn is_routine(step: &Step) -> bool {
-    matches!(step, Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::Reload { .. })
+    matches!(step, Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::Reload { .. } | Step::TryDisk { .. })
 }
 
 /// Which topology this is.

@@ -127,6 +127,8 @@ impl World {
         };
         match step {
             Step::Heartbeat { .. } => server.received.0 += 64,
+            // No simulated disk is ever full.
+            Step::TryDisk { .. } => {}
             Step::CreateSlot { owner, .. } => {
                 let reserved = SlotAt::reserving(server.redo);
                 let slot = server.slots.entry(owner.slot()).or_insert(reserved);

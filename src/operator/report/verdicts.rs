@@ -185,7 +185,7 @@ fn steps_text(steps: &[&Planned]) -> String {
 
 fn converged(view: &View<'_>) -> Verdict {
     // What is tried now and then only, and has a finding of its own as long as it fails, would come and go here.
-    let told = |step: &Step| matches!(step, Step::ClearXmin { .. } | Step::EndSender { .. });
+    let told = |step: &Step| matches!(step, Step::ClearXmin { .. } | Step::EndSender { .. } | Step::TryDisk { .. });
     let done = view.outcome.done.iter().filter(|done| !told(&done.planned.step));
     let failed = done.into_iter().find_map(|done| Some((&done.planned, done.result.as_ref().err()?)));
     if let Some((planned, error)) = failed {
