@@ -12,7 +12,7 @@ use waltree::model::memory::NodeMemory;
 use waltree::model::{
     Automation, Desired, Facts, Group, GroupName, Healing, Limits, Management, Millis, NodeName, NodeSpec,
 };
-use waltree::plan::{Done, Outcome, StepKind, plan, record};
+use waltree::plan::{Done, Outcome, StepKind, explain, plan, record};
 
 fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()
@@ -124,6 +124,34 @@ fn a_leaf_that_its_upstream_refuses_goes_elsewhere_and_asks_again_ever_more_seld
     fleet.refuses = None;
     run(&mut fleet, 1_200);
     assert_eq!(fleet.tree()[&name("eu-3")], Some(name("eu-1")));
+}
+
+#[test]
+fn a_relay_that_the_primary_gives_nothing_is_explained_where_it_is_wanted_for_the_while() {
+    let groups: [(&str, usize, usize, &[&str]); 2] = [("core", 2, 0, &[]), ("eu", 4, 2, &["core"])];
+    let mut fleet = Fleet::new(desired(&groups, 8, false), |_| name("core-1"));
+    let run = |fleet: &mut Fleet, rounds: usize| {
+        for _ in 0..rounds {
+            fleet.tick(500);
+            let (_, made) = fleet.plan();
+            fleet.carry_out(&made, |_| true);
+        }
+    };
+    let explained = |fleet: &mut Fleet| {
+        let observed = fleet.observe();
+        let made = plan(&fleet.desired, &observed, fleet.now);
+        explain(&fleet.desired, &observed, &made, &name("eu-1"), fleet.now)
+    };
+    run(&mut fleet, 40);
+    assert!(explained(&mut fleet).tier_one);
+    fleet.refuses = Some((name("eu-1"), name("core-1")));
+    run(&mut fleet, 40);
+    assert_eq!(fleet.tree()[&name("eu-1")], Some(name("core-2")));
+    let now = explained(&mut fleet);
+    assert!(!now.tier_one);
+    let told: Vec<_> = now.candidates.iter().map(|one| (one.node.as_str(), one.place)).collect();
+    assert_eq!(told[..2], [("core-1", Some(1)), ("core-2", Some(0))], "{told:?}");
+    assert!(now.candidates[0].refused_for_milliseconds.is_some());
 }
 
 #[test]
