@@ -384,7 +384,8 @@ impl NodeMemory {
         let held_at = Some(facts.replay).filter(|_| facts.is_in_conflict());
         let known = self.conflict.filter(|(at, _)| Some(*at) == held_at);
         self.conflict = known.or(held_at.map(|at| (at, now)));
-        if self.started.is_some_and(|started| started != facts.started) {
+        let started_anew = self.started.is_some_and(|started| started != facts.started);
+        if started_anew {
             self.restarts.push_back(now);
         }
         self.kept.see(facts, now);
@@ -393,7 +394,8 @@ impl NodeMemory {
             self.restarts.pop_front();
         }
         self.asked_at = facts.asked_at;
-        if facts.position != self.position {
+        // One that was just started has had no time to receive anything: how long it stood still before says nothing.
+        if facts.position != self.position || started_anew {
             self.position = facts.position;
             self.advanced_at = now;
         }
