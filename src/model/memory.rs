@@ -133,16 +133,20 @@ pub struct NodeMemory {
     pub reloads: u32,
     /// Whom it is seen to receive from, as it tells itself, and since when.
     pub upstream: Option<(NodeName, Millis)>,
+    /// Whom it was last seen to receive from by both ends, or at least not against the other's word.
+    pub fed_by: Option<NodeName>,
+    /// Whom it received from before that, as long as it is the newest look that saw it elsewhere.
+    pub left: Option<NodeName>,
     /// When its idle slot on which server was moved forward last.
     pub slots_advanced: BTreeMap<NodeName, Millis>,
     /// Where a slot of it was given up because it kept too much WAL, since the node was last away.
     pub slots_given_up: BTreeSet<NodeName>,
+    /// When its disk was tried last: whether it takes a segment of WAL.
+    pub disk_tried_at: Option<Millis>,
     /// Upstreams that give it nothing although they are well.
     pub refused: BTreeMap<NodeName, Refused>,
     /// Its routes are ours to set.
     pub routed: bool,
-    /// When its disk was tried last: whether it takes a segment of WAL.
-    pub disk_tried_at: Option<Millis>,
     /// The slots on it, and which of them somebody else removed.
     pub kept: Kept,
 }
