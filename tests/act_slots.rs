@@ -12,8 +12,9 @@ mod support;
 use support::certificates::Keys;
 use support::fleet::{credentials, facts, fence, name, spec, until, watch, watch_as};
 use support::postgres::{Tree, WALTREE_PASSWORD, eventually};
+use support::proxy::Proxy;
 use waltree::act::{self, NotDone};
-use waltree::observe::{Credentials, Fleet, SslMode};
+use waltree::observe::{Credentials, Fleet, NoReplication, ServerSpec, SslMode};
 use waltree::plan::Step;
 
 async fn carry_out(fleet: &Fleet, step: &Step) -> Result<(), NotDone> {
@@ -160,6 +161,39 @@ async fn an_xmin_is_cleared_with_a_password_or_a_certificate_over_tls_and_not_wi
     let (restart, _) = slot(&tree, "core-1", "eu-3").await;
     carry_out(&fleet, &clear("core-1", "eu-3")).await.unwrap();
     assert_eq!(slot(&tree, "core-1", "eu-3").await, (restart, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_cleared_where_the_address_leads_to_another_server_by_now() {
+    let mut tree = Tree::start(None);
+    tree.primary("core-1").await;
+    tree.standby("core-2", "core-1").await;
+    with_feedback(&mut tree, "eu-1", "core-1").await;
+    tree.stop("eu-1");
+    idle(&tree, "core-1", "eu-1").await;
+    // Another cluster, and a server of the same cluster, each with a slot of that name.
+    tree.primary("other-1").await;
+    for on in ["core-2", "other-1"] {
+        tree.sql(on, "SELECT pg_create_physical_replication_slot('eu_1', true)").await;
+    }
+    let proxy = Proxy::before(tree.port("core-1")).await;
+    let through = ServerSpec { port: proxy.port, ..spec(&tree, "core-1", Some(&fence(1, "test"))) };
+    let fleet = watch_as(credentials(), [(name("core-1"), through)].into()).await;
+    facts(&fleet, "core-1").await;
+    let used = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' AND usename = 'waltree'";
+    for on in ["core-2", "other-1"] {
+        proxy.lead_to(tree.port(on));
+        let before = slot(&tree, on, "eu-1").await;
+        let refused = carry_out(&fleet, &clear("core-1", "eu-1")).await;
+        let is_other = matches!(refused, Err(NotDone::NoReplication(NoReplication::OtherServer(..))));
+        assert!(is_other, "{on}: {refused:?}");
+        tree.until(on, used, "0").await;
+        assert_eq!(slot(&tree, on, "eu-1").await, before);
+    }
+    assert!(slot(&tree, "core-1", "eu-1").await.1);
+    proxy.lead_to(tree.port("core-1"));
+    carry_out(&fleet, &clear("core-1", "eu-1")).await.unwrap();
+    assert!(!slot(&tree, "core-1", "eu-1").await.1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

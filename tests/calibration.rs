@@ -1,4 +1,4 @@
-//! The same ten scenes on real servers and on simulated ones: who receives from whom in turn, what is diagnosed, and the
+//! The same eleven scenes on real servers and on simulated ones: who receives from whom in turn, what is diagnosed, and the
 //! tree in the end have to be the same. Times are not compared.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
@@ -23,7 +23,7 @@ use waltree::simulate::{Drama, Fault};
 
 const NODES: [&str; 6] = ["core-1", "core-2", "eu-1", "eu-2", "eu-3", "eu-4"];
 /// Each scene begins and ends with the tree as declared.
-const SCENES: [&[&str]; 10] = [
+const SCENES: [&[&str]; 11] = [
     &["kill eu-1", "start eu-1"],
     &["freeze eu-1", "thaw eu-1"],
     &["freeze eu-3", "thaw eu-3"],
@@ -33,6 +33,7 @@ const SCENES: [&[&str]; 10] = [
     &["lockout eu-1", "admit eu-1"],
     &["operator stop", "kill eu-1", "operator start", "start eu-1"],
     &["pause eu-4", "resume eu-4"],
+    &["kill eu-3", "reject eu-1", "start eu-3", "accept eu-1"],
     &["remove eu-4"],
 ];
 /// The longest that a simulated fleet takes to come to rest, in milliseconds.
@@ -103,7 +104,9 @@ impl Simulated {
             Some(node) => self.0.apply(parsed(&spec(tree, Some(node)))).unwrap(),
             None => self.0.strike(&command.parse().unwrap()),
         }
-        assert!(self.0.rest(REST_MILLISECONDS), "no rest after {command}");
+        // Whoever is refused asks again and again, ever more seldom: there is no rest until he is let in.
+        let refused = self.0.cluster().world().servers.values().any(|server| server.rejects_replication);
+        assert!(self.0.rest(REST_MILLISECONDS) || refused, "no rest after {command}");
         let mut course = Course { streams: self.streams(), ..Course::default() };
         for told in self.0.take_told() {
             if let Some((node, from)) = told.what.split_once(" receives from ") {
@@ -275,7 +278,10 @@ impl Real {
                 let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'waltree'";
                 self.tree.sql(node.as_str(), end).await;
             }
-            Fault::Admit(node) => self.admit(&node, &self.hba).await,
+            Fault::Reject(node) => {
+                self.admit(&node, &format!("host replication all 127.0.0.1/32 reject\n{}", self.hba)).await;
+            }
+            Fault::Admit(node) | Fault::Accept(node) => self.admit(&node, &self.hba).await,
             Fault::Repoint(node, upstream) => self.repoint(&node, &upstream).await,
             Fault::DropSlot(node, on) => {
                 let of_it = format!("FROM pg_replication_slots WHERE slot_name = '{}'", node.slot());
@@ -304,7 +310,7 @@ impl Real {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_scenes_go_the_same_way_on_real_servers_and_on_simulated_ones() {
+async fn eleven_scenes_go_the_same_way_on_real_servers_and_on_simulated_ones() {
     let mut real = Real::new().await;
     let mut simulated = Simulated::new(&spec(&real.tree, None));
     let mut different = Vec::new();

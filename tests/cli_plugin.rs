@@ -70,7 +70,45 @@ async fn the_tree_and_the_plan_are_shown_from_the_servers_and_nothing_is_written
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("wrong"), "the culprit is named");
 
+    std::fs::write(&file, manifest(&tree, "eu-1").replace("name: orders,", "name: invoices,")).unwrap();
+    let other = plugin(&server, &["plan", "orders", "-n", "default", "-f", file.to_str().unwrap()]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("is the manifest of invoices, not of orders"));
+
     let missing = plugin(&server, &["tree", "nothing", "-n", "default"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("default/nothing"), "what was not found is named");
+}
+
+#[test]
+fn what_would_have_no_effect_is_refused() {
+    let refused = |program: &str, arguments: &[&str], why: &str| {
+        let output = Command::new(program).args(arguments).env("KUBECONFIG", "/nowhere").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(why), "{arguments:?}: {said}");
+    };
+    let (waltree, plugin) = (env!("CARGO_BIN_EXE_waltree"), env!("CARGO_BIN_EXE_kubectl-waltree"));
+    let scene = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts/both_relays_of_a_region_die.txt");
+    refused(waltree, &["simulate", scene, "--nodes", "50"], "cannot be used with");
+    refused(waltree, &["simulate", scene, "--seeds", "2"], "cannot be used with");
+    refused(waltree, &["simulate", "--hours", "1", "--seeds", "2"], "each seed gets an hour at least");
+    refused(waltree, &["simulate", "--hours", "0"], "--hours");
+    refused(plugin, &["adopt", "127.0.0.1", "--context", "there"], "leave --context out");
+    refused(
+        plugin,
+        &["what-if", "-f", "x.yaml", "--lose", "eu-1", "-n", "shop"],
+        "leave --context and --namespace out",
+    );
+    refused(plugin, &["tree", "orders", "--context", "there"], "--context needs a kubeconfig");
+}
+
+#[test]
+fn the_hours_and_servers_that_were_simulated_are_told_as_they_were() {
+    let arguments = ["simulate", "--hours", "3", "--seeds", "2", "--nodes", "20"];
+    let output = Command::new(env!("CARGO_BIN_EXE_waltree")).args(arguments).output().unwrap();
+    let said = text(&output);
+    // Two hours by one seed and one by the other, and each lives its last day to its end.
+    let (hours, rest) = said.split_once(" hours of ").unwrap();
+    assert!((3.0..8.0).contains(&hours.parse::<f64>().unwrap()), "{said}");
+    assert!(rest.starts_with("19 servers over 2 seeds: no law was broken"), "{said}");
 }

@@ -5,11 +5,13 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, ListParams};
+use kube::runtime::events::Reporter;
 use kube::{Api, Client};
 use serde::Deserialize;
 use support::kube::ApiServer;
@@ -17,6 +19,9 @@ use support::operator::{Operator, install, leader};
 use support::postgres::{Tree, WALTREE_PASSWORD, eventually};
 use waltree::api::conditions::ConditionType;
 use waltree::api::{ReplicaTopology, conditions};
+use waltree::model::NodeName;
+use waltree::operator::clerk::Clerk;
+use waltree::operator::events::Notice;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_operators_leads_and_the_other_takes_over_when_it_is_told_to_stop() {
@@ -163,6 +168,31 @@ async fn a_topology_is_built_healed_reported_and_taken_down_with_the_operators_o
     // In such a life every right is used, and what is not granted cannot be: each is granted because it is needed.
     assert_eq!(server.deeds(), granted("deploy/rbac.yaml"));
     assert_eq!(granted("deploy/rbac-namespaced.yaml"), granted("deploy/rbac.yaml"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_another_text_is_told_anew_and_the_same_text_is_told_as_a_repetition() {
+    let server = ApiServer::start();
+    let client = server.client().await;
+    let mut topology = ReplicaTopology::new("orders", serde_yaml::from_str("{groups: []}").unwrap());
+    topology.metadata.namespace = Some("default".to_owned());
+    let reporter = Reporter { controller: "waltree-operator".to_owned(), instance: Some("first".to_owned()) };
+    let topologies = Api::namespaced(client.clone(), "default");
+    let clerk = Clerk::new(&topology, topologies, (client.clone(), reporter), Arc::default());
+    let notes = ["eu-3: eu-1 gives it nothing", "eu-3: eu-1 gives it nothing", "eu-3: eu-2 gives it nothing"];
+    for note in notes {
+        let node = NodeName::new("eu-3").unwrap();
+        clerk.tell(Notice { warning: true, reason: "CutOffLeaf", action: "Diagnose", node, note: note.to_owned() });
+    }
+    let columns = "-o=custom-columns=NOTE:.note,COUNT:.series.count";
+    eventually("both causes are told", async || {
+        let told = server.kubectl(&["get", "events.v1.events.k8s.io", "--no-headers", columns], "").stdout;
+        let told = String::from_utf8(told).unwrap();
+        let mut told: Vec<Vec<&str>> = told.lines().map(|line| line.split_whitespace().collect()).collect();
+        told.sort();
+        told.iter().map(|words| words.join(" ")).eq([format!("{} 2", notes[0]), format!("{} <none>", notes[2])])
+    })
+    .await;
 }
 
 fn deed(group: &str, resource: &str, verb: &str) -> [String; 3] {

@@ -5,9 +5,14 @@
 mod fleet;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use fleet::Fleet;
-use waltree::model::{Automation, ByNode, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
+use waltree::model::memory::NodeMemory;
+use waltree::model::{
+    Automation, ByNode, Desired, Facts, Group, GroupName, Healing, Limits, Management, Millis, NodeName, NodeSpec,
+};
+use waltree::plan::{Done, Outcome, StepKind, explain, plan, record};
 
 fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()
@@ -122,6 +127,34 @@ fn a_leaf_that_its_upstream_refuses_goes_elsewhere_and_asks_again_ever_more_seld
 }
 
 #[test]
+fn a_relay_that_the_primary_gives_nothing_is_explained_where_it_is_wanted_for_the_while() {
+    let groups: [(&str, usize, usize, &[&str]); 2] = [("core", 2, 0, &[]), ("eu", 4, 2, &["core"])];
+    let mut fleet = Fleet::new(desired(&groups, 8, false), |_| name("core-1"));
+    let run = |fleet: &mut Fleet, rounds: usize| {
+        for _ in 0..rounds {
+            fleet.tick(500);
+            let (_, made) = fleet.plan();
+            fleet.carry_out(&made, |_| true);
+        }
+    };
+    let explained = |fleet: &mut Fleet| {
+        let observed = fleet.observe();
+        let made = plan(&fleet.desired, &observed, fleet.now);
+        explain(&fleet.desired, &observed, &made, &name("eu-1"), fleet.now)
+    };
+    run(&mut fleet, 40);
+    assert!(explained(&mut fleet).tier_one);
+    fleet.refuses = Some((name("eu-1"), name("core-1")));
+    run(&mut fleet, 40);
+    assert_eq!(fleet.tree()[&name("eu-1")], Some(name("core-2")));
+    let now = explained(&mut fleet);
+    assert!(!now.tier_one);
+    let told: Vec<_> = now.candidates.iter().map(|one| (one.node.as_str(), one.place)).collect();
+    assert_eq!(told[..2], [("core-1", Some(1)), ("core-2", Some(0))], "{told:?}");
+    assert!(now.candidates[0].refused_for_milliseconds.is_some());
+}
+
+#[test]
 fn a_server_that_rejects_our_password_is_not_taken_for_dead() {
     let mut fleet = Fleet::new(desired(&[("core", 3, 0, &[]), ("ro", 4, 0, &["core"])], 8, false), |_| name("core-1"));
     let run = |fleet: &mut Fleet, rounds: usize| {
@@ -136,4 +169,44 @@ fn a_server_that_rejects_our_password_is_not_taken_for_dead() {
     fleet.rejects_us = Some(name("core-2"));
     run(&mut fleet, 60);
     assert_eq!(fleet.moves, moves, "nobody is moved for our own trouble");
+}
+
+#[test]
+fn the_disk_of_who_receives_nothing_by_its_own_fault_is_tried_now_and_then_and_nobody_elses() {
+    let groups: [(&str, usize, usize, &[&str]); 2] = [("core", 1, 0, &[]), ("eu", 4, 2, &["core"])];
+    let mut fleet = Fleet::new(desired(&groups, 8, false), |_| name("core-1"));
+    for _ in 0..40 {
+        fleet.tick(500);
+        let (_, made) = fleet.plan();
+        fleet.carry_out(&made, |_| true);
+    }
+    let tried = |fleet: &mut Fleet, change: fn(&mut Facts, &mut NodeMemory)| {
+        let mut observed = fleet.observe();
+        let view = observed.nodes.get_mut(&name("eu-3")).unwrap();
+        let remembered = observed.memory.nodes.get_mut(&name("eu-3")).unwrap();
+        remembered.failing_since = Some(Millis(fleet.now.0 - 2_000));
+        (remembered.receiver, remembered.upstream) = (None, None);
+        let facts = Arc::make_mut(view.last.as_mut().unwrap());
+        facts.receiver = None;
+        change(facts, remembered);
+        let steps = plan(&fleet.desired, &observed, fleet.now).steps.into_iter();
+        let of_disks = steps.filter(|planned| planned.step.kind() == StepKind::TryDisk).collect::<Vec<_>>();
+        let done = of_disks.iter().map(|planned| Done { planned: planned.clone(), result: Ok(()) }).collect();
+        record(&mut fleet.memory, &Outcome { done }, fleet.now);
+        of_disks.iter().map(|planned| planned.step.server().to_string()).collect::<Vec<_>>()
+    };
+    let patient = |_: &mut Facts, memory: &mut NodeMemory| memory.failing_since.as_mut().unwrap().0 += 1;
+    let replaying = |facts: &mut Facts, _: &mut NodeMemory| facts.replay.0 -= facts.segment_bytes;
+    let fed = |_: &mut Facts, memory: &mut NodeMemory| memory.receiver = Some((1, Millis(0)));
+    for not in [patient, replaying, fed] {
+        assert_eq!(tried(&mut fleet, not), [""; 0]);
+    }
+    fleet.desired.automation = Automation::Observe;
+    assert_eq!(tried(&mut fleet, |_, _| {}), [""; 0]);
+    fleet.desired.automation = Automation::Heal;
+    assert_eq!(tried(&mut fleet, |_, _| {}), ["eu-3"]);
+    fleet.now = fleet.now.plus(9_999);
+    assert_eq!(tried(&mut fleet, |_, _| {}), [""; 0], "it was tried a short while ago");
+    fleet.now = fleet.now.plus(1);
+    assert_eq!(tried(&mut fleet, |_, _| {}), ["eu-3"]);
 }

@@ -56,5 +56,5 @@ fn a_script_is_told_the_same_by_the_same_seed_and_a_wrong_command_is_an_error() 
         "> group core 1\n> group eu 3 relays=1 upstreams=core\n> begin\n> rest\n> kill eu-1\n> tick 9s\n> show\n";
     assert_eq!(play(script, 7), play(script, 7));
     assert!(play("> begin\n> dance\n", 1).contains("error: "));
-    assert!(play("> show\n", 1).contains("error: nothing has begun"));
+    assert!(play("> show\n", 1).contains("error: line 1: nothing has begun"));
 }

@@ -8,6 +8,7 @@ pub mod reason;
 mod schema;
 pub mod status;
 pub mod topology;
+mod unknown;
 
 pub use acknowledge::{Acknowledgement, acknowledgement};
 pub use conditions::ConditionType;
@@ -15,6 +16,7 @@ pub use convert::{Access, access};
 pub use reason::Reason;
 pub use status::ReplicaTopologyStatus;
 pub use topology::{ReplicaTopology, ReplicaTopologySpec};
+pub use unknown::unknown_fields;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;

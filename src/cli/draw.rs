@@ -122,6 +122,8 @@ impl<'a> Drawing<'a> {
             let theirs = self.observed.seen(other?)?.position;
             Some(theirs.bytes_since(self.observed.seen(node)?.position))
         };
+        let hop_lag_bytes = behind(upstream);
+        let total_lag_bytes = behind(self.observed.memory.primary.as_ref().filter(|_| !is_primary));
         let fallbacks = self.plan.fallbacks.get(node).into_iter().flatten();
         let fallback = |(name, readiness): &(NodeName, Readiness)| Fallback {
             node: name.to_string(),
@@ -135,8 +137,9 @@ impl<'a> Drawing<'a> {
                 _ => None,
             },
             state,
-            hop_lag_bytes: behind(upstream),
-            total_lag_bytes: behind(self.observed.memory.primary.as_ref().filter(|_| !is_primary)),
+            hop_lag_bytes,
+            // The servers are not asked at one instant: what its upstream has, the primary has by then too.
+            total_lag_bytes: total_lag_bytes.max(total_lag_bytes.and(hop_lag_bytes)),
             fallbacks: fallbacks.map(fallback).collect(),
             message: finding.map(|finding| finding.message.clone()).or(sentence),
             indent,
@@ -203,4 +206,37 @@ pub fn plan_text(plan: &Plan) -> String {
     let moves = planned().filter(|p| plan.is_move(&p.step)).count();
     let _ = writeln!(text, "{routes} routes to set, {moves} moves planned.");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::FutureExt as _;
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::Lsn;
+    use crate::operator::Cluster as _;
+    use crate::simulate::Drama;
+
+    #[test]
+    fn no_hop_is_further_behind_than_the_whole_way_though_the_servers_were_asked_one_after_the_other() {
+        let host = |node: &str| json!({"name": node, "address": node});
+        let spec = json!({"groups": [
+            {"name": "core", "hosts": [host("core-1")]},
+            {"name": "eu", "upstreams": ["core"], "relays": 1, "hosts": [host("eu-1"), host("eu-2")]},
+        ]});
+        let name = |text: &str| NodeName::new(text).unwrap();
+        let mut drama = Drama::new(serde_json::from_value(spec).unwrap(), 1, |_| name("core-1")).unwrap();
+        drama.pass(60_000);
+        let mut observed = drama.cluster().observe(drama.desired()).now_or_never().unwrap();
+        for (node, position) in [("core-1", 900), ("eu-1", 1_000), ("eu-2", 850)] {
+            let view = observed.nodes.get_mut(&name(node)).unwrap();
+            Arc::make_mut(view.last.as_mut().unwrap()).position = Lsn(position);
+        }
+        let lines = lines(drama.desired(), &observed, &drama.plan());
+        let lags: Vec<_> = lines.iter().map(|line| (line.hop_lag_bytes, line.total_lag_bytes)).collect();
+        assert_eq!(lags, [(None, None), (Some(0), Some(0)), (Some(150), Some(150))]);
+    }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kube::Client;
 use kube::api::Api;
@@ -93,6 +93,16 @@ pub(super) enum Output {
 /// Whatever kept it from being done; the exit code is then 1.
 pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let Arguments { context, namespace, verb } = arguments;
+    // What has no effect is not taken: whoever gave it expects one.
+    let asks_nobody = match &verb {
+        Verb::Adopt(_) => context.is_some().then_some("adopt asks no API server: leave --context out"),
+        Verb::WhatIf(what) if what.file.is_some() => (context.is_some() || namespace.is_some())
+            .then_some("what-if -f asks no API server: leave --context and --namespace out"),
+        _ => None,
+    };
+    if let Some(cure) = asks_nobody {
+        bail!(cure);
+    }
     let cluster = || Cluster::connect(context, namespace.clone());
     let code = match verb {
         Verb::Adopt(what) => adopt::run(&what, namespace.as_deref(), out).await?,
@@ -101,7 +111,11 @@ pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<E
             let cluster = cluster().await?;
             let mut topology = cluster.topology(&planned.name).await?;
             if let Some(file) = &planned.file {
-                topology.spec = manifest(file)?.spec;
+                let manifest = manifest(file)?;
+                if let Some(other) = manifest.metadata.name.filter(|name| *name != planned.name) {
+                    bail!("{} is the manifest of {other}, not of {}", file.display(), planned.name);
+                }
+                topology.spec = manifest.spec;
             }
             plan(&look(&cluster.client, &cluster.namespace, &topology).await?, out)?
         }
@@ -142,6 +156,7 @@ impl Cluster {
         let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
         let config = match Kubeconfig::read() {
             Ok(file) => kube::Config::from_custom_kubeconfig(file, &options).await?,
+            Err(error) if options.context.is_some() => return Err(error).context("--context needs a kubeconfig"),
             Err(_) => kube::Config::incluster().context("there is no kubeconfig and this is no pod")?,
         };
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());

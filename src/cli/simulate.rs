@@ -19,16 +19,16 @@ pub struct Simulate {
     script: Option<PathBuf>,
     /// Hours of random faults; the laws of the tree are checked at every moment. Exit code 1: one was broken, and a
     /// short script is printed that breaks it.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     hours: Option<u64>,
-    /// Servers of the fleet that is put under random faults.
-    #[arg(long, default_value_t = 100)]
+    /// Servers of the fleet that is put under random faults, about: its regions have relays and leaves each.
+    #[arg(long, default_value_t = 100, conflicts_with = "script")]
     nodes: usize,
     /// The seed of everything that happens by chance.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// So many seeds, from the given one on; the hours are shared among them.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, conflicts_with = "script", value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
 }
 
@@ -44,10 +44,15 @@ pub(super) fn run(what: &Simulate, out: &mut impl Write) -> anyhow::Result<u8> {
         return Ok(if told.lines().any(|line| line.starts_with("error: ")) { ERROR } else { OK });
     }
     let began = clock::now();
-    let hours = what.hours.unwrap_or(0).div_ceil(what.seeds.max(1));
+    let (hours, seeds) = (what.hours.unwrap_or(0), what.seeds);
+    if hours < seeds {
+        bail!("--hours {hours} are fewer than --seeds {seeds}: each seed gets an hour at least");
+    }
     let mut all = Report::default();
-    for seed in what.seed..what.seed + what.seeds {
-        match (Soak { seed, nodes: what.nodes, hours }).run() {
+    for turn in 0..seeds {
+        // What does not divide is given to the first of them.
+        let hours = hours / seeds + u64::from(turn < hours % seeds);
+        match (Soak { seed: what.seed.saturating_add(turn), nodes: what.nodes, hours }).run() {
             Ok(report) => all.add(report),
             Err(broken) => {
                 writeln!(out, "{broken}")?;
@@ -56,9 +61,10 @@ pub(super) fn run(what: &Simulate, out: &mut impl Write) -> anyhow::Result<u8> {
         }
     }
     let faults = all.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect::<Vec<_>>().join(", ");
-    let hours = all.milliseconds / 3_600_000;
+    let tenths = all.milliseconds / 360_000;
+    let hours = format!("{}.{}", tenths / 10, tenths % 10);
     let seconds = clock::now().since(began) / 1000;
-    writeln!(out, "{hours} hours of {} servers over {} seeds: no law was broken", what.nodes, what.seeds)?;
+    writeln!(out, "{hours} hours of {} servers over {seeds} seeds: no law was broken", all.servers)?;
     writeln!(out, "faults and mendings: {faults}")?;
     writeln!(out, "{} passes, {} routes set, in {seconds} s of real time", all.passes, all.moves)?;
     Ok(OK)

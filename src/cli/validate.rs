@@ -102,7 +102,7 @@ fn judge(document: serde_yaml::Deserializer<'_>) -> (String, Judgement) {
         let message = format!("{:?} is not {version}: correct it", text("/apiVersion"));
         return (name, Judgement::Refused(vec![Rejection::new("apiVersion", message)]));
     }
-    let mut rejections = unknown_fields(&value);
+    let mut rejections = value.get("spec").map(api::unknown_fields).unwrap_or_default();
     match typed(&value) {
         Err(rejection) => rejections.push(rejection),
         Ok(topology) => rejections.extend(Desired::try_from(&topology.spec).err().unwrap_or_default()),
@@ -124,42 +124,6 @@ fn typed(value: &Value) -> Result<ReplicaTopology, Rejection> {
     };
     let yaml = serde_yaml::to_string(value).map_err(refused)?;
     serde_yaml::from_str(&yaml).map_err(refused)
-}
-
-/// Fields of the spec that the definition does not have. kubectl refuses them by name, other clients may only warn.
-fn unknown_fields(document: &Value) -> Vec<Rejection> {
-    let mut found = Vec::new();
-    let schema = serde_json::to_value(api::crd()).unwrap_or_default();
-    let root = schema.pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec");
-    if let (Some(schema), Some(spec)) = (root, document.get("spec")) {
-        walk(schema, spec, "spec", &mut found);
-    }
-    found
-}
-
-fn walk(schema: &Value, value: &Value, path: &str, found: &mut Vec<Rejection>) {
-    match value {
-        Value::Object(fields) => {
-            let Some(Value::Object(known)) = schema.get("properties") else { return };
-            for (field, value) in fields {
-                let path = format!("{path}.{field}");
-                if let Some(schema) = known.get(field) {
-                    walk(schema, value, &path, found);
-                } else {
-                    let names: Vec<&str> = known.keys().map(String::as_str).collect();
-                    let message = format!("there is no such field: use one of {}", names.join(", "));
-                    found.push(Rejection::new(path, message));
-                }
-            }
-        }
-        Value::Array(items) => {
-            let Some(schema) = schema.get("items") else { return };
-            for (index, item) in items.iter().enumerate() {
-                walk(schema, item, &format!("{path}[{index}]"), found);
-            }
-        }
-        _ => {}
-    }
 }
 
 #[cfg(test)]

@@ -144,7 +144,10 @@ fn because(look: &Look, node: &NodeName, tier_one: bool, candidates: &[Candidate
     let passed: Vec<String> = candidates
         .iter()
         .take_while(|candidate| candidate.node != *first)
-        .map(|candidate| format!("{} is {}", candidate.node, candidate.standing))
+        .map(|candidate| match candidate.refused_for_milliseconds {
+            Some(_) => format!("{} gave it nothing a while ago", candidate.node),
+            None => format!("{} is {}", candidate.node, candidate.standing),
+        })
         .collect();
     match passed.as_slice() {
         [] => format!("{first} is what it prefers, by the spec alone"),

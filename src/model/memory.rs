@@ -133,10 +133,16 @@ pub struct NodeMemory {
     pub reloads: u32,
     /// Whom it is seen to receive from, as it tells itself, and since when.
     pub upstream: Option<(NodeName, Millis)>,
+    /// Whom it was last seen to receive from by both ends, or at least not against the other's word.
+    pub fed_by: Option<NodeName>,
+    /// Whom it received from before that, as long as it is the newest look that saw it elsewhere.
+    pub left: Option<NodeName>,
     /// When its idle slot on which server was moved forward last.
     pub slots_advanced: BTreeMap<NodeName, Millis>,
     /// Where a slot of it was given up because it kept too much WAL, since the node was last away.
     pub slots_given_up: BTreeSet<NodeName>,
+    /// When its disk was tried last: whether it takes a segment of WAL.
+    pub disk_tried_at: Option<Millis>,
     /// Upstreams that give it nothing although they are well.
     pub refused: BTreeMap<NodeName, Refused>,
     /// Its routes are ours to set.
@@ -382,7 +388,8 @@ impl NodeMemory {
         let held_at = Some(facts.replay).filter(|_| facts.is_in_conflict());
         let known = self.conflict.filter(|(at, _)| Some(*at) == held_at);
         self.conflict = known.or(held_at.map(|at| (at, now)));
-        if self.started.is_some_and(|started| started != facts.started) {
+        let started_anew = self.started.is_some_and(|started| started != facts.started);
+        if started_anew {
             self.restarts.push_back(now);
         }
         self.kept.see(facts, now);
@@ -391,7 +398,8 @@ impl NodeMemory {
             self.restarts.pop_front();
         }
         self.asked_at = facts.asked_at;
-        if facts.position != self.position {
+        // One that was just started has had no time to receive anything: how long it stood still before says nothing.
+        if facts.position != self.position || started_anew {
             self.position = facts.position;
             self.advanced_at = now;
         }

@@ -40,6 +40,13 @@ pub struct ServerSpec {
     pub fence: Option<Fence>,
 }
 
+impl ServerSpec {
+    /// What our connections are called there.
+    pub(super) fn application_name(&self) -> String {
+        self.fence.as_ref().map_or("waltree".to_owned(), Fence::application_name)
+    }
+}
+
 /// How often and how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {

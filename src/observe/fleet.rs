@@ -1,7 +1,6 @@
 //! All servers of one topology: a task each, and what they saw last.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -24,7 +23,6 @@ struct Server {
     spec: ServerSpec,
     sighting: watch::Receiver<Sighting>,
     poke: Arc<Notify>,
-    doubt: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -62,16 +60,15 @@ impl Fleet {
 
     fn start(&self, node: &NodeName, spec: &ServerSpec, view: NodeView) -> Server {
         let (sender, sighting) = watch::channel(Sighting { view, session: None });
-        let (poke, doubt) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+        let poke = Arc::new(Notify::new());
         let task = Task {
             shared: Arc::clone(&self.shared),
             node: node.clone(),
             spec: spec.clone(),
             sighting: sender,
             poke: Arc::clone(&poke),
-            doubt: Arc::clone(&doubt),
         };
-        Server { spec: spec.clone(), sighting, poke, doubt, task: tokio::spawn(task.run()) }
+        Server { spec: spec.clone(), sighting, poke, task: tokio::spawn(task.run()) }
     }
 
     /// Waits until every server was tried once, or the deadlines of one login and one answer have passed.
@@ -94,14 +91,6 @@ impl Fleet {
     pub fn poke(&self, node: &NodeName) {
         if let Some(server) = self.servers().get(node) {
             server.poke.notify_one();
-        }
-    }
-
-    /// A server receives nothing by its own fault: its disk is tried at the next look, unless that was done a short while
-    /// ago.
-    pub fn doubt_disk(&self, node: &NodeName) {
-        if let Some(server) = self.servers().get(node) {
-            server.doubt.store(true, Ordering::Relaxed);
         }
     }
 

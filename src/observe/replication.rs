@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect as _};
 
-use super::{Credentials, ServerSpec, SslMode, fence::Fence, tls};
+use super::{Credentials, ServerSpec, SslMode, tls};
 use crate::model::Unseen;
 
 /// Longest message that is taken from a server, in bytes; a walsender's are at most 128 KiB.
@@ -36,6 +36,9 @@ pub enum NoReplication {
     /// It and we have no way of logging in in common.
     #[error("{0}")]
     NoLogin(&'static str),
+    /// It leads to another server than the session beside which it is opened: a name or an address that moved.
+    #[error("{0}:{1} leads to another server now than the one that is watched there")]
+    OtherServer(String, u16),
     /// The connection was lost.
     #[error("the replication connection was lost")]
     Lost(#[from] io::Error),
@@ -51,7 +54,11 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// A connection on which `START_REPLICATION` can be asked for. It ends when it is dropped.
-pub struct Replication(Box<dyn Stream>);
+pub struct Replication {
+    stream: Box<dyn Stream>,
+    /// The process id of its walsender, as the server tells it.
+    pid: Option<i32>,
+}
 
 impl Replication {
     /// Connects and logs in.
@@ -62,9 +69,9 @@ impl Replication {
     ) -> Result<Self, NoReplication> {
         let listeners: Vec<_> = addresses.iter().map(|address| (*address, spec.port).into()).collect();
         let socket = TcpStream::connect(&listeners[..]).await?;
-        let mut this = Self(encrypted(spec, credentials, socket).await?);
+        let mut this = Self { stream: encrypted(spec, credentials, socket).await?, pid: None };
         // The name of a node it must not be: whoever is asked for an edge would take us for that node.
-        let name = spec.fence.as_ref().map_or("waltree".to_owned(), Fence::application_name);
+        let name = spec.application_name();
         let parameters = [
             ("user", credentials.username.as_str()),
             ("replication", "true"),
@@ -80,14 +87,36 @@ impl Replication {
     }
 
     async fn send(&mut self, message: &[u8]) -> Result<(), NoReplication> {
-        self.0.write_all(message).await?;
-        Ok(self.0.flush().await?)
+        self.stream.write_all(message).await?;
+        Ok(self.stream.flush().await?)
     }
 
     async fn answer(&mut self, password: &[u8]) -> Result<(), NoReplication> {
         let mut buffer = BytesMut::new();
         frontend::password_message(password, &mut buffer)?;
         self.send(&buffer).await
+    }
+
+    /// The process id of the walsender at its other end.
+    pub(super) fn pid(&self) -> Option<i32> {
+        self.pid
+    }
+
+    /// The system identifier of the cluster whose data is at its other end.
+    pub(super) async fn system_identifier(&mut self) -> Result<String, NoReplication> {
+        self.command("IDENTIFY_SYSTEM").await?;
+        let row = loop {
+            let (tag, body) = self.receive().await?;
+            if tag == b'D' {
+                break body;
+            }
+        };
+        self.wait_for(b'Z').await?;
+        // How many values there are, the length of the first, and the first.
+        let (length, rest) = row.get(2..).and_then(<[u8]>::split_first_chunk).ok_or_else(garbled)?;
+        let length = usize::try_from(i32::from_be_bytes(*length)).map_err(|_| garbled())?;
+        let value = rest.get(..length).ok_or_else(garbled)?;
+        Ok(String::from_utf8_lossy(value).into_owned())
     }
 
     /// Sends a command.
@@ -123,11 +152,11 @@ impl Replication {
 
     /// The next message: its tag and what is in it. An error is one here too.
     async fn receive(&mut self) -> Result<(u8, Vec<u8>), NoReplication> {
-        let tag = self.0.read_u8().await?;
-        let length = usize::try_from(self.0.read_i32().await?).ok().and_then(|length| length.checked_sub(4));
+        let tag = self.stream.read_u8().await?;
+        let length = usize::try_from(self.stream.read_i32().await?).ok().and_then(|length| length.checked_sub(4));
         let length = length.filter(|length| *length <= MESSAGE_BYTES_MAX);
         let mut body = vec![0; length.ok_or_else(garbled)?];
-        self.0.read_exact(&mut body).await?;
+        self.stream.read_exact(&mut body).await?;
         if tag == b'E' { Err(refused(&body)) } else { Ok((tag, body)) }
     }
 
@@ -152,6 +181,10 @@ impl Replication {
             match tag {
                 b'R' => {}
                 b'Z' => return Ok(()),
+                b'K' => {
+                    self.pid = body.first_chunk().map(|pid| i32::from_be_bytes(*pid));
+                    continue;
+                }
                 _ => continue,
             }
             let (kind, rest) = body.split_at_checked(4).ok_or_else(garbled)?;

@@ -1,7 +1,6 @@
 //! The task of one server: a session for ever, one question a tick, and a word at once when something changes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -17,8 +16,6 @@ use crate::model::{Facts, Lsn, NodeName, NodeView, Unseen, WhyUnseen};
 const LOOKS_AFTER_A_POKE_MILLISECONDS: [u64; 5] = [0, 15, 30, 75, 200];
 /// Logins at a time, of each kind.
 const LOGINS_AT_A_TIME: usize = 64;
-/// How often a disk is tried at most: it is written to.
-const DISK_AGAIN: Duration = Duration::from_secs(10);
 /// How often it is asked whether our role has got what it lacked.
 const RIGHTS_AGAIN: Duration = Duration::from_secs(5);
 /// How often it is asked whether our role has still what it had.
@@ -61,15 +58,6 @@ pub(super) struct Task {
     pub(super) spec: ServerSpec,
     pub(super) sighting: watch::Sender<Sighting>,
     pub(super) poke: Arc<Notify>,
-    pub(super) doubt: Arc<AtomicBool>,
-}
-
-/// What is known of a server's disk.
-#[derive(Default)]
-struct Disk {
-    tried: Option<Instant>,
-    /// Where the server was when there was no place. Whoever has moved since has found one.
-    full_at: Option<Lsn>,
 }
 
 impl Task {
@@ -133,7 +121,8 @@ impl Task {
     async fn watch(&self, session: &Arc<Session>) -> Unseen {
         let mut next_tick = Instant::now();
         let mut looks = std::collections::VecDeque::new();
-        let mut disk = Disk::default();
+        // Where the server was when its disk had no place. Whoever has moved since has found one.
+        let mut full_at = None;
         let mut rights_at = Instant::now() + RIGHTS_AGAIN;
         // The first tick is shorter by a part that differs from server to server, so that they are not all asked at once.
         let mut pause = self.shared.timing.tick.mul_f64(phase(&self.node));
@@ -156,7 +145,7 @@ impl Task {
                 pause = self.shared.timing.tick;
                 session.take_right(self.spec.fence.as_ref()).await;
             }
-            if let Err(unseen) = self.look(session, &mut disk).await {
+            if let Err(unseen) = self.look(session, &mut full_at).await {
                 return unseen;
             }
             if rights_at <= Instant::now() {
@@ -170,7 +159,7 @@ impl Task {
     }
 
     /// Asks once and says what was seen. An answer that cannot be used is no reason to log in again.
-    async fn look(&self, session: &Arc<Session>, disk: &mut Disk) -> Result<(), Unseen> {
+    async fn look(&self, session: &Arc<Session>, full_at: &mut Option<Lsn>) -> Result<(), Unseen> {
         let timeline = self.sighting.borrow().view.last.as_ref().and_then(|facts| facts.timeline);
         let asked = tokio::select! {
             unseen = session.ended() => return Err(unseen),
@@ -178,15 +167,11 @@ impl Task {
         };
         match asked {
             Ok(mut facts) => {
-                let again = disk.tried.is_none_or(|tried| tried.elapsed() >= DISK_AGAIN);
-                // While it replays a backlog, what is free is needed by its data files: a full one ends the server.
-                let idle = facts.position.bytes_since(facts.replay) < facts.segment_bytes;
-                if again && idle && self.doubt.swap(false, Ordering::Relaxed) {
-                    disk.tried = Some(Instant::now());
+                if session.disk_is_doubted() {
                     let full = session.disk_is_full(facts.segment_bytes).await;
-                    disk.full_at = full.unwrap_or(false).then_some(facts.position);
+                    *full_at = full.unwrap_or(false).then_some(facts.position);
                 }
-                facts.disk_full = disk.full_at == Some(facts.position);
+                facts.disk_full = *full_at == Some(facts.position);
                 self.seen(facts, session);
             }
             Err(unseen) if unseen.why == WhyUnseen::BadAnswer => self.not_seen(unseen),

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ pub(super) struct Session {
     /// Questions and writes go one at a time, so that the deadline of one is not spent on another.
     gate: Arc<Gate<()>>,
     right: Mutex<Result<(), NoRight>>,
+    disk_doubted: AtomicBool,
     /// How it was come by, for a second connection beside it.
     way: (ServerSpec, Credentials),
 }
@@ -81,6 +83,7 @@ impl Session {
             asking: Gate::default(),
             gate: Arc::default(),
             right: Mutex::new(Err(NoRight::ObserveOnly)),
+            disk_doubted: AtomicBool::new(false),
             way: (spec.clone(), credentials.clone()),
         };
         this.take_right(spec.fence.as_ref()).await;
@@ -141,6 +144,11 @@ impl Session {
             .map_err(|e| unseen(WhyUnseen::BadAnswer, e.to_string()))
     }
 
+    /// Whether the disk is to be tried now; asked once, it is not any more.
+    pub(super) fn disk_is_doubted(&self) -> bool {
+        self.disk_doubted.swap(false, Ordering::Relaxed)
+    }
+
     /// Whether a segment of WAL would find no place on the disk of the data; `None` when it cannot be told.
     pub(super) async fn disk_is_full(&self, segment_bytes: u64) -> Option<bool> {
         let _one_at_a_time = self.gate.lock().await;
@@ -196,14 +204,30 @@ impl Writer {
         self.session.driver.abort();
     }
 
-    /// A replication connection beside the session. It has no right of its own: before it changes anything the session
-    /// has to be seen to last.
+    /// Has the disk tried at the next look: whether a segment of WAL finds a place there.
+    pub fn doubt_disk(&self) {
+        self.session.disk_doubted.store(true, Ordering::Relaxed);
+    }
+
+    /// A replication connection beside the session, to the same server: its cluster is the session's, and the session sees
+    /// its walsender. It has no right of its own: before it changes anything the session has to be seen to last.
     ///
     /// # Errors
     /// [`NoReplication`] says why there is none.
     pub async fn replication(&self) -> Result<Replication, NoReplication> {
         let (spec, credentials) = &self.session.way;
-        Replication::open(spec, credentials, &resolve(spec).await?).await
+        let mut replication = Replication::open(spec, credentials, &resolve(spec).await?).await?;
+        let cluster = replication.system_identifier().await?;
+        // A standby has the identifier of its primary, so that alone does not tell the two apart.
+        let sql = "SELECT (SELECT system_identifier::text FROM pg_control_system()) = $1 AND EXISTS (SELECT FROM \
+                   pg_stat_activity WHERE pid = $2 AND backend_type = 'walsender' AND application_name = $3)";
+        let name = spec.application_name();
+        let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&cluster, Type::TEXT), (&replication.pid(), Type::INT4), (&name, Type::TEXT)];
+        let rows = self.query_typed(sql, &parameters).await.map_err(|error| unseen::of_error(&error))?;
+        let same = rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(false);
+        let other = || NoReplication::OtherServer(spec.address.clone(), spec.port);
+        if same { Ok(replication) } else { Err(other()) }
     }
 }
 
@@ -243,7 +267,7 @@ fn config(spec: &ServerSpec, credentials: &Credentials, addresses: &[IpAddr]) ->
         .user(&credentials.username)
         .dbname(&credentials.dbname)
         .options(SETTINGS)
-        .application_name(spec.fence.as_ref().map_or("waltree".to_owned(), Fence::application_name))
+        .application_name(spec.application_name())
         .tcp_user_timeout(VANISHED_AFTER)
         .keepalives_idle(VANISHED_AFTER)
         .keepalives_interval(Duration::from_secs(1))

@@ -1,19 +1,21 @@
 //! What is written to the API server about a topology: its status when it changed, at most once a second, and events.
 //! Both are written beside the passes, never in them: an API server that is slow or away delays no healing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::api::{Api, Patch, PatchParams};
-use kube::runtime::events::{Event, EventType, Recorder};
-use kube::{Resource as _, ResourceExt as _};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource as _, ResourceExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::FIELD_MANAGER;
 use super::events::Notice;
 use crate::api::{ReplicaTopology, ReplicaTopologyStatus};
+use crate::model::NodeName;
 use crate::web::Metrics;
 
 /// Between two writes of one status.
@@ -22,6 +24,9 @@ const STATUS_PACE: Duration = Duration::from_secs(1);
 const REQUEST: Duration = Duration::from_secs(5);
 /// Events that may wait to be written. Beyond it they are dropped: news is worth less than memory.
 const EVENTS_WAITING: usize = 256;
+/// Events of which it is known that a next one of the same text repeats them. Beyond it all are forgotten: what repeats one
+/// of them is told as news.
+const SERIES_MAX: usize = 1024;
 
 /// Writes about one topology. Dropping it ends both tasks; what is not written then is left to the next leader.
 pub struct Clerk {
@@ -41,14 +46,14 @@ impl Clerk {
     pub fn new(
         topology: &ReplicaTopology,
         topologies: Api<ReplicaTopology>,
-        recorder: Recorder,
+        (client, reporter): (Client, Reporter),
         metrics: Arc<Metrics>,
     ) -> Self {
         let (status, wanted) = watch::channel(None);
         let (notices, waiting) = mpsc::channel(EVENTS_WAITING);
         let written = topology.status.clone();
         let reports = write_statuses(topologies, topology.name_any(), written, wanted, metrics);
-        let events = publish(recorder, topology.object_ref(&()), waiting);
+        let events = publish(Series::of(client, reporter), topology.object_ref(&()), waiting);
         Self { status, notices, tasks: [tokio::spawn(reports), tokio::spawn(events)] }
     }
 
@@ -123,8 +128,36 @@ async fn write_status(
     }
 }
 
-async fn publish(recorder: Recorder, topology: ObjectReference, mut notices: mpsc::Receiver<Notice>) {
+/// What was told last of each node, by reason. A recorder takes whatever has one reason, deed and node for repetitions of
+/// one event, and keeps the text of the first; so another text is given a recorder of its own.
+struct Series {
+    client: Client,
+    reporter: Reporter,
+    told: BTreeMap<(NodeName, &'static str, &'static str), (String, Recorder)>,
+}
+
+impl Series {
+    fn of(client: Client, reporter: Reporter) -> Self {
+        Self { client, reporter, told: BTreeMap::new() }
+    }
+
+    /// The recorder that has told this before, or one that knows of nothing.
+    fn recorder(&mut self, notice: &Notice) -> &Recorder {
+        if self.told.len() >= SERIES_MAX {
+            self.told.clear();
+        }
+        let key = (notice.node.clone(), notice.reason, notice.action);
+        if self.told.get(&key).is_some_and(|(note, _)| *note != notice.note) {
+            self.told.remove(&key);
+        }
+        let anew = || (notice.note.clone(), Recorder::new(self.client.clone(), self.reporter.clone()));
+        &self.told.entry(key).or_insert_with(anew).1
+    }
+}
+
+async fn publish(mut series: Series, topology: ObjectReference, mut notices: mpsc::Receiver<Notice>) {
     while let Some(notice) = notices.recv().await {
+        let recorder = series.recorder(&notice);
         let event = Event {
             type_: if notice.warning { EventType::Warning } else { EventType::Normal },
             reason: notice.reason.to_owned(),

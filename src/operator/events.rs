@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::Acknowledgement;
-use crate::model::{Diagnosis, Finding, NodeName};
+use crate::model::{Diagnosis, Finding, Millis, NodeName};
 use crate::plan::{Outcome, Step, Why};
 
 /// Longest note the API server takes, in bytes.
@@ -24,32 +24,44 @@ pub struct Notice {
     pub note: String,
 }
 
-/// The diagnoses of one pass, to be compared with the next. What a message says may change with every look; only another
-/// diagnosis is news.
+/// For so long a diagnosis that goes on is not told again, whatever else its message says by then, in milliseconds: of a
+/// server that hangs two looks in a row say different things.
+const AGAIN_MILLISECONDS: u64 = 60_000;
+
+/// The diagnoses of one pass, to be compared with the next: with what was told of each, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Known(BTreeMap<(NodeName, Diagnosis), String>);
+pub struct Known(BTreeMap<(NodeName, Diagnosis), (String, Millis)>);
 
 impl Known {
-    /// Remembers what is wrong now, and tells what is new and what is over.
-    pub fn learn(&mut self, findings: &[Finding]) -> Vec<Notice> {
-        let now: BTreeMap<_, _> = findings.iter().map(|f| ((f.node.clone(), f.diagnosis), f.message.clone())).collect();
-        let begun =
-            now.iter().filter(|(key, _)| !self.0.contains_key(key)).map(|((node, diagnosis), message)| Notice {
-                warning: diagnosis.is_failure(),
-                reason: diagnosis.into(),
-                action: "Diagnose",
-                node: node.clone(),
-                note: note(&format!("{node}: {message}")),
+    /// Remembers what is wrong now, and tells what is new and what is over. The same diagnosis with another message is
+    /// another cause or another upstream, so it is told too, after a while.
+    pub fn learn(&mut self, findings: &[Finding], now: Millis) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        let mut known = BTreeMap::new();
+        for Finding { node, diagnosis, message } in findings {
+            let key = (node.clone(), *diagnosis);
+            let told = self.0.remove(&key);
+            let stays = |(text, at): &(String, Millis)| text == message || now.since(*at) < AGAIN_MILLISECONDS;
+            let told = told.filter(stays).unwrap_or_else(|| {
+                notices.push(Notice {
+                    warning: diagnosis.is_failure(),
+                    reason: diagnosis.into(),
+                    action: "Diagnose",
+                    node: node.clone(),
+                    note: note(&format!("{node}: {message}")),
+                });
+                (message.clone(), now)
             });
-        let over = self.0.keys().filter(|key| !now.contains_key(key)).map(|(node, diagnosis)| Notice {
+            known.insert(key, told);
+        }
+        let over = std::mem::replace(&mut self.0, known);
+        notices.extend(over.into_keys().map(|(node, diagnosis)| Notice {
             warning: false,
             reason: "Recovered",
             action: "Diagnose",
-            node: node.clone(),
             note: note(&format!("{node}: {diagnosis} is over. Nothing to do.")),
-        });
-        let notices = begun.chain(over).collect();
-        self.0 = now;
+            node,
+        }));
         notices
     }
 }
@@ -117,15 +129,20 @@ mod tests {
     }
 
     #[test]
-    fn a_diagnosis_is_told_once_when_it_begins_and_once_when_it_ends() {
+    fn a_diagnosis_is_told_when_it_begins_and_when_it_ends_and_another_cause_of_it_after_a_while() {
         let mut known = Known::default();
-        let dead = [finding("r1", Diagnosis::DeadRelay, "refused")];
-        assert_eq!(told(&known.learn(&dead)), [("r1", "DeadRelay", true)]);
-        assert_eq!(known.learn(&[finding("r1", Diagnosis::DeadRelay, "refused for 3 s")]), []);
+        let dead = |message| [finding("r1", Diagnosis::DeadRelay, message)];
+        assert_eq!(told(&known.learn(&dead("refused"), Millis(0))), [("r1", "DeadRelay", true)]);
+        assert_eq!(known.learn(&dead("reset"), Millis(59_999)), []);
+        assert_eq!(known.learn(&dead("refused"), Millis(60_000)), []);
+        let notices = known.learn(&dead("reset"), Millis(60_001));
+        assert_eq!((told(&notices), notices[0].note.as_str()), (vec![("r1", "DeadRelay", true)], "r1: reset"));
+        assert_eq!(known.learn(&dead("reset"), Millis(900_000)), []);
         let settling = [finding("r1", Diagnosis::Settling, "well since 1 s")];
-        assert_eq!(told(&known.learn(&settling)), [("r1", "Settling", false), ("r1", "Recovered", false)]);
-        assert_eq!(told(&known.learn(&[])), [("r1", "Recovered", false)]);
-        assert_eq!(known.learn(&[]), []);
+        let notices = known.learn(&settling, Millis(900_000));
+        assert_eq!(told(&notices), [("r1", "Settling", false), ("r1", "Recovered", false)]);
+        assert_eq!(told(&known.learn(&[], Millis(900_000))), [("r1", "Recovered", false)]);
+        assert_eq!(known.learn(&[], Millis(900_000)), []);
     }
 
     #[test]

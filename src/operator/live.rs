@@ -7,7 +7,7 @@ use futures::future::join_all;
 
 use super::{Cluster, clock};
 use crate::act::{self, NotDone};
-use crate::model::{Automation, Desired, Management, Memory, Millis, NodeName, Observed};
+use crate::model::{Automation, Desired, Memory, Millis, NodeName, Observed};
 use crate::observe::{Fence, Fleet, ServerAccess, ServerSpec, Timing, Wallet};
 use crate::plan::{self, Done, Outcome, Plan, Planned, Step};
 
@@ -85,14 +85,6 @@ impl Cluster for LiveCluster {
         memory.advance(desired, &nodes, clock::now());
         let patience = desired.healing.suspect_after_milliseconds;
         desired.nodes.keys().filter(|node| memory.is_in_doubt(node, patience)).for_each(|node| self.fleet.poke(node));
-        let starves = |node: &&NodeName| {
-            let ours = desired.group_of(node).is_some_and(|group| group.management == Management::Routes);
-            ours && memory.failing_for(node).is_some_and(|t| t >= patience) && !memory.receives_steadily(node)
-        };
-        // A file is written, if only to be forgotten: not where nothing may be written.
-        if desired.automation != Automation::Observe && self.fence.is_some() {
-            desired.nodes.keys().filter(starves).for_each(|node| self.fleet.doubt_disk(node));
-        }
         Observed { nodes, memory: memory.clone() }
     }
 

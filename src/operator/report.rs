@@ -174,6 +174,12 @@ impl View<'_> {
     }
 
     /// The node from which a node is seen to receive: it says so, and the other end does not deny it (law 9).
+    /// The upstream that a node has left for its present one since the look before.
+    fn left(&self, node: &str) -> Option<&str> {
+        let (_, memory) = self.observed.memory.nodes.iter().find(|(name, _)| name.as_str() == node)?;
+        memory.left.as_ref().map(NodeName::as_str)
+    }
+
     fn upstream(&self, node: &NodeName) -> Option<&NodeName> {
         let edge = self.plan.sight.edges.get(node)?;
         edge.upstream().filter(|_| !matches!(edge, Edge::Denied(_)))
@@ -292,9 +298,9 @@ fn tolerates(planned: &crate::plan::Tolerates) -> Tolerates {
 /// Steps that change the tree; the others only keep it as it is and come again and again.
 fn changes(steps: &[Planned]) -> Vec<&Planned> {
     let upkeep = |planned: &Planned| match planned.step {
-        Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::ClearXmin { .. } | Step::Reload { .. } => true,
+        Step::Reload { .. } => true,
         Step::RecreateSlot { .. } => planned.why == Why::ReleaseXmin,
-        _ => false,
+        _ => planned.step.is_housekeeping(),
     };
     steps.iter().filter(|planned| !upkeep(planned)).collect()
 }

@@ -9,7 +9,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::Client;
 use kube::api::Api;
 use kube::runtime::controller::{self, Controller};
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use tokio::net::TcpListener;
@@ -160,7 +160,7 @@ impl Operator {
             client: self.client.clone(),
             term,
             identity: self.settings.identity.clone(),
-            recorder: Recorder::new(self.client.clone(), reporter),
+            reporter,
             metrics: Arc::clone(&self.metrics),
             waker: self.waker.clone(),
             tended: Mutex::default(),

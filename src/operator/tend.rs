@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::api::Api;
 use kube::runtime::controller::Action;
-use kube::runtime::events::Recorder;
+use kube::runtime::events::Reporter;
 use kube::runtime::finalizer::{self, Event, finalizer};
 use kube::{Client, ResourceExt as _};
 use tokio::sync::Mutex;
@@ -59,8 +59,8 @@ pub struct Desk {
     pub term: Term,
     /// Who we are.
     pub identity: String,
-    /// Writes events.
-    pub recorder: Recorder,
+    /// Who we are in events.
+    pub reporter: Reporter,
     /// Figures.
     pub metrics: Arc<Metrics>,
     /// Wakes the controller.
@@ -143,7 +143,7 @@ impl Desk {
         tended.reported = Some(pass.status.clone());
         tended.clerk.report(&pass.status);
         // What is wrong with a spec says nothing about what is wrong with servers.
-        let news = if pass.accepted { tended.known.learn(&pass.findings) } else { Vec::new() };
+        let news = if pass.accepted { tended.known.learn(&pass.findings, clock::now()) } else { Vec::new() };
         for notice in
             news.into_iter().chain(pass.acknowledged.as_ref().and_then(acknowledged)).chain(deeds(&pass.outcome))
         {
@@ -172,10 +172,10 @@ impl Desk {
                 waker.wake();
             }
         });
-        let (recorder, metrics) = (self.recorder.clone(), Arc::clone(&self.metrics));
+        let (events, metrics) = ((self.client.clone(), self.reporter.clone()), Arc::clone(&self.metrics));
         Tended {
             cluster,
-            clerk: Clerk::new(topology, self.topologies(topology), recorder, metrics),
+            clerk: Clerk::new(topology, self.topologies(topology), events, metrics),
             reported: None,
             known: Known::default(),
             failures: BTreeSet::new(),
@@ -231,7 +231,7 @@ fn is_torn_down(at_rest: bool, since: Millis, now: Millis) -> bool {
 
 /// Steps that an undisturbed tree takes all the time.
 fn is_routine(step: &Step) -> bool {
-    matches!(step, Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::Reload { .. })
+    matches!(step, Step::Heartbeat { .. } | Step::AdvanceSlot { .. } | Step::Reload { .. } | Step::TryDisk { .. })
 }
 
 /// Which topology this is.

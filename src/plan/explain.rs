@@ -32,7 +32,7 @@ pub struct Candidate {
 /// What decides where one node is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// It hangs right below the primary, whoever that is.
+    /// It is wanted right below the primary, whoever that is.
     pub tier_one: bool,
     /// Everybody it could be fed by.
     pub candidates: Vec<Candidate>,
@@ -44,16 +44,20 @@ pub struct Explanation {
 pub fn explain(desired: &Desired, observed: &Observed, plan: &Plan, node: &NodeName, now: Millis) -> Explanation {
     let world = World::new(desired, observed, now);
     let preferences = preferences(desired);
-    let tier_one = preferences.tier_one.contains(node);
+    let wanted = plan.wanted.get(node);
+    let below_primary = |node: &NodeName| preferences.tier_one.contains(node);
+    // By the plan, not by the spec alone: one to which the primary gives nothing is put below a standby for a while.
+    let tier_one = below_primary(node) && wanted.and_then(Route::first).is_none_or(|first| world.is_primary(first));
     let mut load: BTreeMap<&NodeName, usize> = BTreeMap::new();
     for first in plan.wanted.values().filter_map(Route::first) {
         *load.entry(first).or_default() += 1;
     }
-    let wanted = plan.wanted.get(node);
     let mut listed: Vec<(usize, NodeName)> = match preferences.lists.get(node).filter(|_| !tier_one) {
         Some(list) => list.iter().map(|preference| (preference.tier, preference.node.clone())).collect(),
         None => Vec::new(),
     };
+    // As the plan does it: leaves cost the primary CPU for each commit, so it comes last of its tier for them.
+    listed.sort_by_key(|(tier, name)| (*tier, world.is_primary(name) && !below_primary(node)));
     // Those right below the primary prefer nobody: their route is the root group.
     for entry in wanted.into_iter().flat_map(|route| &route.entries) {
         if !listed.iter().any(|(_, name)| name == entry) {

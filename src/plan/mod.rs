@@ -2,10 +2,12 @@
 //!
 //! The passes, in their order, each a file: [`standing`] says who may feed whom, [`want`] builds the wanted routes,
 //! [`slots`] prepares and releases what they need, [`routes`] installs them where that is safe ([`ready`]),
-//! [`heartbeat`] keeps the primary's position moving, [`diagnose`] says what is wrong, [`tolerates`] what a loss would do.
+//! [`heartbeat`] keeps the primary's position moving, [`disk`] has disks tried, [`diagnose`] says what is wrong,
+//! [`tolerates`] what a loss would do.
 
 mod adopt;
 mod diagnose;
+mod disk;
 pub mod explain;
 mod fallbacks;
 mod heartbeat;
@@ -60,6 +62,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
         slots::prepare_and_release(&world, &mut plan);
         routes::install(&world, &mut plan);
         heartbeat::beat(&world, &mut plan);
+        disk::doubt(&world, &mut plan);
         plan.tolerates = tolerates::tolerates(&world, &plan);
     }
     diagnose::diagnose(&world, &mut plan);
@@ -198,7 +201,8 @@ fn installed_routes<'a>(desired: &'a Desired, observed: &Observed) -> ByNodeRef<
 fn withhold(world: &World<'_>, plan: &mut Plan) {
     let allowed = |planned: &Planned| {
         let routes = world.management(planned.step.server()) == Management::Routes;
-        let needs_routes = matches!(planned.step.kind(), StepKind::SetRoute | StepKind::Reload | StepKind::Heartbeat);
+        let of_routes = [StepKind::SetRoute, StepKind::Reload, StepKind::Heartbeat, StepKind::TryDisk];
+        let needs_routes = of_routes.contains(&planned.step.kind());
         world.desired.automation == Automation::Heal && (routes || !needs_routes)
     };
     let (steps, withheld) = std::mem::take(&mut plan.steps).into_iter().partition(allowed);

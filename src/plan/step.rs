@@ -78,6 +78,12 @@ pub enum Step {
         /// The slot name to set; `None` when it is right already.
         slot: Option<String>,
     },
+    /// Write a segment of zeroes to the disk of the data and forget it: whether there is place for it is seen then
+    /// (`Facts::disk_full`), and by nothing else.
+    TryDisk {
+        /// Which node.
+        node: NodeName,
+    },
     /// Reload again: a reload can be lost in the instant in which the upstream dies (postgres-facts.md, "a reload or a
     /// promote can lose a race").
     Reload {
@@ -94,7 +100,10 @@ impl Step {
 
     /// What an undisturbed tree has done to it all the time: it changes neither the tree nor what it rests on.
     pub fn is_housekeeping(&self) -> bool {
-        matches!(self, Self::Heartbeat { .. } | Self::AdvanceSlot { .. } | Self::ClearXmin { .. })
+        matches!(
+            self,
+            Self::Heartbeat { .. } | Self::AdvanceSlot { .. } | Self::ClearXmin { .. } | Self::TryDisk { .. }
+        )
     }
 
     /// The server on which it writes.
@@ -107,7 +116,7 @@ impl Step {
             | Self::RecreateSlot { on, .. }
             | Self::DropSlot { on, .. }
             | Self::EndSender { on, .. } => on,
-            Self::SetRoute { node, .. } | Self::Reload { node } => node,
+            Self::SetRoute { node, .. } | Self::Reload { node } | Self::TryDisk { node } => node,
         }
     }
 
@@ -121,7 +130,7 @@ impl Step {
             | Self::RecreateSlot { owner, .. }
             | Self::DropSlot { owner, .. }
             | Self::EndSender { owner, .. } => owner,
-            Self::SetRoute { node, .. } | Self::Reload { node } => node,
+            Self::SetRoute { node, .. } | Self::Reload { node } | Self::TryDisk { node } => node,
         }
     }
 }
@@ -131,6 +140,8 @@ impl Step {
 pub enum Why {
     /// The primary has been quiet; its position is to move.
     Quiet,
+    /// Nothing reaches the node, by its own fault: its disk may be full.
+    Starves,
     /// A fallback is to be ready before it is needed.
     Prepare,
     /// The slot holds more WAL than its owner needs.
@@ -189,6 +200,7 @@ impl fmt::Display for Planned {
                 let entries = route.entries.iter().map(NodeName::as_str).collect::<Vec<_>>().join(" > ");
                 write!(f, "point {node} to {entries}")
             }
+            Step::TryDisk { node } => write!(f, "try the disk of {node}"),
             Step::Reload { node } => write!(f, "reload {node} again"),
         }?;
         write!(f, " ({})", self.why)

@@ -126,6 +126,8 @@ impl World {
         };
         match step {
             Step::Heartbeat { .. } => server.received.0 += 64,
+            // No simulated disk is ever full.
+            Step::TryDisk { .. } => {}
             Step::CreateSlot { owner, .. } => {
                 let reserved = SlotAt::reserving(server.redo);
                 let slot = server.slots.entry(owner.slot().to_owned()).or_insert(reserved);

@@ -124,6 +124,33 @@ impl Fault {
         }
     }
 
+    /// The servers that it names.
+    pub fn nodes(&self) -> Vec<&NodeName> {
+        match self {
+            Self::Kill(node)
+            | Self::Start(node)
+            | Self::Freeze(node)
+            | Self::Thaw(node)
+            | Self::Pause(node)
+            | Self::Resume(node)
+            | Self::Reject(node)
+            | Self::Accept(node)
+            | Self::Lockout(node)
+            | Self::Admit(node)
+            | Self::Senders(node, _)
+            | Self::Slow(node, _)
+            | Self::Fast(node)
+            | Self::Promote(node) => vec![node],
+            Self::Repoint(node, other) | Self::DropSlot(node, other) | Self::LoseSlot(node, other) => vec![node, other],
+            Self::Cut(a, b) | Self::Mend(a, b) => [a, b].into_iter().filter_map(Place::node).collect(),
+            Self::CutZone(_)
+            | Self::MendZone(_)
+            | Self::OperatorStop
+            | Self::OperatorDiesAfter(_)
+            | Self::OperatorStart => Vec::new(),
+        }
+    }
+
     /// What undoes it; `None` for what is not to be undone.
     pub fn undo(&self) -> Option<Self> {
         Some(match self.clone() {
@@ -157,6 +184,13 @@ fn repoint(world: &mut World, node: &NodeName, upstream: &NodeName) {
         if server.is_up() {
             reload(server);
         }
+    }
+}
+
+impl Place {
+    /// The server whose machine it is.
+    fn node(&self) -> Option<&NodeName> {
+        if let Self::Node(node) = self { Some(node) } else { None }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Scenes that a person can read: commands, and below each what it told. A file of them is its own expected output.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::drama::Told;
+use super::fault::NotAFault;
 use super::shape::Shape;
 use super::show::show;
 use super::{Drama, Fault, laws};
@@ -11,13 +13,55 @@ use crate::model::{Millis, NodeName};
 /// The longest time that `rest` waits when none is given, in milliseconds: ten minutes.
 const REST_MILLISECONDS: u64 = 600_000;
 
+/// Every command. The first word says which it is; of some there is more than one form.
+const COMMANDS: [&str; 37] = [
+    "group NAME SIZE [FIELD=VALUE...]",
+    "set PATH VALUE",
+    "remove NODE",
+    "begin",
+    "acknowledge NODE[,NODE...]",
+    "acknowledge all",
+    "quietly COMMAND",
+    "tick TIME",
+    "rest [TIME]",
+    "show",
+    "plan",
+    "status",
+    "kill NODE",
+    "start NODE",
+    "freeze NODE",
+    "thaw NODE",
+    "cut NODE|operator NODE|operator",
+    "cut zone ZONE",
+    "mend NODE|operator NODE|operator",
+    "mend zone ZONE",
+    "mend all",
+    "pause NODE",
+    "resume NODE",
+    "reject NODE",
+    "accept NODE",
+    "lockout NODE",
+    "admit NODE",
+    "senders NODE COUNT",
+    "slow NODE BYTES",
+    "fast NODE",
+    "repoint NODE UPSTREAM",
+    "drop-slot NODE ON",
+    "lose-slot NODE ON",
+    "promote NODE",
+    "operator stop",
+    "operator start",
+    "operator dies-after STEPS",
+];
+
 /// Plays a script: every line that begins with `> ` is a command, one that begins with `#` is prose, and everything
 /// else is what commands told before. Returns the script with what they tell now.
 pub fn play(script: &str, seed: u64) -> String {
     let mut stage = Stage { shape: Shape::default(), drama: None, seed };
     let mut text = String::new();
     let mut prose = false;
-    for line in script.lines().filter(|line| line.starts_with("> ") || line.starts_with('#')) {
+    let lines = script.lines().zip(1..).filter(|(line, _)| line.starts_with("> ") || line.starts_with('#'));
+    for (line, number) in lines {
         if line.starts_with('#') && !prose && !text.is_empty() {
             text.push('\n');
         }
@@ -27,7 +71,7 @@ pub fn play(script: &str, seed: u64) -> String {
             match stage.command(command) {
                 Ok(told) => text.push_str(&told),
                 Err(error) => {
-                    let _ = writeln!(text, "error: {error}");
+                    let _ = writeln!(text, "error: line {number}: {error}");
                 }
             }
         }
@@ -51,11 +95,15 @@ impl Stage {
                 return self.apply();
             }
             ["remove", node] => {
-                self.shape.remove(node);
+                self.shape.remove(node)?;
                 return self.apply();
             }
             ["begin"] => self.begin()?,
-            ["acknowledge", nodes] => self.drama()?.acknowledge(nodes),
+            ["acknowledge", "all"] => self.drama()?.acknowledge("all"),
+            ["acknowledge", nodes] => {
+                nodes.split(',').try_for_each(|node| self.is_there(node))?;
+                self.drama()?.acknowledge(nodes);
+            }
             ["mend", "all"] => self.drama()?.mend(),
             ["quietly", words @ ..] => {
                 let command = words.join(" ");
@@ -72,11 +120,30 @@ impl Stage {
             ["plan"] => return self.plan(),
             ["status"] => return self.status(),
             _ => {
-                let fault: Fault = command.parse().map_err(|error: super::fault::NotAFault| error.to_string())?;
+                let fault: Fault = command.parse().map_err(|error: NotAFault| not_understood(command, &error))?;
+                fault.nodes().into_iter().try_for_each(|node| self.is_there(node.as_str()))?;
+                if let Fault::CutZone(zone) | Fault::MendZone(zone) = &fault {
+                    self.is_a_zone(zone)?;
+                }
                 self.drama()?.strike(&fault);
             }
         }
         Ok(String::new())
+    }
+
+    fn is_there(&mut self, node: &str) -> Result<(), String> {
+        let world = self.drama()?.cluster().world();
+        let names: Vec<&str> = world.servers.keys().map(NodeName::as_str).collect();
+        let there = names.contains(&node).then_some(());
+        there.ok_or_else(|| format!("there is no server {node:?}: use one of {}", names.join(", ")))
+    }
+
+    fn is_a_zone(&mut self, zone: &str) -> Result<(), String> {
+        let desired = self.drama()?.desired();
+        let zones: BTreeSet<&str> = desired.nodes.values().filter_map(|node| node.zone.as_deref()).collect();
+        let there = zones.contains(zone).then_some(());
+        let known = zones.into_iter().collect::<Vec<_>>().join(", ");
+        there.ok_or_else(|| format!("there is no zone {zone:?}: use one of {known}"))
     }
 
     fn drama(&mut self) -> Result<&mut Drama, String> {
@@ -163,6 +230,19 @@ impl Stage {
         }
         Ok(text)
     }
+}
+
+/// Why words are no command, and what would be one.
+fn not_understood(command: &str, NotAFault(words): &NotAFault) -> String {
+    let first = |text: &'static str| text.split(' ').next().unwrap_or_default();
+    let verb = command.split_whitespace().next().unwrap_or_default();
+    let forms: Vec<&str> = COMMANDS.into_iter().filter(|form| first(form) == verb).collect();
+    if forms.is_empty() {
+        let verbs: BTreeSet<&str> = COMMANDS.into_iter().map(first).collect();
+        let verbs = verbs.into_iter().collect::<Vec<_>>().join(", ");
+        return format!("{verb:?} is no command: use one of {verbs}");
+    }
+    format!("{words:?} is not understood: write {}", forms.join(", or "))
 }
 
 fn is_remarkable(line: &str) -> bool {

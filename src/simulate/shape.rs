@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::api::ReplicaTopologySpec;
+use crate::api::{ReplicaTopologySpec, unknown_fields};
 
 /// The words of a spec so far.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -19,8 +19,12 @@ impl Shape {
     /// given to its hosts in turn.
     ///
     /// # Errors
-    /// Words that are not understood.
+    /// Words that are not understood; the spec is as before then.
     pub fn group(&mut self, words: &[&str]) -> Result<(), String> {
+        self.change(|this| this.add_group(words))
+    }
+
+    fn add_group(&mut self, words: &[&str]) -> Result<(), String> {
         let [name, size, fields @ ..] = words else { return Err("group NAME SIZE [FIELD=VALUE...]".to_owned()) };
         let size: usize = size.parse().map_err(|_| format!("{size:?} is no number"))?;
         let mut group = json!({"name": name});
@@ -50,8 +54,12 @@ impl Shape {
     /// Sets a field of the spec: `healing.settleSeconds 10`.
     ///
     /// # Errors
-    /// Words that are not understood.
+    /// Words that are not understood; the spec is as before then.
     pub fn set(&mut self, words: &[&str]) -> Result<(), String> {
+        self.change(|this| this.add_setting(words))
+    }
+
+    fn add_setting(&mut self, words: &[&str]) -> Result<(), String> {
         let [path, value] = words else { return Err("set PATH VALUE".to_owned()) };
         match path.split_once('.') {
             Some((section, field)) => {
@@ -65,20 +73,45 @@ impl Shape {
     }
 
     /// Takes a host out of its group.
-    pub fn remove(&mut self, node: &str) {
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn remove(&mut self, node: &str) -> Result<(), String> {
+        let hosts = || self.groups.iter().filter_map(|group| group["hosts"].as_array()).flatten();
+        let names: Vec<&str> = hosts().filter_map(|host| host["name"].as_str()).collect();
+        if !names.contains(&node) {
+            return Err(format!("there is no server {node:?}: use one of {}", names.join(", ")));
+        }
         for hosts in self.groups.iter_mut().filter_map(|group| group["hosts"].as_array_mut()) {
             hosts.retain(|host| host["name"] != node);
         }
+        Ok(())
+    }
+
+    /// Does it, or leaves all as it was when a spec cannot say that.
+    fn change(&mut self, act: impl FnOnce(&mut Self) -> Result<(), String>) -> Result<(), String> {
+        let mut changed = self.clone();
+        act(&mut changed)?;
+        if let Some(unknown) = unknown_fields(&changed.value()).first() {
+            return Err(unknown.to_string());
+        }
+        changed.spec()?;
+        *self = changed;
+        Ok(())
+    }
+
+    fn value(&self) -> Value {
+        let mut spec = self.settings.clone();
+        spec.insert("groups".to_owned(), self.groups.clone().into());
+        Value::Object(spec)
     }
 
     /// The spec.
     ///
     /// # Errors
-    /// Fields that a spec does not have.
+    /// Values of another kind than a spec has there.
     pub fn spec(&self) -> Result<ReplicaTopologySpec, String> {
-        let mut spec = self.settings.clone();
-        spec.insert("groups".to_owned(), self.groups.clone().into());
-        serde_json::from_value(Value::Object(spec)).map_err(|error| error.to_string())
+        serde_json::from_value(self.value()).map_err(|error| error.to_string())
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Soak {
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
+    /// Servers of the fleet.
+    pub servers: usize,
     /// Simulated time, in milliseconds.
     pub milliseconds: u64,
     /// Faults by kind.
@@ -47,6 +49,7 @@ pub struct Report {
 impl Report {
     /// Adds what was done by another seed.
     pub fn add(&mut self, other: Self) {
+        self.servers = other.servers;
         self.milliseconds += other.milliseconds;
         self.passes += other.passes;
         self.moves += other.moves;
@@ -83,7 +86,7 @@ impl Soak {
         let mut drama = begin(&shape, self.seed).map_err(|what| broken(what, script(&shape, &[])))?;
         let began = drama.now();
         let end = began.plus(self.hours.saturating_mul(3_600_000));
-        let mut report = Report::default();
+        let mut report = Report { servers: drama.desired().nodes.len(), ..Report::default() };
         while drama.now() < end {
             drama.skip(dice.below(CALM_MILLISECONDS) as u64);
             let day = bad_day(&drama, &mut dice);

@@ -265,7 +265,7 @@ impl Fleet {
                 self.servers.get_mut(node).unwrap().upstream = new;
             }
             // Nothing here holds back transactions, and no connection vanishes without a word.
-            Step::Reload { .. } | Step::ClearXmin { .. } | Step::EndSender { .. } => {}
+            Step::Reload { .. } | Step::ClearXmin { .. } | Step::EndSender { .. } | Step::TryDisk { .. } => {}
         }
         record(&mut self.memory, &Outcome { done: vec![Done { planned, result: Ok(()) }] }, self.now);
     }

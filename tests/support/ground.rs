@@ -240,8 +240,20 @@ impl Ground {
         let nodes: Vec<&str> = before.0.iter().map(|(node, _)| *node).collect();
         self.flows(&nodes).await;
         for (node, connected) in &before.0 {
-            assert_eq!(&connection(&self.tree, node).await, connected, "the connection of {node} was touched");
+            let now = connection(&self.tree, node).await;
+            assert_eq!(&now, connected, "the connection of {node} was touched; {}", self.last_words(node));
         }
+    }
+
+    /// What the operator did for a node at last, and what its server said.
+    fn last_words(&self, node: &str) -> String {
+        let last = |text: &str, of: &dyn Fn(&&str) -> bool| {
+            let lines: Vec<&str> = text.lines().filter(of).collect();
+            lines[lines.len().saturating_sub(15)..].join("\n")
+        };
+        let log = String::from_utf8_lossy(&LOG.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
+        let operator = last(&log, &|line| line.contains(node));
+        format!("the operator:\n{operator}\nits server:\n{}", last(&self.tree.log(node), &|_| true))
     }
 
     /// Rows that are written now arrive on all of these nodes.

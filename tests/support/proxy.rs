@@ -1,6 +1,9 @@
 //! A network between a server and those who come to it, that can lose connections without a word.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -9,6 +12,7 @@ use tokio::sync::watch;
 pub struct Proxy {
     /// Where it listens.
     pub port: u16,
+    target: Arc<AtomicU16>,
     swallow: watch::Sender<()>,
     listening: tokio::task::JoinHandle<()>,
 }
@@ -19,12 +23,19 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();
         let (swallow, swallowed) = watch::channel(());
+        let target = Arc::new(AtomicU16::new(port));
+        let aim = Arc::clone(&target);
         let listening = tokio::spawn(async move {
             while let Ok((child, _)) = listener.accept().await {
-                tokio::spawn(carry(child, port, swallowed.clone()));
+                tokio::spawn(carry(child, aim.load(Ordering::SeqCst), swallowed.clone()));
             }
         });
-        Self { port: own, swallow, listening }
+        Self { port: own, target, swallow, listening }
+    }
+
+    /// New connections are led to the server of this port; those that are open now stay where they are.
+    pub fn lead_to(&self, port: u16) {
+        self.target.store(port, Ordering::SeqCst);
     }
 
     /// From now on nothing passes on the replication connections that are open now, and neither end hears of it. Others, and

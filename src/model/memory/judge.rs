@@ -59,6 +59,7 @@ impl Memory {
                 Some(Rooted::Unknown(_)) | None => (false, false),
             };
             node.rooted_since = node.rooted_since.filter(|_| rooted).or(rooted.then_some(self.at));
+            node.note_upstream(sight.edges.get(name));
             node.unrooted_since = node.unrooted_since.filter(|_| unrooted).or(unrooted.then_some(since));
         }
         self.note_refusals(desired, nodes, &sight);
@@ -163,6 +164,13 @@ impl Memory {
 }
 
 impl NodeMemory {
+    /// Whom it has come to receive from, and whom it has left for that, whatever was seen on the way.
+    fn note_upstream(&mut self, edge: Option<&Edge>) {
+        let upstream = edge.filter(|edge| !matches!(edge, Edge::Denied(_))).and_then(Edge::upstream);
+        let other = upstream.filter(|upstream| self.fed_by.as_ref() != Some(upstream));
+        self.left = other.and_then(|upstream| self.fed_by.replace(upstream.clone()));
+    }
+
     /// Whether it was pointed to `first` and did not arrive there, or streams from nobody whatever is reloaded.
     fn gets_nothing(&self, first: &NodeName, streams: bool, asked_at: Millis) -> bool {
         let not_followed = self.ordered.as_ref().is_some_and(|order| {

@@ -43,7 +43,9 @@ fn changes(view: &View<'_>, previous: &Status, status: &Status) -> Vec<(String, 
         if let Some(change) = state_change(before, node) {
             fell.entry(change).or_default().push(&node.name);
         }
-        if let (Some(from), Some(to)) = (&before.upstream, &node.upstream)
+        // On its way it may have been seen to receive from nobody.
+        let left = || view.left(&node.name);
+        if let (Some(from), Some(to)) = (before.upstream.as_deref().or_else(left), node.upstream.as_deref())
             && from != to
         {
             moved.entry((why_moved(view, status, before, node), from, to)).or_default().push(&node.name);

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::*;
 use crate::api::conditions::condition;
-use crate::api::status::HISTORY_ENTRIES;
+use crate::api::status::{Change, HISTORY_ENTRIES};
+use crate::model::memory::NodeMemory;
 use crate::model::observed::{InstalledRoute, Receiver, Sender};
 use crate::model::primary::true_primary;
 use crate::model::tree::edges;
@@ -424,6 +425,48 @@ fn a_heal_is_told_in_the_history_with_how_long_it_took() {
         status = world.report(Some(&status), second);
     }
     assert_eq!(status.history.len(), HISTORY_ENTRIES);
+}
+
+#[test]
+fn a_move_is_told_in_the_history_also_when_the_node_was_seen_below_nobody_on_its_way() {
+    let mut world = World::new();
+    let mut look = |upstream: Option<&str>, previous: &Status, second: i64| {
+        if let Some(upstream) = upstream {
+            world.reattach("eu-3", upstream);
+        } else {
+            let mut alone = facts("eu-3", Some("eu-1"));
+            alone.receiver = None;
+            world.observed.nodes.get_mut(&name("eu-3")).unwrap().last = Some(Arc::new(alone));
+        }
+        let (desired, nodes) = (world.desired.clone(), world.observed.nodes.clone());
+        world.observed.memory.advance(&desired, &nodes, Millis(second.unsigned_abs() * 1000));
+        let status = world.report(Some(previous), second);
+        let told = |change: &Change| change.what.contains(" moved ").then(|| change.what.clone());
+        let moves: Vec<_> = status.history.iter().filter_map(told).collect();
+        (status, moves)
+    };
+    let before = World::new().report(None, 100);
+    let (status, _) = look(Some("eu-1"), &before, 101);
+    let (status, _) = look(None, &status, 102);
+    assert_eq!(status.nodes[4].upstream, None);
+    let (status, moves) = look(Some("core-2"), &status, 103);
+    assert_eq!(moves, ["eu-3 moved from eu-1 to core-2"]);
+    // It is the same one that it comes back to.
+    let (status, _) = look(None, &status, 104);
+    let (_, moves) = look(Some("core-2"), &status, 105);
+    assert_eq!(moves.len(), 1, "{moves:?}");
+}
+
+#[test]
+fn a_tree_is_not_as_declared_while_a_node_receives_from_nobody_and_nothing_is_diagnosed_yet() {
+    let mut world = World::new();
+    let memory = |at| NodeMemory { alone_since: Some(Millis(at)), asked_at: Millis(2_000), ..NodeMemory::default() };
+    world.observed.memory.nodes.insert(name("eu-3"), memory(2_000));
+    assert_eq!(said(&world.report(None, 1), ConditionType::Converged), ("True", "AsDeclared"));
+    world.observed.memory.nodes.insert(name("eu-3"), memory(1_999));
+    let status = world.report(None, 1);
+    assert_eq!(said(&status, ConditionType::Converged), ("False", "Waiting"));
+    assert!(message(&status, ConditionType::Converged).starts_with("eu-3 receives from nobody at the moment"));
 }
 
 #[test]

@@ -185,7 +185,7 @@ fn steps_text(steps: &[&Planned]) -> String {
 
 fn converged(view: &View<'_>) -> Verdict {
     // What is tried now and then only, and has a finding of its own as long as it fails, would come and go here.
-    let told = |step: &Step| matches!(step, Step::ClearXmin { .. } | Step::EndSender { .. });
+    let told = |step: &Step| matches!(step, Step::ClearXmin { .. } | Step::EndSender { .. } | Step::TryDisk { .. });
     let done = view.outcome.done.iter().filter(|done| !told(&done.planned.step));
     let failed = done.into_iter().find_map(|done| Some((&done.planned, done.result.as_ref().err()?)));
     if let Some((planned, error)) = failed {
@@ -222,7 +222,20 @@ fn converged(view: &View<'_>) -> Verdict {
             view.trouble(&finding.node).unwrap_or_else(|| (finding.diagnosis.into(), finding.message.clone()));
         return Verdict::new(Truth::False, reason, texts::about(&finding.node, &texts::sentence(&message)));
     }
+    if let Some(alone) = view.plan.wanted.keys().find(|node| is_alone(view, node)) {
+        let what = "connects again by itself, or is pointed elsewhere when it does not";
+        let message = format!("{alone} receives from nobody at the moment and {what}. {NOTHING}");
+        return Verdict::new(Truth::False, Plain::Waiting, message);
+    }
     Verdict::new(Truth::True, Plain::AsDeclared, format!("The tree is as declared. {NOTHING}"))
+}
+
+/// Seen without a walreceiver at two looks: one that is started anew is away for milliseconds, at one.
+fn is_alone(view: &View<'_>, node: &NodeName) -> bool {
+    let Some(memory) = view.observed.memory.node(node).filter(|_| view.observed.seen(node).is_some()) else {
+        return false;
+    };
+    memory.alone_since.is_some_and(|since| since < memory.asked_at)
 }
 
 fn waiting(view: &View<'_>, wait: &Wait) -> Verdict {

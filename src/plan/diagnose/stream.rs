@@ -8,6 +8,7 @@ use super::{Found, World, is_relay};
 use crate::model::rooted::Rooted;
 use crate::model::tree::Edge;
 use crate::model::{Diagnosis, Facts, NodeName, Route};
+use crate::plan::slots::may_arm;
 use crate::plan::step::Plan;
 
 /// The worst that is wrong with a standby that is seen.
@@ -147,12 +148,15 @@ fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (D
     let upstream = first.and_then(|first| Some((first, world.seen(first)?)));
     if let (None, Some((first, upstream))) = (&facts.receiver, upstream) {
         match upstream.slots.get(node.slot()) {
-            None => return (Diagnosis::MissingSlot, "Nothing to do: the slot is created"),
+            None if may_arm(world, node, first) => {
+                return (Diagnosis::MissingSlot, "Nothing to do: the slot is created");
+            }
             Some(slot) if slot.lost => return (Diagnosis::LostSlot, "Nothing to do: the slot is made anew"),
             Some(slot) if slot.active_pid.is_some() => {
                 return (Diagnosis::ZombieSlot, zombie_cure(world, node, first));
             }
-            Some(_) => {}
+            // None, and it would be of no use: that server does not have the WAL any more, and another has.
+            Some(_) | None => {}
         }
     }
     let diagnosis = if is_relay(world, node) { Diagnosis::CutOffRelay } else { Diagnosis::CutOffLeaf };

@@ -38,19 +38,19 @@ pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
 
 /// Whether a slot may be made where there is none: not for a node so far behind that the slot would have to be given up
 /// for it, or was. Such a node gets its fallbacks again when it has come within half the bound, so that what was given up is
-/// not made again at once. One that is back and receives from nobody needs a slot to receive anything at all: where the WAL
-/// is still there it gets it.
+/// not made again at once. One that receives from nobody needs a slot to receive anything at all: where the WAL is still
+/// there it gets it, given up before or not. Made anew it keeps nothing there: it reserves from the server's last
+/// (restart)checkpoint, and what the node needs from before that is there until the next one (postgres-facts.md 2.1, 2.2).
 pub(in super::super) fn may_arm(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
     let (Some(owner_facts), Some(facts)) = (world.seen(owner), world.seen(on)) else { return true };
     let bound = world.desired.limits.retained_wal_bytes;
-    let given_up = was_given_up(world, owner, on);
     let behind = Need::of(world, on, facts).bytes_beyond(owner_facts.replay);
-    if behind <= if given_up { bound / 2 } else { bound } {
+    if behind <= if was_given_up(world, owner, on) { bound / 2 } else { bound } {
         return true;
     }
     let needed = owner_facts.replay.segment_start(owner_facts.segment_bytes);
     let there = facts.oldest_wal.is_some_and(|oldest| oldest <= needed);
-    owner_facts.in_recovery && owner_facts.receiver.is_none() && there && !given_up
+    owner_facts.in_recovery && owner_facts.receiver.is_none() && there
 }
 
 /// Whether `owner` has no slot on `on` because that would keep too much WAL, or did.
