@@ -94,6 +94,7 @@ pub struct Tree {
     dir: PathBuf,
     bin: PathBuf,
     template: PathBuf,
+    settings: String,
     servers: BTreeMap<String, Server>,
 }
 
@@ -125,7 +126,12 @@ impl Tree {
         fs::write(&passfile, format!("*:*:replication:repl:{REPL_PASSWORD}\n")).unwrap();
         fs::set_permissions(&passfile, fs::Permissions::from_mode(0o600)).unwrap();
         give(&passfile);
-        Self { dir, bin, template, servers: BTreeMap::new() }
+        Self { dir, bin, template, settings: String::new(), servers: BTreeMap::new() }
+    }
+
+    /// Lines of postgresql.conf for every server that is made from now on.
+    pub fn all_have(&mut self, settings: &str) {
+        settings.clone_into(&mut self.settings);
     }
 
     /// Starts the primary.
@@ -178,7 +184,7 @@ impl Tree {
         let (data, log) = (self.dir.join(node), self.dir.join(format!("{node}.log")));
         run(Command::new("cp").arg("-a").arg(&self.template).arg(&data));
         let port = free_port();
-        append(&data.join("postgresql.conf"), &format!("port = {port}\ncluster_name = '{node}'\n"));
+        append(&data.join("postgresql.conf"), &format!("port = {port}\ncluster_name = '{node}'\n{}\n", self.settings));
         append(&data.join("postgresql.auto.conf"), settings);
         let server = Server { address: "127.0.0.1".to_owned(), port, within: None, data, log, running: None };
         self.servers.insert(node.to_owned(), server);
@@ -241,9 +247,8 @@ impl Tree {
     }
 
     fn signal(&self, node: &str, signal: &str) {
-        let pid = self.servers[node].running.as_ref().expect("it runs").pid;
-        let script = format!("kill -{signal} {pid} $(cat /proc/{pid}/task/{pid}/children)");
-        run(Command::new("sh").arg("-c").arg(script));
+        let pids = self.processes(node).into_iter().map(|pid| pid.to_string());
+        run(Command::new("kill").arg(format!("-{signal}")).args(pids));
     }
 
     /// From its next start on a server is reached at `address`, and runs in a network namespace where one is given.
@@ -262,6 +267,13 @@ impl Tree {
     /// The port of a server.
     pub fn port(&self, node: &str) -> u16 {
         self.servers[node].port
+    }
+
+    /// The processes of a server that run now, its first one first.
+    pub fn processes(&self, node: &str) -> Vec<u32> {
+        let pid = self.servers[node].running.as_ref().expect("it runs").pid;
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        std::iter::once(pid).chain(children.split_whitespace().filter_map(|pid| pid.parse().ok())).collect()
     }
 
     /// What a server has logged so far.
