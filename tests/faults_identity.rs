@@ -20,15 +20,14 @@ async fn copy(ground: &mut Ground, upstream: &str) {
     assert_eq!(ground.tree.value("copy", "SHOW cluster_name").await, "eu-3");
 }
 
-/// Waits until it is told where the copy streams from, and from where it comes.
-async fn named(ground: &Ground, upstream: &str) {
+/// What is to be told of where the copy streams from, and from where it comes.
+async fn note(ground: &Ground, upstream: &str) -> String {
     let client = "SELECT host(client_addr) || ':' || client_port FROM pg_stat_replication WHERE pid = (SELECT active_pid \
                   FROM pg_replication_slots WHERE slot_name = 'eu_3')";
     let client = ground.tree.value(upstream, client).await;
-    let note = format!(
+    format!(
         "eu-3: a server that is not eu-3 streams from {upstream} by its name and its slot, connected from {client}."
-    );
-    ground.told("DuplicateName", &note).await;
+    )
 }
 
 async fn route(ground: &Ground, node: &str) -> String {
@@ -42,7 +41,7 @@ async fn a_copy_that_took_a_fallbacks_slot_is_named_and_the_leaf_goes_on_elsewhe
     let reader = Staleness::on(&ground.tree, "eu-3").await;
     ground.tree.clone_of("copy", "eu-3");
     copy(&mut ground, "eu-2").await;
-    named(&ground, "eu-2").await;
+    ground.told("DuplicateName", &note(&ground, "eu-2").await).await;
     // In its route it is of no use any more: libpq would not go on from there (safety.md X3).
     let taken = ground.tree.port("eu-2").to_string();
     eventually("its route goes round the copy", async || !route(&ground, "eu-3").await.contains(&taken)).await;
@@ -67,7 +66,7 @@ async fn a_copy_that_took_the_place_of_a_leaf_that_was_down_is_named_and_the_lea
     copy(&mut ground, "eu-1").await;
     ground.tree.start_node("eu-3").await;
     fed_by(&ground, "eu-3", "eu-2").await;
-    named(&ground, "eu-1").await;
+    ground.told("DuplicateName", &note(&ground, "eu-1").await).await;
     fed_by(&ground, "eu-3", "eu-2").await;
     // It is not asked back as long as the other is there.
     let before = ground.connected(&["eu-3"]).await;
