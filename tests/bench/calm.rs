@@ -1,11 +1,14 @@
 //! What the operator does while nothing has to be done: minutes of writes on nine servers, no fault. `cargo test --bench
-//! calm -- MINUTES`; prints figures of the operator's own process, asserts nothing.
+//! calm -- MINUTES`; prints figures of the operator's own process, asserts nothing. With `--heavy`: the same under all that
+//! a busy fleet does to itself, and what was told of it.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and fails where it cannot go on")]
 
+mod heavy;
 #[path = "../support/mod.rs"]
 mod support;
 
+use std::env::args;
 use std::time::Duration;
 
 use support::kube::ApiServer;
@@ -19,7 +22,19 @@ const SET_ROUTES: &str = "waltree_steps_total{kind=\"SetRoute\",outcome=\"ok\"}"
 
 #[tokio::main]
 async fn main() {
-    let minutes: u32 = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(30);
+    let minutes: u32 = args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(30);
+    if args().any(|argument| argument == "--heavy") {
+        heavy::run(minutes).await;
+    } else {
+        calm(minutes).await;
+    }
+}
+
+fn build() -> &'static str {
+    if cfg!(debug_assertions) { "the operator is not optimized" } else { "the operator is optimized" }
+}
+
+async fn calm(minutes: u32) {
     let tree = nine().await;
     let _writer = Writer::start(&tree, CORE[0]).await;
     let server = ApiServer::start();
@@ -37,8 +52,7 @@ async fn main() {
     tokio::time::sleep(Duration::from_secs(60) * minutes).await;
     let per_minute = |amount: f64| amount / f64::from(minutes);
     let seen = witness.tell().await;
-    let build = if cfg!(debug_assertions) { "not optimized" } else { "optimized" };
-    println!("{minutes} min of a row every 10 ms on nine servers, no fault; the operator is {build}");
+    println!("{minutes} min of a row every 10 ms on nine servers, no fault; {}", build());
     println!("routes set            {}", operator.figure(SET_ROUTES).await - moves);
     println!("walreceivers changed  {} (in {} looks)", seen.reconnects(), seen.samples);
     println!("status writes         {}", operator.figure("waltree_status_writes_total").await - writes);
