@@ -10,6 +10,7 @@ pub mod ground;
 pub mod kube;
 pub mod network;
 pub mod operator;
+pub mod owner;
 pub mod patroni;
 pub mod postgres;
 pub mod process;

@@ -10,8 +10,7 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
@@ -20,6 +19,7 @@ use std::time::Duration;
 
 use tokio_postgres::SimpleQueryMessage;
 
+use super::owner::{as_owner, entering, give, own_dir, owner};
 use super::programs::binaries;
 
 /// Password of the role `waltree` on every server here.
@@ -385,7 +385,8 @@ fn make_template(bin: &Path, whose: &str) -> PathBuf {
     let old = version.contains(" 14.");
     let role = if old { ROLE_OF_14.to_owned() } else { fs::read_to_string(OPERATOR_ROLE).unwrap() };
     let mut hasher = DefaultHasher::new();
-    (&role, CONF, HBA, version, whose, include_str!("postgres.rs")).hash(&mut hasher);
+    // Nobody can use what another user owns.
+    (&role, CONF, HBA, version, whose, owner(), include_str!("postgres.rs")).hash(&mut hasher);
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres-{:016x}", hasher.finish()));
     if kept.exists() {
         return kept;
@@ -439,48 +440,13 @@ fn psql(port: u16, sql: &str) {
     panic!("the template server did not start");
 }
 
-/// Servers do not run as root: then they run as the user `postgres`.
-pub fn owner() -> Option<(u32, u32)> {
-    static OWNER: OnceLock<Option<(u32, u32)>> = OnceLock::new();
-    *OWNER.get_or_init(|| {
-        let id = |args: &[&str]| run(Command::new("id").args(args)).trim().parse::<u32>().unwrap();
-        (id(&["-u"]) == 0).then(|| (id(&["-u", "postgres"]), id(&["-g", "postgres"])))
-    })
-}
-
-pub fn as_owner(command: &mut Command) -> &mut Command {
-    match owner() {
-        Some((uid, gid)) => command.uid(uid).gid(gid),
-        None => command,
-    }
-}
-
-/// A shell that enters a network namespace as root and goes on as the servers' owner.
-fn entering(namespace: &str) -> Command {
-    let (uid, gid) = owner().expect("only root enters a namespace");
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/run/netns/{namespace}")).args(["-S", &uid.to_string(), "-G", &gid.to_string(), "sh"]);
-    command
-}
-
-pub fn give(path: &Path) {
-    if let Some((uid, gid)) = owner() {
-        chown(path, Some(uid), Some(gid)).unwrap();
-    }
-}
-
-pub fn own_dir(dir: &Path) {
-    fs::create_dir(dir).unwrap();
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
-    give(dir);
-}
-
 fn append(path: &Path, text: &str) {
     let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
     file.write_all(text.as_bytes()).unwrap();
 }
 
-fn run(command: &mut Command) -> String {
+/// What a command prints; it has to succeed.
+pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
