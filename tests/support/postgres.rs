@@ -70,6 +70,7 @@ const KEEPER: &str = r#"
 trap '' INT TERM HUP
 exec 2>/dev/null
 dir=$1 log=$2; shift 2
+for data; do :; done
 "$@" </dev/null >>"$log" 2>&1 &
 pid=$!
 echo $pid
@@ -86,6 +87,8 @@ wait $pid
 for child in $children; do
     while grep -qs '^State:.[^ZX]' /proc/$child/status; do sleep 0.01; done
 done
+# Whoever is killed leaves a segment of shared memory behind, of which a machine has room for 4096.
+[ "$word" = stop ] || ipcrm -m $(sed -n '7s/.* //p' "$data/postmaster.pid")
 [ "$word" != gone ] || rm -rf "$dir"
 "#;
 
