@@ -26,8 +26,9 @@ const WATCH: Duration = Duration::from_millis(1_500);
 const WATCH_LONG: Duration = Duration::from_secs(7);
 /// How often what takes seconds is repeated at most, where nobody says.
 const SLOW_TIMES: usize = 10;
-/// What a slow stream lets through, in bytes a second; the load of `lagging` makes some twenty times as much.
-const SLOW: u64 = 50_000;
+/// What a slow stream lets through, in bytes a second; the load of `lagging` makes some five times as much. At a third of it a
+/// message of 128 kB takes longer than the patience, and the relay counts as cut off.
+const SLOW: u64 = 200_000;
 
 #[tokio::main]
 async fn main() {
