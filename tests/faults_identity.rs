@@ -20,11 +20,12 @@ async fn copy(ground: &mut Ground, upstream: &str) {
     assert_eq!(ground.tree.value("copy", "SHOW cluster_name").await, "eu-3");
 }
 
-/// Waits until it is told where the copy streams from, and from where it comes: not by which of its connections, as a busy
+/// What is to be told of where the copy streams from, and from where it comes: not by which of its connections, as a busy
 /// machine may let one time out.
-async fn named(ground: &Ground, upstream: &str) {
-    let seen = format!("eu-3: a server that is not eu-3 streams from {upstream} by its name and its slot");
-    ground.told("DuplicateName", &format!("{seen}, connected from 127.0.0.1:")).await;
+fn note(upstream: &str) -> String {
+    format!(
+        "eu-3: a server that is not eu-3 streams from {upstream} by its name and its slot, connected from 127.0.0.1:"
+    )
 }
 
 async fn route(ground: &Ground, node: &str) -> String {
@@ -38,7 +39,7 @@ async fn a_copy_that_took_a_fallbacks_slot_is_named_and_the_leaf_goes_on_elsewhe
     let reader = Staleness::on(&ground.tree, "eu-3").await;
     ground.tree.clone_of("copy", "eu-3");
     copy(&mut ground, "eu-2").await;
-    named(&ground, "eu-2").await;
+    ground.told("DuplicateName", &note("eu-2")).await;
     // In its route it is of no use any more: libpq would not go on from there (safety.md X3).
     let taken = ground.tree.port("eu-2").to_string();
     eventually("its route goes round the copy", async || !route(&ground, "eu-3").await.contains(&taken)).await;
@@ -63,7 +64,7 @@ async fn a_copy_that_took_the_place_of_a_leaf_that_was_down_is_named_and_the_lea
     copy(&mut ground, "eu-1").await;
     ground.tree.start_node("eu-3").await;
     fed_by(&ground, "eu-3", "eu-2").await;
-    named(&ground, "eu-1").await;
+    ground.told("DuplicateName", &note("eu-1")).await;
     // The other has the slot on eu-1, so that is no fallback either; the new route has begun, with a connection of its own.
     let taken = ground.tree.port("eu-1");
     let round = format!("SELECT count(*) FROM pg_stat_wal_receiver WHERE conninfo NOT LIKE '%{taken}%'");

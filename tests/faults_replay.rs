@@ -46,3 +46,28 @@ async fn a_leaf_whose_replay_is_held_up_by_a_reader_is_named_and_follows_when_th
     fed_by(&ground, "eu-3", "eu-1").await;
     ground.as_declared().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_whose_replay_waits_for_the_lock_of_a_reader_is_named_until_the_reader_is_done() {
+    let ground = region("recovery-lock").await;
+    apply(&ground.manifest(&groups(&ground)).replace("settleSeconds: 1", "settleSeconds: 1, lagSeconds: 2"));
+    ground.as_declared().await;
+    ground.tree.sql(PRIMARY, "CREATE TABLE t AS SELECT generate_series(1, 1000) AS a").await;
+    ground.tree.caught_up("eu-3", PRIMARY).await;
+    ground.tree.configure("eu-3", "max_standby_streaming_delay = -1");
+    ground.tree.sql("eu-3", "SELECT pg_reload_conf()").await;
+    ground.tree.until("eu-3", "SHOW max_standby_streaming_delay", "-1").await;
+    let before = ground.connected(&["eu-3", "eu-5"]).await;
+    let reader = ground.tree.connect("eu-3").await.unwrap();
+    reader.batch_execute("BEGIN; SELECT count(*) FROM t").await.unwrap();
+    // As VACUUM FULL and every change of a table do.
+    ground.tree.sql(PRIMARY, "ALTER TABLE t ADD b int").await;
+    let waits = "SELECT wait_event_type || ' ' || wait_event FROM pg_stat_activity WHERE backend_type = 'startup'";
+    ground.tree.until("eu-3", waits, "Lock relation").await;
+    ground.told("ReplayBlocked", "eu-3: replay is blocked on eu-3: relation").await;
+    let behind = "SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()";
+    ground.tree.until("eu-3", behind, "t").await;
+    drop(reader);
+    ground.untouched(&before).await;
+    ground.as_declared().await;
+}

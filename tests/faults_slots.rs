@@ -235,3 +235,61 @@ async fn the_slots_of_a_leaf_that_is_away_too_long_are_given_up_and_those_of_the
     ground.as_declared().await;
     ground.untouched(&before).await;
 }
+
+/// A leaf and its first upstream, which is told to keep no WAL but what slots hold.
+async fn away_from_its_relay(namespace: &'static str) -> Ground {
+    let mut ground = Ground::of(star(&STANDBYS).await, namespace).await;
+    apply(&ground.manifest(&leaf_below(&ground, ["a", "b"])));
+    ground.as_declared().await;
+    receives_from(&ground, "eu-1").await;
+    ground.tree.stop(LEAF);
+    ground.told("DeadLeaf", LEAF).await;
+    ground
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_gone_and_finds_no_place_is_named_and_made_when_there_is_one() {
+    let mut ground = away_from_its_relay("missing-slot").await;
+    let upstreams = [PRIMARY, "eu-1", "eu-2"];
+    let fill = "SELECT pg_create_physical_replication_slot('other_' || i) FROM generate_series(1, \
+                current_setting('max_replication_slots')::int - (SELECT count(*)::int FROM pg_replication_slots)) i";
+    for on in upstreams {
+        let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'eu_3'";
+        ground.tree.sql(on, drop).await;
+        ground.tree.sql(on, fill).await;
+    }
+    ground.tree.start_node(LEAF).await;
+    ground.told("MissingSlot", LEAF).await;
+    let log = ground.tree.log(LEAF);
+    assert!(log.contains("replication slot \"eu_3\" does not exist"), "{log}");
+    for on in upstreams {
+        let free = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'other%'";
+        ground.tree.sql(on, free).await;
+    }
+    receives_from(&ground, "eu-1").await;
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_was_invalidated_is_named_and_made_anew_and_its_leaf_fed() {
+    let mut ground = away_from_its_relay("lost-slot").await;
+    ground.tree.configure("eu-1", "wal_keep_size = 0\nmax_slot_wal_keep_size = 16MB");
+    reload(&ground, "eu-1").await;
+    let lost = "SELECT wal_status FROM pg_replication_slots WHERE slot_name = 'eu_3'";
+    eventually("the relay has invalidated it", async || {
+        write_segments(&ground, 2, &STANDBYS[..2]).await;
+        ground.tree.value("eu-1", lost).await == "lost"
+    })
+    .await;
+    // Who may write has made it anew, or led the leaf elsewhere, before it has a name.
+    apply(&ground.manifest_with("automation: Observe", &leaf_below(&ground, ["a", "b"])));
+    ground.tree.start_node(LEAF).await;
+    ground.told("LostSlot", LEAF).await;
+    assert_eq!(ground.tree.value(LEAF, "SELECT pg_is_in_recovery()").await, "t");
+    // What it needs is on the other relay.
+    apply(&ground.manifest(&leaf_below(&ground, ["a", "b"])));
+    ground.flows(&[LEAF]).await;
+    ground.tree.until("eu-1", lost, "reserved").await;
+    receives_from(&ground, "eu-1").await;
+    ground.as_declared().await;
+}

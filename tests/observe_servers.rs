@@ -104,6 +104,57 @@ async fn the_timeline_after_a_promotion_is_the_real_one_and_not_that_of_pg_contr
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_position_of_a_standby_that_never_received_anything_is_what_it_replayed() {
+    let mut tree = Tree::start(None);
+    tree.primary("core-1").await;
+    tree.standby_with("eu-1", "").await;
+    let trap = "SELECT pg_last_wal_receive_lsn() IS NULL";
+    assert_eq!(tree.value("eu-1", trap).await, "t", "the trap is there");
+    let fleet = watch(&tree, &["eu-1"], None).await;
+    let replayed: Lsn = tree.value("eu-1", REPLAYED).await.parse().unwrap();
+    let seen = facts(&fleet, "eu-1").await;
+    assert_eq!((seen.position, seen.replay), (replayed, replayed));
+    assert!(seen.in_recovery && seen.receiver.is_none() && seen.position > Lsn(0));
+}
+
+/// It has the file that says what timeline 2 is, a walreceiver that says `streaming` now and then, and a receive position
+/// that went back: by each of them it would be well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_beyond_the_fork_is_seen_on_its_own_timeline_and_not_behind_what_it_replayed() {
+    let mut tree = Tree::start(None);
+    tree.primary("core-1").await;
+    tree.standby("core-2", "core-1").await;
+    tree.standby("eu-1", "core-1").await;
+    tree.caught_up("core-2", "core-1").await;
+    tree.stop("core-2");
+    tree.sql("core-1", "CREATE TABLE lost AS SELECT generate_series(1, 1000)").await;
+    tree.caught_up("eu-1", "core-1").await;
+    let fleet = watch(&tree, &["core-1", "core-2", "eu-1"], None).await;
+    until(&fleet, "eu-1", "is on timeline 1", |facts| facts.timeline == Some(Timeline(1))).await;
+    tree.kill("core-1");
+    tree.start_node("core-2").await;
+    tree.sql("core-2", "SELECT pg_promote()").await;
+    let conninfo = tree.conninfo("eu-1", "core-2").replace('\'', "''");
+    tree.sql("eu-1", &format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'")).await;
+    tree.sql("eu-1", "SELECT pg_reload_conf()").await;
+    let forked = "new timeline 2 forked off current database system timeline 1 before current recovery point";
+    eventually("it finds out", async || tree.log("eu-1").contains(forked)).await;
+    let file = "SELECT count(*) FROM pg_ls_waldir() WHERE name = '00000002.history'";
+    tree.until("eu-1", file, "1").await;
+    tree.until("eu-1", "SELECT pg_last_wal_receive_lsn() < pg_last_wal_replay_lsn()", "t").await;
+
+    let replayed: Lsn = tree.value("eu-1", REPLAYED).await.parse().unwrap();
+    for _ in 0..20 {
+        let seen = facts(&fleet, "eu-1").await;
+        assert_eq!(seen.timeline, Some(Timeline(1)), "{seen:?}");
+        // Half a record that it had received is gone, as it is asked for anew; what it replayed is not.
+        assert!(seen.position >= replayed, "{replayed} {seen:?}");
+    }
+    let primary = facts(&fleet, "core-2").await;
+    assert!(primary.history.iter().any(|(timeline, fork)| *timeline == Timeline(1) && *fork < replayed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn streaming_from_a_frozen_upstream_is_seen_to_stand_still() {
     let mut tree = Tree::start(None);
     tree.primary("core-1").await;

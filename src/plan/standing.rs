@@ -3,7 +3,7 @@
 use super::World;
 use crate::model::primary::Primary;
 use crate::model::tree;
-use crate::model::{Addresses, Facts, NodeName, Route, SessionAttrs, WhyUnseen};
+use crate::model::{Addresses, Facts, NodeName, Route, SessionAttrs, Timeline, WhyUnseen};
 
 /// The oldest PostgreSQL that is managed: earlier ones cannot grant `ALTER SYSTEM` (postgres-facts.md 5.3).
 pub(super) const VERSION_NUM_MIN: u32 = 150_000;
@@ -92,7 +92,8 @@ pub(super) fn is_the_primary(world: &World<'_>, node: &NodeName) -> bool {
 pub(super) fn diverged(world: &World<'_>, facts: &Facts) -> Option<String> {
     let primary = world.primary().and_then(|name| world.seen(name)).filter(|p| !p.in_recovery)?;
     let (theirs, ours) = (facts.timeline?, primary.timeline?);
-    if theirs == ours || primary.history.is_empty() {
+    // A history that cannot be read tells nothing. That of the first timeline is empty.
+    if theirs == ours || (primary.history.is_empty() && ours > Timeline(1)) {
         return None;
     }
     match primary.history.iter().find(|(timeline, _)| *timeline == theirs) {

@@ -2,33 +2,19 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and fails where it cannot go on")]
 
+#[path = "../support/regions.rs"]
+mod regions;
+
 use std::sync::Arc;
 
+use regions::spec;
 use tokio::time::Instant;
-use waltree::api::ReplicaTopologySpec;
 use waltree::model::{ByNode, Desired, Facts, Memory, NodeName, NodeView, Observed};
 use waltree::plan::{Plan, plan};
-use waltree::simulate::shape::Shape;
 use waltree::simulate::{Drama, World};
 
 /// Runs of each, of which the median is told.
 const RUNS: usize = 9;
-
-/// A fleet of regions of six relays and what they feed.
-fn spec(nodes: usize) -> ReplicaTopologySpec {
-    let mut shape = Shape::default();
-    shape.group(&["core", "3", "zones=a,b,c", "fanOut=100"]).unwrap();
-    let regions = (nodes / 250).max(1);
-    for region in 0..regions {
-        let size = ((nodes - 3) / regions).to_string();
-        let relays = if nodes < 250 { "relays=4" } else { "relays=6" };
-        let name = format!("r{region}");
-        let fields = [&name, &size, relays, "upstreams=core", "fanOut=50", "zones=a,b,c"];
-        shape.group(&fields.map(|field: &str| field)).unwrap();
-    }
-    shape.set(&["limits.crossRegionStreams", "6"]).unwrap();
-    shape.spec().unwrap()
-}
 
 /// One operator that looks at a world.
 struct Look {

@@ -1,11 +1,12 @@
-//! A small disk for one server of a tree: a tmpfs below its data directory. Only root can mount one.
+//! A small disk for one server of a tree: a tmpfs below its data directory. Only root can mount one, also root of a namespace of its own.
 
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::postgres::{Tree, owner};
+use super::owner::owner;
+use super::postgres::Tree;
 
 /// Unmounts when it is told to; when its input ends before, because the test process did, it removes the tree's folder
 /// too, which nobody else can while something is mounted in it.
@@ -26,7 +27,11 @@ impl Disk {
     pub async fn below(tree: &mut Tree, node: &str, spare_mib: u64) -> Option<Self> {
         let Some((uid, gid)) = owner() else {
             let mut stderr = std::io::stderr();
-            writeln!(stderr, "NOT TESTED: a full disk of {node}: only root can mount a small one").unwrap();
+            writeln!(
+                stderr,
+                "NOT TESTED: a full disk of {node}: only root can mount a small one; see `unshare -Urnm` in tests/run"
+            )
+            .unwrap();
             return None;
         };
         tree.stop(node);
@@ -49,7 +54,9 @@ impl Disk {
 
     /// Gives it more space.
     pub fn grow(&self, size_mib: u64) {
-        run(Command::new("mount").args(["-o", &format!("remount,size={size_mib}m")]).arg(&self.at));
+        // All said: else the options of before are repeated, with an owner that a namespace does not know.
+        let options = format!("remount,size={size_mib}m");
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&self.at));
     }
 }
 

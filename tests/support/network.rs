@@ -1,11 +1,13 @@
 //! A network namespace for one server of a tree, with two links into it: one for everybody, and one on which only its
-//! upstream is. On that one WAL can be made slow, and every packet can be lost. Only root can make one.
+//! upstream is. On that one WAL can be made slow, and every packet can be lost. Only root can make one, also
+//! root of a namespace of its own.
 
 use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::postgres::{Tree, owner};
+use super::owner::owner;
+use super::postgres::Tree;
 
 /// Removes the namespace and its links when its input ends: with the test, or with the test process.
 const KEEPER: &str = "trap '' INT TERM HUP; cat >/dev/null; ip netns del $1; ip link del $2; ip link del $3";
@@ -39,7 +41,11 @@ impl Uplink {
         if owner().is_none() {
             // Past the capture of tests, so that it is read.
             let mut stderr = std::io::stderr();
-            writeln!(stderr, "NOT TESTED: {what}: only root can make a network namespace").unwrap();
+            writeln!(
+                stderr,
+                "NOT TESTED: {what}: only root can make a network namespace; see `unshare -Urnm` in tests/run"
+            )
+            .unwrap();
             return None;
         }
         let count = COUNT.fetch_add(1, Ordering::Relaxed);

@@ -15,7 +15,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::kube::binaries;
-use super::postgres::{REPL_PASSWORD, Tree, as_owner, connect, eventually, free_port, give, own_dir};
+use super::owner::{as_owner, give, own_dir};
+use super::postgres::{REPL_PASSWORD, Tree, connect, eventually, free_port};
 
 /// The two servers. Patroni names a server's slots after it, as waltree would.
 pub const MEMBERS: [&str; 2] = ["core-1", "core-2"];

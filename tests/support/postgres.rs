@@ -10,8 +10,7 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
@@ -20,6 +19,7 @@ use std::time::Duration;
 
 use tokio_postgres::SimpleQueryMessage;
 
+use super::owner::{as_owner, entering, give, own_dir, owner};
 use super::programs::binaries;
 
 /// Password of the role `waltree` on every server here.
@@ -70,6 +70,7 @@ const KEEPER: &str = r#"
 trap '' INT TERM HUP
 exec 2>/dev/null
 dir=$1 log=$2; shift 2
+for data; do :; done
 "$@" </dev/null >>"$log" 2>&1 &
 pid=$!
 echo $pid
@@ -86,6 +87,8 @@ wait $pid
 for child in $children; do
     while grep -qs '^State:.[^ZX]' /proc/$child/status; do sleep 0.01; done
 done
+# Whoever is killed leaves a segment of shared memory behind, of which a machine has room for 4096.
+[ "$word" = stop ] || ipcrm -m $(sed -n '7s/.* //p' "$data/postmaster.pid")
 [ "$word" != gone ] || rm -rf "$dir"
 "#;
 
@@ -94,6 +97,7 @@ pub struct Tree {
     dir: PathBuf,
     bin: PathBuf,
     template: PathBuf,
+    settings: String,
     servers: BTreeMap<String, Server>,
 }
 
@@ -125,7 +129,12 @@ impl Tree {
         fs::write(&passfile, format!("*:*:replication:repl:{REPL_PASSWORD}\n")).unwrap();
         fs::set_permissions(&passfile, fs::Permissions::from_mode(0o600)).unwrap();
         give(&passfile);
-        Self { dir, bin, template, servers: BTreeMap::new() }
+        Self { dir, bin, template, settings: String::new(), servers: BTreeMap::new() }
+    }
+
+    /// Lines of postgresql.conf for every server that is made from now on.
+    pub fn all_have(&mut self, settings: &str) {
+        settings.clone_into(&mut self.settings);
     }
 
     /// Starts the primary.
@@ -178,7 +187,7 @@ impl Tree {
         let (data, log) = (self.dir.join(node), self.dir.join(format!("{node}.log")));
         run(Command::new("cp").arg("-a").arg(&self.template).arg(&data));
         let port = free_port();
-        append(&data.join("postgresql.conf"), &format!("port = {port}\ncluster_name = '{node}'\n"));
+        append(&data.join("postgresql.conf"), &format!("port = {port}\ncluster_name = '{node}'\n{}\n", self.settings));
         append(&data.join("postgresql.auto.conf"), settings);
         let server = Server { address: "127.0.0.1".to_owned(), port, within: None, data, log, running: None };
         self.servers.insert(node.to_owned(), server);
@@ -241,9 +250,8 @@ impl Tree {
     }
 
     fn signal(&self, node: &str, signal: &str) {
-        let pid = self.servers[node].running.as_ref().expect("it runs").pid;
-        let script = format!("kill -{signal} {pid} $(cat /proc/{pid}/task/{pid}/children)");
-        run(Command::new("sh").arg("-c").arg(script));
+        let pids = self.processes(node).into_iter().map(|pid| pid.to_string());
+        run(Command::new("kill").arg(format!("-{signal}")).args(pids));
     }
 
     /// From its next start on a server is reached at `address`, and runs in a network namespace where one is given.
@@ -262,6 +270,13 @@ impl Tree {
     /// The port of a server.
     pub fn port(&self, node: &str) -> u16 {
         self.servers[node].port
+    }
+
+    /// The processes of a server that run now, its first one first.
+    pub fn processes(&self, node: &str) -> Vec<u32> {
+        let pid = self.servers[node].running.as_ref().expect("it runs").pid;
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        std::iter::once(pid).chain(children.split_whitespace().filter_map(|pid| pid.parse().ok())).collect()
     }
 
     /// What a server has logged so far.
@@ -373,7 +388,8 @@ fn make_template(bin: &Path, whose: &str) -> PathBuf {
     let old = version.contains(" 14.");
     let role = if old { ROLE_OF_14.to_owned() } else { fs::read_to_string(OPERATOR_ROLE).unwrap() };
     let mut hasher = DefaultHasher::new();
-    (&role, CONF, HBA, version, whose, include_str!("postgres.rs")).hash(&mut hasher);
+    // Nobody can use what another user owns.
+    (&role, CONF, HBA, version, whose, owner(), include_str!("postgres.rs")).hash(&mut hasher);
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("postgres-{:016x}", hasher.finish()));
     if kept.exists() {
         return kept;
@@ -427,48 +443,13 @@ fn psql(port: u16, sql: &str) {
     panic!("the template server did not start");
 }
 
-/// Servers do not run as root: then they run as the user `postgres`.
-pub fn owner() -> Option<(u32, u32)> {
-    static OWNER: OnceLock<Option<(u32, u32)>> = OnceLock::new();
-    *OWNER.get_or_init(|| {
-        let id = |args: &[&str]| run(Command::new("id").args(args)).trim().parse::<u32>().unwrap();
-        (id(&["-u"]) == 0).then(|| (id(&["-u", "postgres"]), id(&["-g", "postgres"])))
-    })
-}
-
-pub fn as_owner(command: &mut Command) -> &mut Command {
-    match owner() {
-        Some((uid, gid)) => command.uid(uid).gid(gid),
-        None => command,
-    }
-}
-
-/// A shell that enters a network namespace as root and goes on as the servers' owner.
-fn entering(namespace: &str) -> Command {
-    let (uid, gid) = owner().expect("only root enters a namespace");
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/run/netns/{namespace}")).args(["-S", &uid.to_string(), "-G", &gid.to_string(), "sh"]);
-    command
-}
-
-pub fn give(path: &Path) {
-    if let Some((uid, gid)) = owner() {
-        chown(path, Some(uid), Some(gid)).unwrap();
-    }
-}
-
-pub fn own_dir(dir: &Path) {
-    fs::create_dir(dir).unwrap();
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
-    give(dir);
-}
-
 fn append(path: &Path, text: &str) {
     let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
     file.write_all(text.as_bytes()).unwrap();
 }
 
-fn run(command: &mut Command) -> String {
+/// What a command prints; it has to succeed.
+pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()

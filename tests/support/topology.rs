@@ -17,7 +17,13 @@ pub const EU: [&str; 6] = ["eu-1", "eu-2", "eu-3", "eu-4", "eu-5", "eu-6"];
 
 /// Nine servers, all below the primary, as somebody may have left them.
 pub async fn nine() -> Tree {
+    nine_with("").await
+}
+
+/// The same, with lines of configuration for all of them.
+pub async fn nine_with(settings: &str) -> Tree {
     let mut tree = Tree::start(None);
+    tree.all_have(settings);
     tree.primary(CORE[0]).await;
     for node in CORE[1..].iter().chain(&EU) {
         tree.standby(node, CORE[0]).await;

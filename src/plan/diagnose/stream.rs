@@ -27,8 +27,10 @@ pub(super) fn stream(
     let failing = memory.failing_for(node).is_some_and(|t| t >= patience);
     let unrooted = memory.unrooted_for(node).is_some_and(|t| t >= patience);
     let too_low = || parameter_too_low(world, node, facts);
-    // A conflict is everyday as long as it lasts no longer than data may be old.
-    let conflict = memory.conflict_for(node) > world.desired.healing.lag_seconds.saturating_mul(1000);
+    // A conflict is everyday as long as it lasts no longer than data may be old. And the patience: PostgreSQL's own bound is
+    // the same 30 s, after which it takes a moment to end the sessions.
+    let bound = world.desired.healing.lag_seconds.saturating_mul(1000).saturating_add(patience);
+    let conflict = memory.conflict_for(node) > bound;
     if let Some(gate) = facts.replay_blocked_by().filter(|_| facts.replay_paused || failing || conflict) {
         // Replay pauses by itself where a parameter is too low.
         return too_low().or_else(|| Some(replay_blocked(node, gate)));
@@ -65,7 +67,7 @@ fn replay_blocked(node: &NodeName, gate: &str) -> (Diagnosis, String) {
     let cure = match gate {
         "RecoveryPause" => "Run pg_wal_replay_resume() there",
         "RecoveryApplyDelay" => "Set recovery_min_apply_delay = 0 there and restart it",
-        _ => "End the sessions there that hold a snapshot, or lower max_standby_streaming_delay",
+        _ => "End the sessions there that hold it up, or lower max_standby_streaming_delay",
     };
     let lasts = "until then it serves old data and its route cannot change";
     (Diagnosis::ReplayBlocked, format!("replay is blocked on {node}: {gate}. {cure}; {lasts}."))
