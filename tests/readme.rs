@@ -79,3 +79,12 @@ fn walk(properties: &serde_json::Value, see: &mut impl FnMut(&str)) {
         walk(&schema["items"]["properties"], see);
     }
 }
+
+#[test]
+fn the_way_to_a_first_topology_names_the_certificate_of_the_default_tls_mode_and_where_the_metrics_are() {
+    assert!(README.contains("create secret generic orders-sql") && README.contains("--from-file=ca.crt=FILE"));
+    let deployment = include_str!("../deploy/operator.yaml");
+    let port = deployment.split("containerPort: ").nth(1).and_then(|rest| rest.split('}').next()).unwrap();
+    assert!(deployment.contains(&format!("--listen=0.0.0.0:{port}")), "{port}");
+    assert!(README.contains(&format!("at `/metrics` on port {port}")), "{port}");
+}

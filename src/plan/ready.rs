@@ -1,8 +1,8 @@
 //! Whether a node could follow an upstream (law 2).
 
-use super::World;
 use super::standing::Standing;
 use super::step::WaitReason;
+use super::{World, slots};
 use crate::model::{Facts, NodeName};
 
 /// Why a node cannot follow an upstream, with a sentence.
@@ -46,12 +46,22 @@ pub(super) fn fallback(world: &World<'_>, child: &NodeName, upstream: &NodeName)
         return Err((WaitReason::NoUpstream, format!("{upstream} has no path to the primary")));
     }
     history(child, child_facts, upstream, facts)?;
-    slot_is_ready(child, child_facts, upstream, facts)
+    slot_is_ready(world, child, upstream, (child_facts, facts))
 }
 
-fn slot_is_ready(child: &NodeName, child_facts: &Facts, upstream: &NodeName, facts: &Facts) -> Result<(), NotYet> {
+fn slot_is_ready(
+    world: &World<'_>,
+    child: &NodeName,
+    upstream: &NodeName,
+    (child_facts, facts): (&Facts, &Facts),
+) -> Result<(), NotYet> {
+    // WAL that is gone does not come back by itself; who streams elsewhere comes nearer.
+    let alone = child_facts.receiver.is_none();
+    let too_late = || Err((WaitReason::NoUpstream, format!("{upstream} has no WAL as old as {child} needs")));
     match slot(child, child_facts, facts) {
         SlotState::Ready => Ok(()),
+        SlotState::TooLate if alone => too_late(),
+        SlotState::Missing if alone && !slots::may_arm(world, child, upstream) => too_late(),
         SlotState::Missing | SlotState::Useless => {
             Err((WaitReason::SlotNotReady, format!("the slot {} on {upstream} is not there yet", child.slot())))
         }
@@ -64,7 +74,7 @@ pub(super) fn first(world: &World<'_>, child: &NodeName, upstream: &NodeName, ur
     let (child_facts, facts) = both(world, child, upstream)?;
     if world.upstream(child) == Some(upstream) && world.standing(upstream) != Standing::Barred {
         // It follows already; all that may be missing is the slot that its route is to name.
-        return slot_is_ready(child, child_facts, upstream, facts);
+        return slot_is_ready(world, child, upstream, (child_facts, facts));
     }
     fallback(world, child, upstream)?;
     if !urgent && facts.in_recovery && facts.receiver.is_none() {
