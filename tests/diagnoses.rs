@@ -71,7 +71,8 @@ const MADE_FOR_REAL: [(Diagnosis, &str, &str); 39] = [
 /// The text of a test, from its name to the brace that ends it.
 fn test<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (before, from) = text.split_once(&format!("async fn {name}("))?;
-    before.trim_end().ends_with(")]").then_some(from.split("\n}\n").next()?)
+    let attribute = before.trim_end().lines().next_back()?;
+    attribute.starts_with("#[tokio::test").then_some(from.split("\n}\n").next()?)
 }
 
 #[test]

@@ -90,7 +90,9 @@ async fn a_leaf_that_was_a_primary_for_a_while_is_named_and_takes_nobody_with_it
     std::fs::write(data.join("postgresql.auto.conf"), format!("primary_conninfo = '{conninfo}'\n")).unwrap();
     std::fs::write(data.join("standby.signal"), "").unwrap();
     ground.tree.start_node("eu-3").await;
-    ground.told("Diverged", "eu-3: eu-3: it is on timeline 2, which is not in the history of timeline 1").await;
+    let told = "eu-3: eu-3: it is on timeline 2, which is not in the history of timeline 1. Its timeline is newer than the \
+                primary's: find out";
+    ground.told("Diverged", told).await;
     assert_eq!(ground.tree.value("eu-3", "SELECT to_regclass('theirs') IS NOT NULL").await, "t");
     // It is no standby that a new route could help.
     let told = || ground.tree.log("eu-3").matches("received SIGHUP").count();

@@ -65,12 +65,15 @@ impl Task {
     pub(super) async fn run(self) {
         let mut failures = 0;
         let mut rejected = false;
+        // Where the server was when its disk had no place. Whoever has moved since has found one; another session of ours
+        // changes nothing about that.
+        let mut full_at = None;
         loop {
             match self.open(rejected).await {
                 Ok(session) => {
                     rejected = false;
                     let opened = Instant::now();
-                    let unseen = self.watch(&session).await;
+                    let unseen = self.watch(&session, &mut full_at).await;
                     self.not_seen(unseen);
                     // One that ends again and again is paced like one that cannot be had.
                     if opened.elapsed() > self.shared.timing.tick {
@@ -118,11 +121,9 @@ impl Task {
     }
 
     /// Asks again and again until the session ends or does not answer; returns why.
-    async fn watch(&self, session: &Arc<Session>) -> Unseen {
+    async fn watch(&self, session: &Arc<Session>, full_at: &mut Option<Lsn>) -> Unseen {
         let mut next_tick = Instant::now();
         let mut looks = std::collections::VecDeque::new();
-        // Where the server was when its disk had no place. Whoever has moved since has found one.
-        let mut full_at = None;
         let mut rights_at = Instant::now() + RIGHTS_AGAIN;
         // The first tick is shorter by a part that differs from server to server, so that they are not all asked at once.
         let mut pause = self.shared.timing.tick.mul_f64(phase(&self.node));
@@ -145,7 +146,7 @@ impl Task {
                 pause = self.shared.timing.tick;
                 session.take_right(self.spec.fence.as_ref()).await;
             }
-            if let Err(unseen) = self.look(session, &mut full_at).await {
+            if let Err(unseen) = self.look(session, full_at).await {
                 return unseen;
             }
             if rights_at <= Instant::now() {

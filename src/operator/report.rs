@@ -173,13 +173,13 @@ impl View<'_> {
         Some(previous.filter(same).unwrap_or_else(|| PrimaryStatus { name, timeline, since: stored(now) }))
     }
 
-    /// The node from which a node is seen to receive: it says so, and the other end does not deny it (law 9).
     /// The upstream that a node has left for its present one since the look before.
     fn left(&self, node: &str) -> Option<&str> {
-        let (_, memory) = self.observed.memory.nodes.iter().find(|(name, _)| name.as_str() == node)?;
+        let memory = self.observed.memory.node(&NodeName::new(node).ok()?)?;
         memory.left.as_ref().map(NodeName::as_str)
     }
 
+    /// The node from which a node is seen to receive: it says so, and the other end does not deny it (law 9).
     fn upstream(&self, node: &NodeName) -> Option<&NodeName> {
         let edge = self.plan.sight.edges.get(node)?;
         edge.upstream().filter(|_| !matches!(edge, Edge::Denied(_)))

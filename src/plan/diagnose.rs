@@ -84,8 +84,18 @@ pub(super) fn identity(world: &World<'_>, node: &NodeName, facts: &Facts) -> Fou
             }
         });
     }
-    diverged(world, facts)
-        .map(|seen| (Diagnosis::Diverged, format!("{node}: {seen}. Rewind it from the primary, or re-clone it.")))
+    diverged(world, facts).map(|seen| {
+        let primary = world.primary().and_then(|name| world.seen(name));
+        // On a newer timeline than the primary it may hold what was acknowledged last, and the primary be a deposed one that
+        // came back (safety.md 1.3): whoever clones then destroys the only copy.
+        let cure = if primary.is_some_and(|primary| facts.timeline > primary.timeline) {
+            "Its timeline is newer than the primary's: find out which of the two holds the rows that are to stay before \
+             anything is rewound or cloned"
+        } else {
+            "Rewind it from the primary, or re-clone it"
+        };
+        (Diagnosis::Diverged, format!("{node}: {seen}. {cure}."))
+    })
 }
 
 /// Another server goes by its name (law 12).

@@ -11,7 +11,9 @@ const AGAIN_MILLISECONDS: u64 = 10_000;
 pub(super) fn doubt(world: &World<'_>, plan: &mut Plan) {
     let memory = &world.observed.memory;
     let patience = world.desired.healing.suspect_after_milliseconds;
-    for (node, remembered) in memory.nodes.iter().filter(|(_, remembered)| remembered.failing_since.is_some()) {
+    // In the order of the spec, which no operator's past has a part in.
+    let known = world.desired.nodes.keys().filter_map(|node| Some((node, memory.node(node)?)));
+    for (node, remembered) in known.filter(|(_, remembered)| remembered.failing_since.is_some()) {
         let Some(facts) = world.seen(node).filter(|facts| facts.in_recovery) else { continue };
         let starves = memory.failing_for(node).is_some_and(|t| t >= patience) && !memory.receives_steadily(node);
         // While it replays a backlog, what is free is needed by its data files: a full one ends the server.

@@ -45,10 +45,11 @@ fn changes(view: &View<'_>, previous: &Status, status: &Status) -> Vec<(String, 
         }
         // On its way it may have been seen to receive from nobody.
         let left = || view.left(&node.name);
-        if let (Some(from), Some(to)) = (before.upstream.as_deref().or_else(left), node.upstream.as_deref())
+        if let Some(to) = node.upstream.as_deref()
+            && let Some(from) = before.upstream.as_deref().or_else(left)
             && from != to
         {
-            moved.entry((why_moved(view, status, before, node), from, to)).or_default().push(&node.name);
+            moved.entry((why_moved(view, status, (before, from), node), from, to)).or_default().push(&node.name);
         }
     }
     found.extend(
@@ -77,12 +78,12 @@ fn state_change(before: &NodeStatus, node: &NodeStatus) -> Option<(String, &'sta
 }
 
 /// Why a node moved: it came back to its intended upstream, its upstream failed, or it was told to.
-fn why_moved(view: &View<'_>, status: &Status, before: &NodeStatus, node: &NodeStatus) -> String {
+fn why_moved(view: &View<'_>, status: &Status, (before, from): (&NodeStatus, &str), node: &NodeStatus) -> String {
     let on_fallback = Plain::OnFallback.to_string();
     if before.reason.as_ref() == Some(&on_fallback) && node.reason.is_none() {
         return crate::plan::Why::GiveBack.to_string();
     }
-    let from = status.nodes.iter().find(|other| Some(&other.name) == before.upstream.as_ref());
+    let from = status.nodes.iter().find(|other| other.name == from);
     if let Some(reason) = from.filter(|from| !is_well(from.state)).and_then(|from| from.reason.clone()) {
         return reason;
     }

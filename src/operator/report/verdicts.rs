@@ -6,8 +6,8 @@ use super::{Primary, View, changes, texts};
 use crate::api::conditions::{ConditionType, Truth, Verdict};
 use crate::api::reason::{Plain, Reason};
 use crate::model::rooted::Rooted;
-use crate::model::{Automation, Diagnosis, Finding, Group, NodeName};
-use crate::plan::{Planned, Readiness, Step, Wait, WaitReason};
+use crate::model::{Automation, Diagnosis, Finding, Group, Management, NodeName};
+use crate::plan::{Planned, Readiness, Step, TICK_MILLISECONDS, Wait, WaitReason};
 
 const NOTHING: &str = "Nothing to do.";
 
@@ -223,19 +223,25 @@ fn converged(view: &View<'_>) -> Verdict {
         return Verdict::new(Truth::False, reason, texts::about(&finding.node, &texts::sentence(&message)));
     }
     if let Some(alone) = view.plan.wanted.keys().find(|node| is_alone(view, node)) {
-        let what = "connects again by itself, or is pointed elsewhere when it does not";
-        let message = format!("{alone} receives from nobody at the moment and {what}. {NOTHING}");
+        let ours = view.desired.automation == Automation::Heal
+            && view.desired.group_of(alone).is_some_and(|group| group.management == Management::Routes);
+        let what = if ours {
+            format!("connects again by itself, or is pointed elsewhere when it does not. {NOTHING}")
+        } else {
+            "connects again by itself; when it does not, look at its log, as nobody points it elsewhere.".to_owned()
+        };
+        let message = format!("{alone} receives from nobody at the moment and {what}");
         return Verdict::new(Truth::False, Plain::Waiting, message);
     }
     Verdict::new(Truth::True, Plain::AsDeclared, format!("The tree is as declared. {NOTHING}"))
 }
 
-/// Seen without a walreceiver at two looks: one that is started anew is away for milliseconds, at one.
+/// Seen without a walreceiver for about a tick: one that is started anew is away for milliseconds.
 fn is_alone(view: &View<'_>, node: &NodeName) -> bool {
     let Some(memory) = view.observed.memory.node(node).filter(|_| view.observed.seen(node).is_some()) else {
         return false;
     };
-    memory.alone_since.is_some_and(|since| since < memory.asked_at)
+    memory.alone_since.is_some_and(|since| memory.asked_at.since(since) >= TICK_MILLISECONDS / 2)
 }
 
 fn waiting(view: &View<'_>, wait: &Wait) -> Verdict {

@@ -51,7 +51,9 @@ pub(super) fn stream(
     }
     if failing && let Some(Rooted::No(seen)) = world.sight.rooted.get(node) {
         let (diagnosis, cure) = no_path(world, plan, node, facts);
-        return Some((diagnosis, format!("{node}: {seen}. {cure}.")));
+        // What is seen may be seen at another node above it; where it is seen at this one, that one is named once.
+        let of_whom = if seen.starts_with(&format!("{node} ")) { String::new() } else { format!("{node}: ") };
+        return Some((diagnosis, format!("{of_whom}{seen}. {cure}.")));
     }
     if memory.node(node).is_some_and(|memory| memory.restarts.len() >= RESTARTS_MIN) {
         return Some(crash_loop(node));
@@ -87,7 +89,8 @@ fn parameter_too_low(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found
 pub(super) fn refusals<'a>(world: &World<'a>) -> BTreeMap<&'a NodeName, Vec<&'a str>> {
     let memory = &world.observed.memory;
     let mut refusals: BTreeMap<&NodeName, Vec<&str>> = BTreeMap::new();
-    for (child, remembered) in &memory.nodes {
+    // In the order of the spec: the names are told, and no operator's past may reorder them.
+    for (child, remembered) in world.desired.nodes.keys().filter_map(|child| Some((child, memory.node(child)?))) {
         for upstream in remembered.refused.keys().filter(|upstream| memory.is_refused(child, upstream)) {
             refusals.entry(upstream).or_default().push(child.as_str());
         }

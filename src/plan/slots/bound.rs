@@ -39,8 +39,9 @@ pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
 /// Whether a slot may be made where there is none: not for a node so far behind that the slot would have to be given up
 /// for it, or was. Such a node gets its fallbacks again when it has come within half the bound, so that what was given up is
 /// not made again at once. One that receives from nobody needs a slot to receive anything at all: where the WAL is still
-/// there it gets it, given up before or not. Made anew it keeps nothing there: it reserves from the server's last
-/// (restart)checkpoint, and what the node needs from before that is there until the next one (postgres-facts.md 2.1, 2.2).
+/// there it gets it, given up before or not. Made anew it reserves from the server's last (restart)checkpoint, and what the
+/// node needs from before that is there until the next one (postgres-facts.md 2.1, 2.2); if the node does not come in that
+/// time, the slot keeps WAL up to the bound once more before it is given up again.
 pub(in super::super) fn may_arm(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
     let (Some(owner_facts), Some(facts)) = (world.seen(owner), world.seen(on)) else { return true };
     let bound = world.desired.limits.retained_wal_bytes;
