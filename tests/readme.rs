@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use strum::{EnumMessage as _, IntoEnumIterator as _};
@@ -87,4 +89,12 @@ fn the_way_to_a_first_topology_names_the_certificate_of_the_default_tls_mode_and
     let port = deployment.split("containerPort: ").nth(1).and_then(|rest| rest.split('}').next()).unwrap();
     assert!(deployment.contains(&format!("--listen=0.0.0.0:{port}")), "{port}");
     assert!(README.contains(&format!("at `/metrics` on port {port}")), "{port}");
+}
+
+#[test]
+fn a_demo_whose_set_up_fails_says_what_is_missing_and_ends() {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/demo");
+    let ran = Command::new("timeout").arg("60").arg(demo).env("KUBEBUILDER_ASSETS", "/nonexistent").output().unwrap();
+    assert!(String::from_utf8_lossy(&ran.stderr).contains("/nonexistent has no etcd"), "{ran:?}");
+    assert_eq!(ran.status.code(), Some(1), "it has ended, and was not ended");
 }

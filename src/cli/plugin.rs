@@ -157,6 +157,9 @@ impl Cluster {
         let config = match Kubeconfig::read() {
             Ok(file) => kube::Config::from_custom_kubeconfig(file, &options).await?,
             Err(error) if options.context.is_some() => return Err(error).context("--context needs a kubeconfig"),
+            Err(error) if std::env::var_os("KUBECONFIG").is_some() => {
+                return Err(error).context("the kubeconfig that KUBECONFIG names cannot be read");
+            }
             Err(_) => kube::Config::incluster().context("there is no kubeconfig and this is no pod")?,
         };
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());

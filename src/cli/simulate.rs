@@ -8,11 +8,12 @@ use clap::Args;
 
 use super::{ERROR, OK};
 use crate::operator::clock;
-use crate::simulate::script::play;
+use crate::simulate::script::{COMMANDS, play};
 use crate::simulate::soak::{Report, Soak};
 
 /// What to simulate.
 #[derive(Debug, Args)]
+#[command(after_help = format!("Commands of a script, each on a line that begins with \"> \":\n  {}", COMMANDS.join("\n  ")))]
 pub struct Simulate {
     /// A file with a script, such as those of tests/scripts: it is printed with what happens.
     #[arg(conflicts_with = "hours", required_unless_present = "hours")]

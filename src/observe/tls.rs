@@ -15,7 +15,9 @@ use super::{Credentials, SslMode};
 /// Why no TLS can be offered. Never holds key material.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BadTls {
-    #[error("the Secret has no key \"ca.crt\", which verify-ca and verify-full need")]
+    #[error(
+        "no certificate of an authority is given, which verify-ca and verify-full need: key \"ca.crt\" of the Secret"
+    )]
     NoCa,
     #[error("the key {0:?} of the Secret holds no PEM certificate or key that can be used")]
     BadPem(&'static str),

@@ -13,8 +13,8 @@ use crate::model::{Millis, NodeName};
 /// The longest time that `rest` waits when none is given, in milliseconds: ten minutes.
 const REST_MILLISECONDS: u64 = 600_000;
 
-/// Every command. The first word says which it is; of some there is more than one form.
-const COMMANDS: [&str; 37] = [
+/// Every command of a script. The first word says which it is; of some there is more than one form.
+pub const COMMANDS: [&str; 37] = [
     "group NAME SIZE [FIELD=VALUE...]",
     "set PATH VALUE",
     "remove NODE",

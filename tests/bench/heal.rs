@@ -143,6 +143,7 @@ async fn lagging(tree: &Tree, times: usize, server: &ApiServer, uplink: &Uplink)
 
 /// Waits until a fault was seen to be over: before it is noticed the status says that all is well.
 async fn rested(server: &ApiServer) {
+    topology::acknowledge(server);
     tokio::time::sleep(Duration::from_secs(2)).await;
     topology::converged(server).await;
 }
@@ -181,6 +182,7 @@ async fn killed(tree: &mut Tree, kills: usize, operator: Option<&ApiServer>) -> 
         seen.extend(figures);
         tree.start_node(relay).await;
         if let Some(server) = operator {
+            topology::acknowledge(server);
             given_back.extend(watched(tree, &fed, WATCH_LONG, topology::converged(server)).await);
         } else {
             // Nobody gives children back: the next kill takes them to where they came from.

@@ -1,7 +1,10 @@
 //! A topology of the servers of a tree, applied as a person does it.
 
+use std::time::SystemTime;
+
 use kube::Api;
 use waltree::api::ReplicaTopology;
+use waltree::api::acknowledge::ACKNOWLEDGE;
 
 use super::kube::ApiServer;
 use super::postgres::{Tree, WALTREE_PASSWORD, eventually};
@@ -86,6 +89,15 @@ pub async fn wait_for(server: &ApiServer, kind: &str, status: &str, reason: &str
     })
     .await;
     condition(server, kind).await.2
+}
+
+/// Says as a person that all was mended: a bench kills more often than any relay is trusted again, each time for twice as
+/// long.
+pub fn acknowledge(server: &ApiServer) {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    let value = format!("{ACKNOWLEDGE}=all {since}");
+    let done = server.kubectl(&["annotate", "-n", NAMESPACE, "rtopo", NAME, &value, "--overwrite"], "");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// Waits until everything is as declared.
