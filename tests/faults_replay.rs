@@ -4,13 +4,13 @@
 
 mod support;
 
-use support::ground::{PRIMARY, apply};
+use support::ground::{Ground, PRIMARY, apply};
 use support::postgres::eventually;
 use support::region::{fed_by, groups, region};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_leaf_whose_replay_is_held_up_by_a_reader_is_named_and_follows_when_the_reader_is_done() {
-    let mut ground = region("recovery-conflict").await;
+/// A region in which `eu-3` waits for readers of the table `t` for ever, and two seconds are too long for that.
+async fn patient_with_readers(name: &'static str) -> Ground {
+    let ground = region(name).await;
     apply(&ground.manifest(&groups(&ground)).replace("settleSeconds: 1", "settleSeconds: 1, lagSeconds: 2"));
     ground.as_declared().await;
     ground.tree.sql(PRIMARY, "CREATE TABLE t AS SELECT generate_series(1, 1000) AS a").await;
@@ -18,6 +18,12 @@ async fn a_leaf_whose_replay_is_held_up_by_a_reader_is_named_and_follows_when_th
     ground.tree.configure("eu-3", "max_standby_streaming_delay = -1");
     ground.tree.sql("eu-3", "SELECT pg_reload_conf()").await;
     ground.tree.until("eu-3", "SHOW max_standby_streaming_delay", "-1").await;
+    ground
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_whose_replay_is_held_up_by_a_reader_is_named_and_follows_when_the_reader_is_done() {
+    let mut ground = patient_with_readers("recovery-conflict").await;
     let reader = ground.tree.connect("eu-3").await.unwrap();
     reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t").await.unwrap();
     ground.tree.sql(PRIMARY, "DELETE FROM t WHERE a > 1").await;
@@ -49,14 +55,7 @@ async fn a_leaf_whose_replay_is_held_up_by_a_reader_is_named_and_follows_when_th
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leaf_whose_replay_waits_for_the_lock_of_a_reader_is_named_until_the_reader_is_done() {
-    let ground = region("recovery-lock").await;
-    apply(&ground.manifest(&groups(&ground)).replace("settleSeconds: 1", "settleSeconds: 1, lagSeconds: 2"));
-    ground.as_declared().await;
-    ground.tree.sql(PRIMARY, "CREATE TABLE t AS SELECT generate_series(1, 1000) AS a").await;
-    ground.tree.caught_up("eu-3", PRIMARY).await;
-    ground.tree.configure("eu-3", "max_standby_streaming_delay = -1");
-    ground.tree.sql("eu-3", "SELECT pg_reload_conf()").await;
-    ground.tree.until("eu-3", "SHOW max_standby_streaming_delay", "-1").await;
+    let ground = patient_with_readers("recovery-lock").await;
     let before = ground.connected(&["eu-3", "eu-5"]).await;
     let reader = ground.tree.connect("eu-3").await.unwrap();
     reader.batch_execute("BEGIN; SELECT count(*) FROM t").await.unwrap();

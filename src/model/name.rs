@@ -23,7 +23,7 @@ pub struct BadName(pub String);
 /// A name, and what follows from it.
 struct Texts {
     name: String,
-    /// No `-`, as slot names allow none; node names allow no `_`, so two nodes never share it.
+    /// See [`NodeName::slot`].
     slot: String,
 }
 
@@ -61,10 +61,8 @@ macro_rules! name {
 
         impl Ord for $type {
             fn cmp(&self, other: &Self) -> Ordering {
-                self.head.cmp(&other.head).then_with(|| match self.is_long || other.is_long {
-                    true => self.as_str().cmp(other.as_str()),
-                    false => Ordering::Equal,
-                })
+                let heads = self.head.cmp(&other.head);
+                if self.is_long || other.is_long { heads.then_with(|| self.as_str().cmp(other.as_str())) } else { heads }
             }
         }
 

@@ -17,6 +17,7 @@ use support::process::Process;
 use support::readers::Writer;
 use support::topology::{self, CORE, EU, nine};
 use support::witness::Witness;
+use waltree::api::ReplicaTopologyStatus;
 
 const SET_ROUTES: &str = "waltree_steps_total{kind=\"SetRoute\",outcome=\"ok\"}";
 
@@ -34,6 +35,10 @@ fn build() -> &'static str {
     if cfg!(debug_assertions) { "the operator is not optimized" } else { "the operator is optimized" }
 }
 
+async fn status(server: &ApiServer) -> ReplicaTopologyStatus {
+    topology::get(server).await.status.unwrap()
+}
+
 async fn calm(minutes: u32) {
     let tree = nine().await;
     let _writer = Writer::start(&tree, CORE[0]).await;
@@ -43,8 +48,13 @@ async fn calm(minutes: u32) {
     let operator = Process::start(&server).await;
     topology::converged(&server).await;
     operator.comes_to_rest().await;
+    // Known only after a minute, and then told for the first time.
+    let rate_is_told = async || status(&server).await.summary.is_some_and(|told| told.retained_wal_lasts.is_some());
+    while !rate_is_told().await {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 
-    let version = topology::get(&server).await.metadata.resource_version;
+    let before = status(&server).await;
     let moves = operator.figure(SET_ROUTES).await;
     let writes = operator.figure("waltree_status_writes_total").await;
     let (cpu, begun) = (operator.cpu_seconds(), operator.passes().await);
@@ -56,7 +66,11 @@ async fn calm(minutes: u32) {
     println!("routes set            {}", operator.figure(SET_ROUTES).await - moves);
     println!("walreceivers changed  {} (in {} looks)", seen.reconnects(), seen.samples);
     println!("status writes         {}", operator.figure("waltree_status_writes_total").await - writes);
-    println!("topology written      {}", topology::get(&server).await.metadata.resource_version != version);
+    let after = status(&server).await;
+    if after != before {
+        let text = |status| serde_json::to_string(status).unwrap();
+        println!("the status was        {}\n       and is         {}", text(&before), text(&after));
+    }
     println!("passes a minute       {:.1}", per_minute(operator.passes().await - begun));
     println!("CPU seconds a minute  {:.2}", per_minute(operator.cpu_seconds() - cpu));
     println!("RSS in MiB            {:.1}", operator.resident_mib());
