@@ -23,8 +23,8 @@ struct Life {
     views: ByNode<NodeView>,
     /// How many steps it does until it dies in the midst of a plan.
     steps_left: Option<usize>,
-    /// The last look, for the laws.
-    looked: Option<(Desired, Observed)>,
+    /// What was wanted at the last look, for the laws.
+    desired: Option<Desired>,
     /// Laws that a plan broke.
     violations: Vec<String>,
 }
@@ -85,16 +85,20 @@ impl Cluster for SimulatedCluster {
         life.views = desired.nodes.keys().map(|name| (name.clone(), view(name))).collect();
         let nodes = life.views.clone();
         life.memory.advance(desired, &nodes, world.now);
-        let observed = Observed { nodes, memory: life.memory.clone() };
-        life.looked = Some((desired.clone(), observed.clone()));
-        observed
+        if life.desired.as_ref() != Some(desired) {
+            life.desired = Some(desired.clone());
+        }
+        Observed { nodes, memory: life.memory.clone() }
     }
 
     async fn carry_out(&self, plan: &Plan) -> Outcome {
         let mut world = self.world();
         let mut life = lock(&self.life);
-        if let Some((desired, observed)) = life.looked.take() {
-            life.violations.extend(laws::before_writing(&desired, &observed, plan));
+        // By what was seen: nothing was learned since.
+        if let Some(desired) = life.desired.as_ref().filter(|_| !plan.steps.is_empty()) {
+            let observed = Observed { nodes: life.views.clone(), memory: life.memory.clone() };
+            let broken = laws::before_writing(desired, &observed, plan);
+            life.violations.extend(broken);
         }
         let mut outcome = Outcome::default();
         for planned in &plan.steps {

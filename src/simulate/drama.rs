@@ -6,11 +6,12 @@ use futures::FutureExt as _;
 use jiff::Timestamp;
 
 use super::laws;
+use super::server::Server;
 use super::{Fault, SimulatedCluster, World};
 use crate::api::acknowledge::ACKNOWLEDGE;
 use crate::api::{ReplicaTopology, ReplicaTopologySpec, ReplicaTopologyStatus};
 use crate::model::check::Rejection;
-use crate::model::{Desired, Diagnosis, Memory, Millis, NodeName};
+use crate::model::{ByNode, Desired, Diagnosis, Memory, Millis, NodeName};
 use crate::operator::reconcile::{Pass, reconcile};
 use crate::operator::{Cluster, remembered};
 use crate::plan::{Plan, Step, plan};
@@ -21,6 +22,9 @@ const FINE_MILLISECONDS: u64 = 50;
 const COARSE_MILLISECONDS: u64 = 1_000;
 /// So long a world is quiet before it counts as at rest, in milliseconds: longer than an order may be under way.
 const QUIET_MILLISECONDS: u64 = 12_000;
+/// So long it is quiet before the rest of a fault is skipped, in milliseconds: whoever is absent for as long as a failed node
+/// settles in soaks is released then (`slots::is_absent`).
+const STILL_MILLISECONDS: u64 = 30_000;
 /// Wall time at the beginning of every world, in milliseconds of the epoch: for texts only.
 const WALL_BEGINS: i64 = 1_767_225_600_000;
 
@@ -53,7 +57,7 @@ pub struct Drama {
     operator_lives: bool,
     next_pass: Millis,
     quiet_since: Millis,
-    streams: BTreeMap<NodeName, Option<NodeName>>,
+    streams: ByNode<Option<NodeName>>,
     findings: BTreeMap<NodeName, Diagnosis>,
     told: Vec<Told>,
     violations: Vec<Told>,
@@ -87,7 +91,7 @@ impl Drama {
             operator_lives: true,
             next_pass: now,
             quiet_since: now,
-            streams: BTreeMap::new(),
+            streams: ByNode::default(),
             findings: BTreeMap::new(),
             told: Vec::new(),
             violations: Vec::new(),
@@ -216,6 +220,16 @@ impl Drama {
         self.now().since(self.quiet_since) >= QUIET_MILLISECONDS && !self.cluster.keeps_waiting()
     }
 
+    /// Lets time pass, and at once the part of it in which nothing happens any more: see [`Self::skip`].
+    pub fn pass_quietly(&mut self, milliseconds: u64) {
+        let end = self.now().plus(milliseconds);
+        while self.now() < end {
+            let left = end.since(self.now());
+            let still = self.now().since(self.quiet_since) >= STILL_MILLISECONDS && !self.cluster.keeps_waiting();
+            if still { self.skip(left) } else { self.pass(left.min(COARSE_MILLISECONDS)) }
+        }
+    }
+
     fn is_quiet(&self) -> bool {
         self.now().since(self.quiet_since) >= COARSE_MILLISECONDS
     }
@@ -229,24 +243,29 @@ impl Drama {
             self.cluster.world().pass(0);
             self.notice();
         }
-        let broken = laws::at_every_moment(&self.cluster.world());
-        let at = self.now();
-        self.violations.extend(broken.map(|what| Told { at, what }));
     }
 
-    fn streams_now(&self) -> BTreeMap<NodeName, Option<NodeName>> {
+    fn streams_now(&self) -> ByNode<Option<NodeName>> {
         let world = self.cluster.world();
-        let stream = |server: &super::server::Server| server.upstream().filter(|_| server.is_up()).cloned();
-        world.servers.iter().map(|(name, server)| (name.clone(), stream(server))).collect()
+        world.servers.iter().map(|(name, server)| (name.clone(), stream(server).cloned())).collect()
+    }
+
+    fn streams_are_others(&self) -> bool {
+        let world = self.cluster.world();
+        let known = |name: &NodeName| self.streams.get(name).and_then(Option::as_ref);
+        world.servers.len() != self.streams.len()
+            || world.servers.iter().any(|(name, server)| stream(server) != known(name))
     }
 
     /// Tells which streams are others than before; whether there are any.
     fn notice(&mut self) -> bool {
-        let now = self.streams_now();
-        if now == self.streams {
+        if !self.streams_are_others() {
             return false;
         }
-        let at = self.now();
+        let (now, at) = (self.streams_now(), self.now());
+        // Only another stream can make a ring.
+        let broken = laws::at_every_moment(&self.cluster.world());
+        self.violations.extend(broken.map(|what| Told { at, what }));
         for (node, from) in &now {
             let what = match (self.streams.get(node).and_then(Option::as_ref), from) {
                 (before, Some(from)) if before != Some(from) => format!("{node} receives from {from}"),
@@ -306,4 +325,9 @@ impl Drama {
         self.findings = findings;
         self.violations.extend(self.cluster.take_violations().into_iter().map(|what| Told { at, what }));
     }
+}
+
+/// Whom a server that runs receives from.
+fn stream(server: &Server) -> Option<&NodeName> {
+    server.upstream().filter(|_| server.is_up())
 }

@@ -182,7 +182,7 @@ fn live_through(drama: &mut Drama, day: &[Scene], look_closely: bool) -> Result<
     let began = drama.now();
     for (at, fault) in day {
         let due = began.plus(*at);
-        drama.pass(due.since(drama.now()));
+        drama.pass_quietly(due.since(drama.now()));
         drama.strike(fault);
     }
     // Whatever order a day's mending came in: in the end everything runs.

@@ -41,10 +41,8 @@ impl World {
 
     /// Ends walsenders whose child is gone, or silent for longer than `wal_sender_timeout`.
     fn walsenders(&mut self, name: &NodeName) {
-        let Some(server) = self.servers.get(name).filter(|server| server.is_up() && !server.senders.is_empty()) else {
-            return;
-        };
-        let mut senders = server.senders.clone();
+        let ours = self.servers.get_mut(name).filter(|server| server.is_up() && !server.senders.is_empty());
+        let Some(mut senders) = ours.map(|server| std::mem::take(&mut server.senders)) else { return };
         senders.retain_mut(|sender| {
             let child = self.servers.get(&sender.child);
             let cut = self.are_cut(name, &sender.child);

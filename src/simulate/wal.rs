@@ -1,43 +1,37 @@
 //! WAL on its way down, and what becomes of old WAL.
 
-use std::collections::BTreeMap;
-
 use super::server::{Receiver, Server};
 use super::stream::history_holds;
 use super::world::World;
-use crate::model::{Lsn, NodeName, Timeline};
+use crate::model::{Lsn, Timeline};
 
 /// What an upstream passes on.
-#[derive(Clone)]
 struct Source {
     received: Lsn,
-    timeline: Timeline,
-    history: Vec<(Timeline, Lsn)>,
+    /// Its timeline and the ends of those before, where they are others than the child's.
+    branch: Option<(Timeline, Vec<(Timeline, Lsn)>)>,
 }
 
 impl World {
     /// Passes WAL down every stream, from those that nobody feeds to the lowest.
     pub(super) fn flow(&mut self, milliseconds: u64) {
-        let mut children: BTreeMap<NodeName, Vec<NodeName>> = BTreeMap::new();
-        for (name, server) in &self.servers {
-            if let Some((from, Receiver::Streaming { silent_since: None, .. })) =
-                server.upstream().zip(Some(&server.receiver))
-                && server.is_up()
-            {
-                children.entry(from.clone()).or_default().push(name.clone());
+        let mut children: Vec<Vec<usize>> = vec![Vec::new(); self.servers.len()];
+        // Whoever is in a ring is reached from nobody: nothing flows there (postgres-facts.md 7).
+        let mut next = Vec::new();
+        for (place, server) in self.servers.values().enumerate() {
+            match &server.receiver {
+                Receiver::Streaming { from, silent_since: None, .. } if server.is_up() => {
+                    if let Some(from) = self.servers.get_index_of(from) {
+                        children[from].push(place);
+                    }
+                }
+                Receiver::Streaming { .. } => {}
+                Receiver::Away { .. } | Receiver::Connecting { .. } => next.push(place),
             }
         }
-        // Whoever is in a ring is reached from nobody: nothing flows there (postgres-facts.md 7).
-        let mut next: Vec<NodeName> = self
-            .servers
-            .iter()
-            .filter(|(_, server)| server.upstream().is_none())
-            .map(|(name, _)| name.clone())
-            .collect();
-        while let Some(name) = next.pop() {
-            let Some(below) = children.remove(&name) else { continue };
-            for child in below {
-                self.receive(&child, &name, milliseconds);
+        while let Some(place) = next.pop() {
+            for child in std::mem::take(&mut children[place]) {
+                self.receive(child, place, milliseconds);
                 next.push(child);
             }
         }
@@ -46,27 +40,34 @@ impl World {
         }
     }
 
-    fn receive(&mut self, child: &NodeName, from: &NodeName, milliseconds: u64) {
-        let Some((upstream, server)) = self.servers.get(from).zip(self.servers.get(child)) else { return };
+    fn receive(&mut self, child: usize, from: usize, milliseconds: u64) {
+        let feedback = self.settings.feedback;
+        let (Some((_, upstream)), Some((_, server))) = (self.servers.get_index(from), self.servers.get_index(child))
+        else {
+            return;
+        };
         if !upstream.is_up() || !history_holds(server, upstream) {
             return;
         }
-        let source =
-            Source { received: upstream.received, timeline: upstream.timeline, history: upstream.history.clone() };
-        let (slot, feedback) = (server.running.slot.clone(), self.settings.feedback);
-        let Some(server) = self.servers.get_mut(child) else { return };
+        let branch = (server.timeline != upstream.timeline).then(|| (upstream.timeline, upstream.history.clone()));
+        let source = Source { received: upstream.received, branch };
+        let Some((_, server)) = self.servers.get_index_mut(child) else { return };
         let most = server.receive_bytes_per_second.map(|rate| rate.saturating_mul(milliseconds) / 1000);
         let upto =
             most.map_or(source.received, |most| Lsn(server.received.0.saturating_add(most)).min(source.received));
         server.received = server.received.max(upto);
-        if server.timeline != source.timeline {
-            (server.timeline, server.history) = (source.timeline, source.history);
+        if let Some(branch) = source.branch {
+            (server.timeline, server.history) = branch;
         }
-        let flushed = server.received;
-        let slot = self.servers.get_mut(from).and_then(|upstream| upstream.slots.get_mut(&slot));
-        if let Some(slot) = slot {
+        let (flushed, slot) = (server.received, std::mem::take(&mut server.running.slot));
+        if let Some((_, upstream)) = self.servers.get_index_mut(from)
+            && let Some(slot) = upstream.slots.get_mut(&slot)
+        {
             slot.restart = flushed;
             slot.holds_xmin = feedback;
+        }
+        if let Some((_, server)) = self.servers.get_index_mut(child) {
+            server.running.slot = slot;
         }
     }
 }
