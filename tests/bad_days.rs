@@ -307,6 +307,28 @@ async fn an_idle_and_healthy_topology_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_topology_leaves_no_slot_of_a_server_that_stays_away_and_tells_of_those_on_it() {
+    const ITS_OWN: &str = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'core_3'";
+    let (mut ground, operator) = Ground::new().await;
+    ground.tree.kill(CORE[2]);
+    ground.told("Diagnose DeadRelay core-3").await;
+    let topologies: Api<ReplicaTopology> = Api::namespaced(ground.server.client().await, topology::NAMESPACE);
+    topologies.delete(topology::NAME, &DeleteParams::default()).await.unwrap();
+    // Most of the minute that it is waited for.
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    assert_eq!(ground.tree.value(CORE[0], ITS_OWN).await, "1", "it may still come back");
+    ground.told("DropSlot SlotsLeft core-3").await;
+    eventually("it is gone", async || topologies.get_opt(topology::NAME).await.unwrap().is_none()).await;
+    for node in ALL.into_iter().filter(|node| *node != CORE[2]) {
+        assert_eq!(ground.tree.value(node, ITS_OWN).await, "0", "a slot is left on {node}");
+    }
+    for leaf in LEAVES {
+        rows_arrive(&ground.tree, leaf, PRIMARY).await;
+    }
+    operator.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_topology_waits_for_a_server_that_is_away_drops_idle_slots_and_leaves_every_stream() {
     const IDLE: &str = "SELECT count(*) FROM pg_replication_slots WHERE NOT active";
     let (mut ground, operator) = Ground::new().await;

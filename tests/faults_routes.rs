@@ -50,6 +50,21 @@ async fn a_leaf_that_somebody_pointed_to_a_server_outside_is_named_and_pointed_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_waits_in_the_files_of_a_node_is_written_over_and_nobody_reconnects() {
+    let ground = region("waiting-route").await;
+    let before = ground.connected(&LEAVES_OF_EU_1).await;
+    let conninfo = ground.tree.conninfo("eu-3", "eu-2").replace('\'', "''");
+    ground.tree.value("eu-3", &format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'")).await;
+    let waits =
+        "SELECT bool_or(setting <> current_setting(name)) FROM pg_file_settings WHERE name = 'primary_conninfo'";
+    ground.tree.until("eu-3", waits, "f").await;
+    // What the next restart, or anybody's reload, brings is what runs.
+    ground.tree.value("eu-3", "SELECT pg_reload_conf()").await;
+    ground.untouched(&before).await;
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ring_that_nobody_may_break_is_named_and_broken_by_who_may() {
     let ground = region("ring-named").await;
     only_look(&ground).await;

@@ -258,6 +258,15 @@ async fn a_node_that_is_taken_out_of_the_spec_keeps_its_stream_and_leaves_no_slo
     tree.kill("eu-3");
     tree.until("eu-1", slot, "0").await;
     eventually("nothing of it is left", async || leaving().await.is_empty()).await;
+
+    // What others have on a server that is not ours any more is told.
+    tree.until("eu-1", "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'eu_2' AND active", "1").await;
+    let relay = format!("{{name: eu-1, address: 127.0.0.1, port: {}}}, ", tree.port("eu-1"));
+    let manifest = manifest(&tree).replace(&without, "").replace(&relay, "").replace("relays: 2, ", "");
+    apply(&server, "default", &manifest);
+    tree.until("core-1", "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'eu_2' AND active", "1").await;
+    let told = async || reasons(&client).await.contains(&"DropSlot SlotsLeft".to_owned());
+    eventually("its slot on the relay is named", told).await;
     operator.stop().await;
 }
 

@@ -348,3 +348,75 @@ fn a_slot_that_somebody_else_drops_is_made_again_at_once_three_times_and_then_tw
     drop(&mut fleet).unwrap();
     assert_eq!(made(&mut fleet, 1), once);
 }
+
+/// Takes a node out of the spec; its server runs on.
+fn take_out(fleet: &mut Fleet, node: &str) {
+    fleet.desired.nodes.shift_remove(&name(node));
+    fleet.desired.groups.iter_mut().for_each(|group| group.members.retain(|member| *member != name(node)));
+}
+
+#[test]
+fn the_slots_of_a_node_that_was_taken_out_of_the_spec_are_bounded_while_a_server_that_it_may_use_is_not_seen() {
+    let mut fleet = formed();
+    fleet.set_up(&name("eu-3"), false);
+    fleet.set_up(&name("eu-6"), false);
+    take_out(&mut fleet, "eu-3");
+    let kept = |fleet: &Fleet| {
+        let relay = &fleet.servers[&name("eu-1")];
+        relay.slots.get("eu_3").map(|restart| (relay.position.0 - SEGMENT).saturating_sub(restart.0))
+    };
+    let mut steps = Vec::new();
+    while kept(&fleet).is_some_and(|kept| kept <= BOUND) {
+        assert_eq!(of(&steps, "eu-1", "eu-3"), []);
+        steps.extend(pass(&mut fleet, 1));
+    }
+    steps.extend(pass(&mut fleet, 8));
+    for on in ["core-1", "eu-1", "eu-2"] {
+        assert_eq!(of(&steps, on, "eu-3"), [("DropSlot", Why::LeftSpec)], "on {on}");
+    }
+}
+
+#[test]
+fn a_slot_that_comes_back_after_its_node_was_taken_out_of_the_spec_is_somebody_elses() {
+    let mut fleet = formed();
+    fleet.set_up(&name("eu-3"), false);
+    take_out(&mut fleet, "eu-3");
+    let steps = pass(&mut fleet, 30);
+    assert_eq!(of(&steps, "core-1", "eu-3"), [("DropSlot", Why::LeftSpec)]);
+    // Another one may still be somewhere, as far as can be seen.
+    fleet.set_up(&name("eu-6"), false);
+    take_out(&mut fleet, "eu-4");
+    pass(&mut fleet, 30);
+    for again in 1..=3 {
+        slots(&mut fleet, "core-1").insert("eu_4".to_owned(), Lsn(0));
+        let dropped = of(&pass(&mut fleet, 30), "core-1", "eu-4").len();
+        assert_eq!(dropped, 0, "for the {again}. time");
+    }
+    assert!(!fleet.memory.leaving.contains_key(&name("eu-4")));
+}
+
+#[test]
+fn a_deletion_waits_a_minute_for_a_node_that_is_away_and_then_leaves_none_of_its_slots() {
+    let mut fleet = formed();
+    fleet.set_up(&name("eu-3"), false);
+    pass(&mut fleet, 10);
+    fleet.desired.deleting = true;
+    let steps = pass(&mut fleet, 118);
+    assert_eq!((of(&steps, "core-1", "eu-3"), of(&steps, "core-1", "eu-4").len()), (Vec::new(), 1));
+    let steps = pass(&mut fleet, 6);
+    for on in ["core-1", "eu-1", "eu-2"] {
+        assert_eq!(of(&steps, on, "eu-3"), [("DropSlot", Why::Teardown)], "on {on}");
+    }
+}
+
+#[test]
+fn who_has_a_slot_on_a_server_that_was_taken_out_of_the_spec_is_remembered() {
+    let mut fleet = formed();
+    fleet.set_up(&name("eu-2"), false);
+    pass(&mut fleet, 10);
+    take_out(&mut fleet, "eu-2");
+    fleet.servers.shift_remove(&name("eu-2"));
+    pass(&mut fleet, 2);
+    let left: Vec<&str> = fleet.memory.left_on[&name("eu-2")].iter().map(NodeName::as_str).collect();
+    assert_eq!(left, ["eu-3", "eu-4", "eu-5", "eu-6"]);
+}

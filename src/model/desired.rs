@@ -167,7 +167,9 @@ impl Desired {
     /// Whether `route` is what runs on `node`, keyword for keyword, with the node's own slot, and no other waits in its
     /// configuration files for the next reload.
     pub fn has_installed(&self, node: &NodeName, route: &Route, facts: &Facts) -> bool {
-        facts.route.slot == node.slot() && facts.route.conninfo == self.conninfo(node, route, &facts.route.conninfo)
+        facts.route.pending.is_none()
+            && facts.route.slot == node.slot()
+            && facts.route.conninfo == self.conninfo(node, route, &facts.route.conninfo)
     }
 
     /// Children that one node may have in normal times.

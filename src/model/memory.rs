@@ -2,11 +2,13 @@
 
 mod judge;
 mod kept;
+mod leavers;
 mod namesakes;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 pub use kept::{Kept, KeptSlot};
+pub use leavers::Leaver;
 pub use namesakes::Namesake;
 
 use super::primary::{Primary, true_primary};
@@ -60,15 +62,10 @@ pub struct Memory {
     pub namesakes: BTreeMap<(NodeName, NodeName, i32), Namesake>,
     /// Nodes that were taken out of the spec and whose slots may still be somewhere.
     pub leaving: BTreeMap<NodeName, Leaver>,
-}
-
-/// A node that was taken out of the spec.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Leaver {
-    /// When one of its slots was last seen in use, or may have been.
-    pub used: Millis,
-    /// Its routes were seen to be ours, so its slots are, on whatever server.
-    pub routed: bool,
+    /// Servers that were taken out of the spec, with the nodes of ours that have a slot there.
+    pub left_on: BTreeMap<NodeName, BTreeSet<NodeName>>,
+    /// Since when the topology is being deleted; `None` when it is not.
+    pub deleting_since: Option<Millis>,
 }
 
 /// Where the primary was.
@@ -269,6 +266,7 @@ impl Memory {
         // Who was silent meanwhile cannot be told by one who slept.
         let slept = now.since(self.at) >= SLEPT_MILLISECONDS;
         self.at = now;
+        self.deleting_since = self.deleting_since.or(Some(now)).filter(|_| desired.deleting);
         self.forgive(&desired.acknowledged);
         self.note_leavers(desired, nodes);
         self.learn_primary(desired, nodes);
@@ -295,29 +293,6 @@ impl Memory {
         }
         self.judge(desired, nodes);
         self.compare_orders(desired, nodes);
-    }
-
-    /// Who was taken out of the spec. One whose slots are nowhere any more is forgotten; a server that is not seen may
-    /// have one (law 8).
-    fn note_leavers(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
-        let is_gone = |name: &NodeName| !desired.nodes.contains_key(name);
-        let at = self.at;
-        for (name, node) in self.nodes.iter().filter(|(name, _)| is_gone(name)) {
-            self.leaving.entry(name.clone()).or_insert(Leaver { used: at, routed: node.routed });
-        }
-        self.nodes.retain(|name, _| !is_gone(name));
-        self.leaving.retain(|name, Leaver { used, .. }| {
-            let slot = name.slot();
-            // What it does on a server that is not seen is not known: it may be back at any moment.
-            if nodes.values().any(|view| view.unseen.is_some()) {
-                *used = at;
-            }
-            let slots = || nodes.values().filter_map(NodeView::seen).filter_map(|facts| facts.slots.get(slot));
-            if slots().any(|slot| slot.active_pid.is_some()) {
-                *used = at;
-            }
-            is_gone(name) && (slots().next().is_some() || nodes.values().any(|view| view.unseen.is_some()))
-        });
     }
 
     fn learn_primary(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {

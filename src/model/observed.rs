@@ -45,8 +45,6 @@ pub enum WhyUnseen {
     TooManyConnections,
     /// It answered, but not what was asked: the message says what.
     BadAnswer,
-    /// Another waltree operator of a newer term holds the lock on this server.
-    Superseded,
 }
 
 /// A server that could not be seen.

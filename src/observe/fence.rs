@@ -41,7 +41,10 @@ pub enum NoRight {
     #[error("ObserveOnly: nothing is written without leadership")]
     ObserveOnly,
     /// A session of a newer leader, or of somebody unknown, holds the lock.
-    #[error("Superseded: session {holder:?} holds the right to write on this server")]
+    #[error(
+        "Superseded: session {holder:?} holds the right to write on this server; stop that second operator of this \
+         topology, or end the session"
+    )]
     Superseded {
         /// Its `application_name`.
         holder: String,

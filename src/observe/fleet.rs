@@ -35,7 +35,13 @@ impl Drop for Server {
 impl Fleet {
     /// A fleet without servers.
     pub fn new(wallet: Wallet, timing: Timing, clock: Clock) -> Self {
-        let shared = Shared { wallet, timing, clock, wake: Notify::new(), logins: Logins::default() };
+        Self::of_topology("", wallet, timing, clock)
+    }
+
+    /// A fleet without servers, of a topology that is named in the log: `namespace/name`.
+    pub fn of_topology(topology: &str, wallet: Wallet, timing: Timing, clock: Clock) -> Self {
+        let topology = topology.to_owned();
+        let shared = Shared { topology, wallet, timing, clock, wake: Notify::new(), logins: Logins::default() };
         Self { shared: Arc::new(shared), servers: Mutex::default() }
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Sighting {
 
 /// What the tasks of all servers share.
 pub(super) struct Shared {
+    /// For the log, `namespace/name`; nobody's while we only look.
+    pub(super) topology: String,
     pub(super) wallet: Wallet,
     pub(super) timing: Timing,
     pub(super) clock: Clock,
@@ -93,11 +95,6 @@ impl Task {
             }
             failures += 1;
         }
-    }
-
-    /// For the log; nobody's while we only look.
-    fn topology(&self) -> &str {
-        self.spec.fence.as_ref().map_or("", |fence| fence.scope.as_str())
     }
 
     async fn open(&self, rejected: bool) -> Result<Arc<Session>, Unseen> {
@@ -188,7 +185,7 @@ impl Task {
         };
         let old = self.sighting.send_replace(new.clone());
         if old.view.unseen.is_some() {
-            tracing::info!(topology = self.topology(), node = %self.node, "seen");
+            tracing::info!(topology = self.shared.topology, node = %self.node, "seen");
         }
         if !alike(&old.view, &new.view) {
             self.shared.wake.notify_one();
@@ -198,7 +195,7 @@ impl Task {
     fn not_seen(&self, unseen: Unseen) {
         let old = self.sighting.borrow().view.clone();
         if old.unseen.as_ref().map(|u| u.why) != Some(unseen.why) {
-            tracing::info!(topology = self.topology(), node = %self.node, why = %unseen.why, detail = unseen.detail, "not seen");
+            tracing::info!(topology = self.shared.topology, node = %self.node, why = %unseen.why, detail = unseen.detail, "not seen");
             self.shared.wake.notify_one();
         }
         let view = NodeView { last: old.last, unseen: Some(unseen) };

@@ -1,5 +1,6 @@
 //! What is written to the API server about a topology: its status when it changed, at most once a second, and events.
-//! Both are written beside the passes, never in them: an API server that is slow or away delays no healing.
+//! Both are written beside the passes, never in them: an API server that is slow delays no healing. (One that is away for
+//! longer ends the leadership, and with it the passes.)
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -83,6 +84,7 @@ async fn write_statuses(
     mut wanted: watch::Receiver<Option<ReplicaTopologyStatus>>,
     metrics: Arc<Metrics>,
 ) {
+    let topology = format!("{}/{name}", topologies.namespace().unwrap_or_default());
     let mut failing = false;
     while failing || wanted.changed().await.is_ok() {
         let status = wanted.borrow_and_update().clone();
@@ -95,7 +97,7 @@ async fn write_statuses(
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(topology = name, %error, "the status cannot be written; it is tried again");
+                        tracing::warn!(topology, %error, "the status cannot be written; it is tried again");
                     }
                 }
             }

@@ -1,6 +1,6 @@
 //! Events: one for every change of what is wrong with a node, one for every route that was set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::Acknowledgement;
 use crate::model::{Diagnosis, Finding, Millis, NodeName};
@@ -105,6 +105,23 @@ pub fn deeds(outcome: &Outcome) -> Vec<Notice> {
     done.filter_map(|done| notice(&done.planned.step, done.planned.why.into())).collect()
 }
 
+/// Slots that nobody drops any more, on a server that is out of the spec, or was out of sight while the topology was deleted.
+pub fn slots_left(server: &NodeName, owners: &BTreeSet<NodeName>, deleting: bool) -> Notice {
+    const NAMED: usize = 8;
+    let which = match owners.len() {
+        0 => "slots that it has for nodes of this topology are".to_owned(),
+        few if few <= NAMED => {
+            let slots: Vec<&str> = owners.iter().map(NodeName::slot).collect();
+            format!("its slots {} are", slots.join(", "))
+        }
+        many => format!("its slots of {many} nodes are"),
+    };
+    let reason = if deleting { "was not seen while the topology was deleted" } else { "was taken out of the spec" };
+    let cure = "If it runs on, call pg_drop_replication_slot there for each, or they hold its WAL for ever";
+    let note = note(&format!("{server} {reason}: {which} not dropped. {cure}."));
+    Notice { warning: true, reason: "SlotsLeft", action: "DropSlot", node: server.clone(), note }
+}
+
 fn note(text: &str) -> String {
     let end = (0..=NOTE_BYTES_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     text[..end.unwrap_or(0)].to_owned()
@@ -167,5 +184,15 @@ mod tests {
     fn a_long_note_is_cut_between_two_letters() {
         assert_eq!(note(&"é".repeat(600)).len(), 1024);
         assert_eq!(note(&format!("x{}", "é".repeat(600))).len(), 1023);
+    }
+
+    #[test]
+    fn slots_that_nobody_drops_are_named_with_what_to_do() {
+        let owners = BTreeSet::from([node("eu-3"), node("eu-4")]);
+        let notice = slots_left(&node("eu-1"), &owners, false);
+        let seen = "eu-1 was taken out of the spec: its slots eu_3, eu_4 are not dropped. If it runs on, call pg_drop_";
+        assert!(notice.warning && notice.note.starts_with(seen), "{}", notice.note);
+        let unknown = slots_left(&node("core-3"), &BTreeSet::new(), true).note;
+        assert!(unknown.contains("deleted: slots that it has for nodes of this topology are not"), "{unknown}");
     }
 }

@@ -23,7 +23,8 @@ impl LiveCluster {
     /// A cluster that logs in with what `wallet` has and remembers `memory`. Without a `fence` it can only be looked at:
     /// every step is refused.
     pub fn new(wallet: Wallet, timing: Timing, fence: Option<Fence>, memory: Memory) -> Self {
-        let fleet = Fleet::new(wallet, timing, clock::now);
+        let topology = fence.as_ref().map_or("", |fence| fence.scope.as_str());
+        let fleet = Fleet::of_topology(topology, wallet, timing, clock::now);
         Self { fleet, access: Mutex::default(), fence, memory: Mutex::new(memory) }
     }
 

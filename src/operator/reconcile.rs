@@ -1,7 +1,7 @@
 //! The straight line: one pass over one topology, read top to bottom. It decides nothing and knows no client: the live
 //! operator, the dry run and a simulated world all walk it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -33,6 +33,8 @@ pub struct Pass {
     pub lag: BTreeMap<NodeName, Duration>,
     /// WAL that idle slots keep on each server that has any, beyond what it needs itself, in bytes.
     pub retained_bytes: BTreeMap<NodeName, u64>,
+    /// Servers on which nobody drops our slots any more, with their owners as far as they are known.
+    pub out_of_reach: BTreeMap<NodeName, BTreeSet<NodeName>>,
     /// Every server was seen, and there is nothing to do or to wait for.
     pub at_rest: bool,
     /// When to look again at the latest.
@@ -71,6 +73,7 @@ pub async fn reconcile<C: Cluster>(
         acknowledged,
         status,
         lag: lag(&plan.sight),
+        out_of_reach: observed.memory.out_of_reach(&desired, &observed.nodes),
         at_rest: plan.steps.is_empty()
             && plan.waits.is_empty()
             && observed.nodes.values().all(|view| view.seen().is_some()),
@@ -92,6 +95,7 @@ impl Pass {
             outcome: Outcome::default(),
             lag: BTreeMap::new(),
             retained_bytes: BTreeMap::new(),
+            out_of_reach: BTreeMap::new(),
             at_rest: true,
             look_again_after: REFUSED_AGAIN_AFTER,
         }

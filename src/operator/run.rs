@@ -184,7 +184,8 @@ fn heed(passed: Passed, desk: &Desk) {
         }
         Err(controller::Error::ReconcilerFailed(trouble, topology)) => {
             let cause = std::error::Error::source(&trouble).map(ToString::to_string);
-            tracing::warn!(topology = topology.name, error = %trouble, cause, "the pass is repeated");
+            let topology = format!("{}/{}", topology.namespace.unwrap_or_default(), topology.name);
+            tracing::warn!(topology, error = %trouble, cause, "the pass is repeated");
         }
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);

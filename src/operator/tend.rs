@@ -16,22 +16,22 @@ use tokio::task::JoinHandle;
 
 use super::clerk::Clerk;
 use super::clock;
-use super::events::{Known, acknowledged, deeds};
+use super::events::{Known, acknowledged, deeds, slots_left};
 use super::leadership::Term;
 use super::live::LiveCluster;
 use super::reach::{accesses, remembered};
 use super::reconcile::{Pass, reconcile};
 use super::wake::Waker;
 use crate::api::{ReplicaTopology, ReplicaTopologyStatus};
-use crate::model::{Diagnosis, Millis};
+use crate::model::{Diagnosis, Millis, NodeName};
 use crate::observe::{Fence, Timing, Wallet};
-use crate::plan::{Done, Outcome, Step};
+use crate::plan::{Done, Outcome, Step, TEARDOWN_MILLISECONDS};
 use crate::web::{Metrics, Tree};
 
 /// Keeps a topology that is being deleted until its idle slots are dropped.
 pub const FINALIZER: &str = "waltree.dev/teardown";
-/// How long servers that cannot be seen may delay a deletion, in milliseconds.
-const TEARDOWN_MILLISECONDS: u64 = 60_000;
+/// How long a deletion may last after the last slots became free to be dropped, in milliseconds.
+const LAST_PASSES_MILLISECONDS: u64 = 5_000;
 /// Deadline of one pass with a change of the finalizer; each request to a server has a much shorter one.
 const FINALIZER_REQUEST: Duration = Duration::from_secs(30);
 /// When a pass that failed is repeated.
@@ -77,6 +77,7 @@ pub struct Tended {
     known: Known,
     failures: BTreeSet<String>,
     deleting_since: Option<Millis>,
+    slots_left: BTreeSet<NodeName>,
     waking: JoinHandle<()>,
 }
 
@@ -149,7 +150,8 @@ impl Desk {
         {
             tended.clerk.tell(notice);
         }
-        tended.log(&topology.name_any(), &pass.outcome);
+        tended.tell_of_slots_left(&pass);
+        tended.log(&tree(topology).to_string(), &pass.outcome);
         self.count(topology, &pass, Duration::from_millis(clock::now().since(began)));
         pass
     }
@@ -160,8 +162,8 @@ impl Desk {
     }
 
     fn begin(&self, topology: &ReplicaTopology) -> Tended {
-        let Tree { namespace, topology: name } = tree(topology);
-        let fence = Fence { scope: format!("{namespace}/{name}"), term: self.term.0, identity: self.identity.clone() };
+        let Tree { namespace, .. } = tree(topology);
+        let fence = Fence { scope: tree(topology).to_string(), term: self.term.0, identity: self.identity.clone() };
         let wallet = Wallet::secrets(Api::namespaced(self.client.clone(), &namespace));
         let cluster =
             Arc::new(LiveCluster::new(wallet, Timing::default(), Some(fence), remembered(topology, clock::now())));
@@ -180,6 +182,7 @@ impl Desk {
             known: Known::default(),
             failures: BTreeSet::new(),
             deleting_since: None,
+            slots_left: BTreeSet::new(),
             waking,
         }
     }
@@ -202,6 +205,20 @@ impl Desk {
 }
 
 impl Tended {
+    /// Who is not seen has a minute to come back before a deletion gives up what is there.
+    fn tell_of_slots_left(&mut self, pass: &Pass) {
+        let deleting_for = self.deleting_since.map(|since| clock::now().since(since));
+        if deleting_for.is_some_and(|milliseconds| milliseconds < TEARDOWN_MILLISECONDS) {
+            return;
+        }
+        self.slots_left.retain(|server| pass.out_of_reach.contains_key(server));
+        for (server, owners) in &pass.out_of_reach {
+            if self.slots_left.insert(server.clone()) {
+                self.clerk.tell(slots_left(server, owners, deleting_for.is_some()));
+            }
+        }
+    }
+
     /// Logs what was done. A step that fails again and again in the same way is told once.
     fn log(&mut self, topology: &str, outcome: &Outcome) {
         let mut failures = BTreeSet::new();
@@ -226,7 +243,7 @@ impl Tended {
 
 /// Whether a deletion waits for nothing any more: all is done, or who is away has been waited for long enough.
 fn is_torn_down(at_rest: bool, since: Millis, now: Millis) -> bool {
-    at_rest || now.since(since) >= TEARDOWN_MILLISECONDS
+    at_rest || now.since(since) >= TEARDOWN_MILLISECONDS + LAST_PASSES_MILLISECONDS
 }
 
 /// Steps that an undisturbed tree takes all the time.
@@ -247,7 +264,7 @@ mod tests {
     fn a_deletion_waits_a_minute_for_who_is_away_and_not_at_all_when_all_is_done() {
         let since = Millis(5_000);
         assert!(is_torn_down(true, since, since));
-        assert!(!is_torn_down(false, since, Millis(64_999)));
-        assert!(is_torn_down(false, since, Millis(65_000)));
+        assert!(!is_torn_down(false, since, Millis(69_999)));
+        assert!(is_torn_down(false, since, Millis(70_000)));
     }
 }

@@ -5,11 +5,11 @@ mod slots;
 mod stream;
 mod unseen;
 
-use super::standing::{VERSION_NUM_MIN, diverged, foreign, is_the_primary};
+use super::standing::{VERSION_NUM_MIN, diverged, foreign, is_the_primary, our_identifier};
 use super::step::{Plan, Wait, WaitReason};
 use super::{World, others};
 use crate::model::primary::Primary;
-use crate::model::{Diagnosis, Facts, Finding, Management, NodeName, Route};
+use crate::model::{Automation, Diagnosis, Facts, Finding, Management, NodeName, Route};
 
 /// How often a route is put back before we stop fighting (design.md section 7, OtherWriter).
 pub(super) const OVERWRITTEN_MAX: u32 = 3;
@@ -53,12 +53,28 @@ fn is_relay(world: &World<'_>, node: &NodeName) -> bool {
     group.relays > 0 || world.desired.groups.iter().any(|other| other.upstreams.contains(&group.name))
 }
 
+/// What we do about it, or what has to be set so that we do it.
+fn deed(world: &World<'_>, deed: &str) -> String {
+    match world.desired.automation {
+        Automation::Observe => format!("Set automation: Heal, and {deed}"),
+        Automation::Heal => format!("Nothing to do: {deed}"),
+    }
+}
+
+/// The same for what needs the right to set a node's route.
+fn deed_of_a_route(world: &World<'_>, node: &NodeName, deed: &str) -> String {
+    if world.management(node) == Management::Observe {
+        return "Correct its primary_conninfo: its group has management: Observe, so we set none there".to_owned();
+    }
+    self::deed(world, deed)
+}
+
 type Found = Option<(Diagnosis, String)>;
 
 /// Whose data it is and on which branch.
 pub(super) fn identity(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
     if foreign(world, facts) {
-        let ours = world.observed.memory.system_identifier.unwrap_or_default();
+        let ours = our_identifier(world).unwrap_or_default();
         let theirs = facts.system_identifier;
         let cure = "Correct the host's address, or clone it anew; it is not touched";
         let sentence = format!("{node} has system identifier {theirs}, the topology {ours}. {cure}.");

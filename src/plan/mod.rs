@@ -27,6 +27,7 @@ mod want;
 pub use adopt::{Adoption, adopt};
 pub use explain::{Candidate, Explanation, explain};
 pub use record::record;
+pub use slots::TEARDOWN_MILLISECONDS;
 pub use standing::Standing;
 pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};
 pub use tolerates::{Tolerated, Tolerates};
@@ -91,7 +92,7 @@ struct World<'a> {
     installed: ByNodeRef<'a, Installed>,
     /// The slots of every server that is seen, with the owners of those that are ours.
     slots: ByNodeRef<'a, Vec<(Option<&'a NodeName>, &'a Slot)>>,
-    /// Whose slot has which name.
+    /// Whose slot has which name: nodes, and those that were taken out of the spec.
     owners: IndexMap<&'a str, &'a NodeName, FxBuildHasher>,
 }
 
@@ -112,7 +113,13 @@ impl<'a> World<'a> {
             standing: ByNode::default(),
             installed: installed_routes(desired, observed),
             slots: ByNodeRef::default(),
-            owners: desired.nodes.keys().map(|name| (name.slot(), name)).collect(),
+            owners: observed
+                .memory
+                .leaving
+                .keys()
+                .chain(desired.nodes.keys())
+                .map(|name| (name.slot(), name))
+                .collect(),
         };
         world.slots = desired.nodes.keys().filter_map(|on| Some((on, world.owned(on, observed.seen(on)?)))).collect();
         world.standing = desired.nodes.keys().map(|name| (name.clone(), standing::standing(&world, name))).collect();

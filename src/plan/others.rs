@@ -13,9 +13,14 @@ const REMADE_EVERY_MILLISECONDS: u64 = 30_000;
 /// So many slots are named to a person; of more, their kind.
 const NAMED_MAX: usize = 8;
 
-/// Between two servers of somebody else a slot is his, whatever its name.
+/// Between two servers of somebody else a slot is his, whatever its name. A node that was taken out of the spec is one of
+/// somebody else unless its routes were seen to be ours.
 pub(super) fn is_his(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
-    [owner, on].into_iter().all(|node| world.management(node) == Management::Observe)
+    let owner_is_his = match world.observed.memory.leaving.get(owner) {
+        Some(leaver) => !leaver.routed,
+        None => world.management(owner) == Management::Observe,
+    };
+    owner_is_his && world.management(on) == Management::Observe
 }
 
 fn kept<'a>(world: &World<'a>, owner: &NodeName, on: &NodeName) -> Option<&'a KeptSlot> {

@@ -27,13 +27,10 @@ pub(super) fn slot(child: &NodeName, child_facts: &Facts, upstream: &Facts) -> S
     let Some(slot) = upstream.slots.get(child.slot()) else { return SlotState::Missing };
     let (Some(restart), false) = (slot.restart_lsn, slot.lost) else { return SlotState::Useless };
     let needed = child_facts.replay.segment_start(child_facts.segment_bytes);
-    let present = upstream.oldest_wal.is_some_and(|oldest| oldest <= needed);
-    // A slot ahead of the child does not forbid streaming from WAL that is there (postgres-facts.md 2.2).
-    if restart.segment_start(upstream.segment_bytes) <= needed || present {
-        SlotState::Ready
-    } else {
-        SlotState::TooLate
-    }
+    // A slot ahead of the child does not forbid streaming from WAL that is there (postgres-facts.md 2.2), and one that
+    // stepped back with a hard restart claims what is gone (14).
+    let from = upstream.oldest_wal.unwrap_or_else(|| restart.segment_start(upstream.segment_bytes));
+    if from <= needed { SlotState::Ready } else { SlotState::TooLate }
 }
 
 /// Whether `child` could go on from `upstream` as a fallback.

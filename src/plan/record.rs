@@ -45,6 +45,11 @@ pub fn record(memory: &mut Memory, outcome: &Outcome, now: Millis) {
             Step::CreateSlot { on, owner } if done.result.is_ok() => {
                 memory.nodes.entry(owner.clone()).or_default().slots_given_up.remove(on);
             }
+            Step::DropSlot { on, owner } if done.planned.why == Why::LeftSpec && done.result.is_ok() => {
+                if let Some(leaver) = memory.leaving.get_mut(owner) {
+                    leaver.dropped.insert(on.clone(), now);
+                }
+            }
             // Also in vain: a file was written, or may have been.
             Step::TryDisk { node } => memory.nodes.entry(node.clone()).or_default().disk_tried_at = Some(now),
             Step::CreateSlot { .. }

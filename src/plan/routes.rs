@@ -226,7 +226,9 @@ fn reason(world: &World<'_>, node: &NodeName, wanted: &Route, urgent: bool) -> W
 
 fn set(world: &World<'_>, node: &NodeName, facts: &Facts, route: Route, urgent: bool, why: Why) -> Move {
     let conninfo = world.desired.conninfo(node, &route, &facts.route.conninfo);
-    let nudge = conninfo == facts.route.conninfo && !facts.route.nudged;
+    // What runs already is only written again where another waits in the files: nobody has to reconnect for that.
+    let runs = conninfo == facts.route.conninfo;
+    let nudge = runs && (facts.route.pending.is_some() == facts.route.nudged);
     let slot = (facts.route.slot != node.slot()).then(|| node.slot().to_owned());
     let bytes = route.first().map_or(0, |first| bytes_again(world, facts, first));
     let step = Step::SetRoute { node: node.clone(), route: route.clone(), conninfo, nudge, slot };

@@ -1,6 +1,7 @@
 //! Slots: prepared on every upstream of a route, moved forward while idle, dropped when their owner is seen elsewhere.
 
 mod bound;
+mod leavers;
 mod xmin;
 mod zombie;
 
@@ -23,6 +24,9 @@ const RECONNECT_MILLISECONDS: u64 = 10_000;
 
 /// How often an idle slot is moved forward, in milliseconds (safety.md 2.6).
 const ADVANCE_MILLISECONDS: u64 = 10_000;
+
+/// How long a deletion waits for nodes that are not seen streaming, in milliseconds (design.md section 6).
+pub const TEARDOWN_MILLISECONDS: u64 = 60_000;
 
 /// Prepares the slots of wanted routes; releases what holds WAL or a transaction horizon for nobody.
 pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
@@ -56,30 +60,8 @@ pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
         }
     }
     xmin::release_of_the_absent(world, &mut plan.steps);
+    leavers::release(world, plan);
     bound::hold(world, plan);
-    release_leavers(world, plan);
-}
-
-/// The slots of a node that was taken out of the spec. While it uses one, the others hold WAL for nobody; when it has
-/// used none for as long as a failed node has to settle, so do all: a server that only reconnects keeps what it needs.
-fn release_leavers(world: &World<'_>, plan: &mut Plan) {
-    let settle = world.desired.healing.settle_seconds.saturating_mul(1000).max(RECONNECT_MILLISECONDS);
-    for (owner, leaver) in &world.observed.memory.leaving {
-        let slot = owner.slot();
-        let of = |on: &NodeName| world.seen(on).and_then(|facts| facts.slots.get(slot));
-        let streams = world.desired.nodes.keys().any(|on| of(on).is_some_and(|slot| slot.active_pid.is_some()));
-        if !(streams || world.desired.deleting || world.now.since(leaver.used) >= settle) {
-            continue;
-        }
-        let idle = |on: &&NodeName| of(on).is_some_and(|slot| slot.active_pid.is_none());
-        // Where somebody else manages, a slot is dropped only when it is surely ours: he names those of his servers alike.
-        let ours = |on: &&NodeName| leaver.routed || world.management(on) == Management::Routes;
-        let may_drop = |on: &&NodeName| idle(on) && ours(on) && world.standing(on) != Standing::Barred;
-        for on in world.desired.nodes.keys().filter(may_drop) {
-            let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
-            plan.steps.push(Planned { step, why: Why::LeftSpec });
-        }
-    }
 }
 
 fn will_use(world: &World<'_>, owner: &NodeName, facts: &Facts, route: &Route) -> bool {
@@ -173,24 +155,25 @@ fn has_left(world: &World<'_>, plan: &Plan, owner: &NodeName, on: &NodeName) -> 
 }
 
 /// The topology goes: its nodes stream on where they are, their idle slots are dropped so that nobody's disk fills. The
-/// slots of a node that is not seen streaming stay, and are waited for: it may come back to any of them, and without a
-/// slot it could not (law 3).
+/// slots of a node that is not seen streaming are kept for a minute: it may come back to any of them, and without a slot
+/// it could not (law 3). Then they go too, as nobody is left who would bound what they hold (disk before route).
 pub(super) fn teardown(world: &World<'_>, plan: &mut Plan) {
-    release_leavers(world, plan);
+    leavers::release(world, plan);
+    let since = world.observed.memory.deleting_since.unwrap_or(world.now);
+    let overdue = world.now.since(since) >= TEARDOWN_MILLISECONDS;
     for owner in world.desired.nodes.keys() {
         let mut idle = world.desired.nodes.keys().filter(|on| *on != owner && is_idle(world, owner, on)).peekable();
         if idle.peek().is_none() {
             continue;
         }
-        let streams = world.upstream(owner).is_some();
-        if world.seen(owner).is_some() && !streams && !world.is_primary(owner) {
-            let message = "it receives from nobody, so its slots are kept".to_owned();
+        if !overdue && world.upstream(owner).is_none() && !world.is_primary(owner) {
+            let message = "it is not seen to receive from anybody, so its slots are kept for a minute".to_owned();
             plan.waits.push(Wait { node: owner.clone(), reason: WaitReason::NoUpstream, message });
-        } else if world.seen(owner).is_some() {
-            for on in idle.filter(|on| world.upstream(owner) != Some(*on)) {
-                let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
-                plan.steps.push(Planned { step, why: Why::Teardown });
-            }
+            continue;
+        }
+        for on in idle.filter(|on| world.upstream(owner) != Some(*on)) {
+            let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
+            plan.steps.push(Planned { step, why: Why::Teardown });
         }
     }
 }

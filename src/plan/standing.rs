@@ -74,12 +74,16 @@ fn barred(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {
 
 /// It holds another cluster's data.
 pub(super) fn foreign(world: &World<'_>, facts: &Facts) -> bool {
+    our_identifier(world).is_some_and(|ours| ours != facts.system_identifier)
+}
+
+/// Whose data the topology holds: what was recorded, or what its primary says.
+pub(super) fn our_identifier(world: &World<'_>) -> Option<u64> {
     let recorded = world.observed.memory.system_identifier;
-    let ours = match &world.sight.primary {
+    match &world.sight.primary {
         Primary::Known { system_identifier, .. } => recorded.or(Some(*system_identifier)),
         Primary::NotSeen | Primary::Several(_) => recorded,
-    };
-    ours.is_some_and(|ours| ours != facts.system_identifier)
+    }
 }
 
 /// It answers as a primary and is the one that all others are to follow.

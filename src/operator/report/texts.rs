@@ -15,10 +15,9 @@ pub(super) fn unseen(unseen: &Unseen) -> String {
         WhyUnseen::Starting => "It lets nobody in yet",
         WhyUnseen::TooManyConnections => "All its connections are taken",
         WhyUnseen::BadAnswer => "It gave an answer that makes no sense",
-        WhyUnseen::Superseded => "A newer operator keeps it",
     };
     let cure = match unseen.why {
-        WhyUnseen::NotYet | WhyUnseen::Superseded => "Nothing to do.",
+        WhyUnseen::NotYet => "Nothing to do.",
         WhyUnseen::Refused => "Start it, or correct its address and port in the spec.",
         WhyUnseen::Timeout => "See whether it hangs, and whether firewalls let the operator through.",
         WhyUnseen::AddressUnknown => "Correct its address in the spec, or the DNS.",

@@ -2,7 +2,7 @@
 
 use super::super::slots::{holding, left_behind};
 use super::super::step::{Plan, StepKind};
-use super::{Found, World};
+use super::{Found, World, deed};
 use crate::model::{Diagnosis, NodeName};
 
 /// A slot of the node, or one on it, that does harm and could not be helped.
@@ -24,16 +24,18 @@ fn may_end(world: &World<'_>, node: &NodeName, on: &NodeName) -> bool {
 }
 
 /// What becomes of the connection that holds a node's slot on `on` and that it has left.
-pub(super) fn zombie_cure(world: &World<'_>, node: &NodeName, on: &NodeName) -> &'static str {
+pub(super) fn zombie_cure(world: &World<'_>, node: &NodeName, on: &NodeName) -> String {
     if may_end(world, node, on) {
-        "Nothing to do: the connection that it does not have, and that holds its slot, is ended"
-    } else if world.seen(on).is_some_and(|facts| facts.may_end_senders) {
+        return deed(world, "the connection that it does not have, and that holds its slot, is ended");
+    }
+    let cure = if world.seen(on).is_some_and(|facts| facts.may_end_senders) {
         "Its slot is held by a connection that it does not have, and which our role cannot end: the user that standbys \
          stream as must not be a superuser. Wait for wal_sender_timeout, or end that walsender"
     } else {
         "Its slot is held by a connection that it does not have. GRANT pg_signal_backend to our role on the primary, and it \
          is ended; or wait for wal_sender_timeout"
-    }
+    };
+    cure.to_owned()
 }
 
 /// An idle slot on `on` holds back transactions, and to clear it was tried in vain.

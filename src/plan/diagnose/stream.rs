@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 
 use super::slots::zombie_cure;
 use super::unseen::{RESTARTS_MIN, crash_loop};
-use super::{Found, World, is_relay};
+use super::{Found, World, deed, deed_of_a_route, is_relay};
 use crate::model::rooted::Rooted;
 use crate::model::tree::Edge;
 use crate::model::{Diagnosis, Facts, NodeName, Route};
 use crate::plan::slots::may_arm;
 use crate::plan::step::Plan;
+
+/// What to do about a lost slot. It is lost again and again where a setting of the upstream says so (postgres-facts.md 12).
+const LOST_CURE: &str = "the slot is made anew. If that happens again, raise max_slot_wal_keep_size on its upstream and set \
+                         idle_replication_slot_timeout (PostgreSQL 18) to 0";
 
 /// The worst that is wrong with a standby that is seen.
 pub(super) fn stream(
@@ -130,22 +134,20 @@ fn lagging(world: &World<'_>, node: &NodeName, failing: bool) -> Found {
     })
 }
 
-fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (Diagnosis, &'static str) {
+fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (Diagnosis, String) {
+    let route = |deed| deed_of_a_route(world, node, deed);
     let first = plan.wanted.get(node).and_then(Route::first);
     match world.sight.edges.get(node) {
         Some(Edge::Stranger(_)) => {
-            return (
-                Diagnosis::WrongUpstream,
-                "Nothing to do: it is pointed to its declared upstream when that is safe",
-            );
+            return (Diagnosis::WrongUpstream, route("it is pointed to its declared upstream when that is safe"));
         }
         Some(Edge::Both(_) | Edge::ChildOnly(_) | Edge::Denied(_)) if in_ring(world, node) => {
-            return (Diagnosis::Ring, "Nothing to do: it is broken at the node nearest the primary");
+            return (Diagnosis::Ring, route("it is broken at the node nearest the primary"));
         }
         _ if facts.receiver.is_none() && wal_is_gone(world, node, facts) => {
             return (
                 Diagnosis::WalGone,
-                "Restore it from an archive, or clone it anew: no server has the WAL that it needs any more",
+                "Restore it from an archive, or clone it anew: no server has the WAL that it needs any more".to_owned(),
             );
         }
         _ => {}
@@ -154,9 +156,9 @@ fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (D
     if let (None, Some((first, upstream))) = (&facts.receiver, upstream) {
         match upstream.slots.get(node.slot()) {
             None if may_arm(world, node, first) => {
-                return (Diagnosis::MissingSlot, "Nothing to do: the slot is created");
+                return (Diagnosis::MissingSlot, deed(world, "the slot is created"));
             }
-            Some(slot) if slot.lost => return (Diagnosis::LostSlot, "Nothing to do: the slot is made anew"),
+            Some(slot) if slot.lost => return (Diagnosis::LostSlot, deed(world, LOST_CURE)),
             Some(slot) if slot.active_pid.is_some() => {
                 return (Diagnosis::ZombieSlot, zombie_cure(world, node, first));
             }
@@ -165,7 +167,7 @@ fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (D
         }
     }
     let diagnosis = if is_relay(world, node) { Diagnosis::CutOffRelay } else { Diagnosis::CutOffLeaf };
-    (diagnosis, "Nothing to do: it and its children are given other upstreams where there are any")
+    (diagnosis, route("it and its children are given other upstreams where there are any"))
 }
 
 /// Whether no server that has a path holds WAL from the segment of the node's position on.

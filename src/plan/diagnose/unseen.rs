@@ -75,6 +75,6 @@ fn cure(why: WhyUnseen) -> &'static str {
         WhyUnseen::BadAnswer => "Check that address and port are a PostgreSQL 15 or later",
         WhyUnseen::Refused | WhyUnseen::Timeout => "Its children are fed, so the way from here to it is cut",
         WhyUnseen::Starting => "Wait for it, or look at its log",
-        WhyUnseen::NotYet | WhyUnseen::Superseded => "Nothing to do",
+        WhyUnseen::NotYet => "Nothing to do",
     }
 }

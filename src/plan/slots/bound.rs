@@ -4,7 +4,7 @@
 use super::super::World;
 use super::super::standing::Standing;
 use super::super::step::{Plan, Planned, Step, Why};
-use super::{forward, is_absent};
+use super::{forward, is_absent, leavers};
 use crate::model::observed::Slot;
 use crate::model::{Facts, Lsn, NodeName};
 
@@ -29,9 +29,14 @@ pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
         };
         let mut beyond: Vec<_> = idle.into_iter().filter_map(behind).filter(|(bytes, _)| *bytes > bound).collect();
         beyond.sort_by(|(one, a), (other, b)| (other, a).cmp(&(one, b)));
-        for (_, owner) in beyond.into_iter().filter(|(_, owner)| is_absent(world, owner, on)) {
+        for (_, owner) in beyond {
+            let why = match (leavers::has_left(world, &owner), is_absent(world, &owner, on)) {
+                (true, _) => Why::LeftSpec,
+                (false, true) => Why::RetainedWal,
+                (false, false) => continue,
+            };
             plan.steps.retain(|planned| planned.step.server() != on || *planned.step.owner() != owner);
-            plan.steps.push(Planned { step: Step::DropSlot { on: on.clone(), owner }, why: Why::RetainedWal });
+            plan.steps.push(Planned { step: Step::DropSlot { on: on.clone(), owner }, why });
         }
     }
 }
