@@ -63,8 +63,7 @@ fn edge(addresses: &Addresses<'_>, observed: &Observed, child: &NodeName, facts:
 
 /// The upstreams that a connection string names, as far as they are ours.
 pub fn entries(addresses: &Addresses<'_>, conninfo: &super::Conninfo) -> Vec<NodeName> {
-    let hosts = conninfo.hosts();
-    hosts.iter().filter_map(|(host, port)| addresses.node_at(host, *port).cloned()).collect()
+    conninfo.listeners().filter_map(|(host, port)| addresses.node_at(host, port).cloned()).collect()
 }
 
 /// Whether a connection string settles on a primary only: such an edge can be in no ring, as a primary receives from

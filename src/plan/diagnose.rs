@@ -123,7 +123,7 @@ pub(super) fn unwritable(world: &World<'_>, node: &NodeName, facts: &Facts, want
 
 fn overwritten(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
     let times = world.observed.memory.nodes.get(node).map_or(0, |memory| memory.overwritten);
-    let shown = facts.route.conninfo.hosts().iter().map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>();
+    let shown = facts.route.conninfo.listeners().map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>();
     let cure =
         "Find who writes it (another tool, or configuration management), or set the group's management to Observe";
     (times > OVERWRITTEN_MAX).then(|| {
