@@ -58,7 +58,7 @@ impl Spread<'_> {
     }
 
     fn ideal(&self, node: &NodeName, first: &NodeName, after: &AfterLoss, installed: Option<&Route>) -> Route {
-        let zone = |node: &NodeName| self.world.desired.nodes.get(node).and_then(|spec| spec.zone.as_deref());
+        let zone = |node: &NodeName| self.world.zone(node);
         let first_stays = installed.and_then(Route::first) == Some(first);
         let usable = |(_, up): &(usize, &NodeName)| *up != first && self.may_be_fallback(node, up, first_stays);
         let mut rest: Vec<_> = self.candidates(node, first).into_iter().filter(usable).collect();
@@ -102,7 +102,7 @@ impl Spread<'_> {
 
     /// Whether the installed route is as good as the ideal one, so that a move would gain nothing.
     fn as_good(&self, node: &NodeName, old: &Route, new: &Route, after_loss: &AfterLoss) -> bool {
-        let zone = |node: &NodeName| self.world.desired.nodes.get(node).and_then(|spec| spec.zone.as_deref());
+        let zone = |node: &NodeName| self.world.zone(node);
         let Some(first) = old.first() else { return false };
         let candidates = self.candidates(node, first);
         let worth = |route: &Route| -> Option<Vec<(usize, bool)>> {

@@ -85,7 +85,7 @@ impl<'a> Spread<'a> {
     }
 
     fn region(&self, node: &NodeName) -> &'a str {
-        self.world.desired.group_of(node).and_then(|group| group.region.as_deref()).unwrap_or_default()
+        self.world.group(node).and_then(|group| group.region.as_deref()).unwrap_or_default()
     }
 
     fn crosses(&self, node: &NodeName, upstream: &NodeName) -> bool {
@@ -179,8 +179,8 @@ impl<'a> Spread<'a> {
     /// A sibling that can stand in as a relay: one that was placed before, is well and has a place, as near to the
     /// primary as there is; of those the one that feeds the node by its route already, then one of its own zone.
     fn sibling(&self, node: &NodeName) -> Option<&'a NodeName> {
-        let group = self.world.desired.group_of(node).filter(|group| !feeds_by_spec(group, node))?;
-        let zone = |node: &NodeName| self.world.desired.nodes.get(node).and_then(|spec| spec.zone.as_deref());
+        let group = self.world.group(node).filter(|group| !feeds_by_spec(group, node))?;
+        let zone = |node: &NodeName| self.world.zone(node);
         let fits = |other: &&'a NodeName| {
             self.first.contains_key(other)
                 && self.has_place(other)
@@ -222,7 +222,7 @@ impl<'a> Spread<'a> {
     /// Siblings of `node` that feed others by this choice and are nearer to the primary than it (law 1: a route names
     /// lower ranks).
     pub(super) fn standing_in(&self, node: &NodeName) -> Vec<&'a NodeName> {
-        let Some(group) = self.world.desired.group_of(node).filter(|group| !group.is_root()) else { return Vec::new() };
+        let Some(group) = self.world.group(node).filter(|group| !group.is_root()) else { return Vec::new() };
         let own = self.hops(node);
         let feeds = |other: &&NodeName| self.load(other) > 0 && self.hops(other) < own;
         group.members.iter().filter(|other| !feeds_by_spec(group, other)).filter(feeds).collect()
