@@ -5,6 +5,7 @@
 use super::super::World;
 use super::super::step::{Planned, Step, Why};
 use crate::model::NodeName;
+use crate::model::observed::Sender;
 use crate::model::tree::Edge;
 
 /// A walreceiver that lives replies at least every `wal_receiver_status_interval`, 10 s by default; beyond so many
@@ -30,10 +31,10 @@ pub(super) fn end(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<
 /// patience.
 pub(in super::super) fn left_behind(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<i32> {
     let pid = world.slot(owner, on)?.active_pid?;
-    let facts = world.seen(on)?;
-    let its_own = facts.senders.iter().any(|sender| sender.pid == pid && sender.application_name == owner.as_str());
     let patience = world.desired.healing.suspect_after_milliseconds;
-    (its_own && left_for(world, owner, on).is_some_and(|t| t >= patience)).then_some(pid)
+    left_for(world, owner, on).filter(|t| *t >= patience)?;
+    let its_own = |sender: &Sender| sender.pid == pid && sender.application_name == owner.as_str();
+    world.seen(on)?.senders.iter().any(its_own).then_some(pid)
 }
 
 /// How long a node has been seen not to receive from `on`, in milliseconds. One that receives from an address of nobody of
