@@ -84,7 +84,5 @@ fn withhold(world: &World<'_>, plan: &mut Plan) {
         let needs_routes = of_routes.contains(&planned.step.kind());
         world.desired.automation == Automation::Heal && (routes || !needs_routes)
     };
-    let (steps, withheld) = std::mem::take(&mut plan.steps).into_iter().partition(allowed);
-    plan.steps = steps;
-    plan.withheld = withheld;
+    plan.withheld = plan.steps.extract_if(.., |planned| !allowed(planned)).collect();
 }
