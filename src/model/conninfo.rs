@@ -1,5 +1,6 @@
 //! `primary_conninfo` as keywords and values: read, kept, and written back with our entries.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Keywords that a route decides. All others of the present string are the user's and are kept as they are.
@@ -90,41 +91,56 @@ impl Conninfo {
 
     /// The upstreams it names, in libpq's order: host (or hostaddr where no host is given) and port, 5432 by default.
     pub fn hosts(&self) -> Vec<(String, u16)> {
-        let list = |keyword| self.get(keyword).filter(|v| !v.is_empty()).map(|v| v.split(',').collect::<Vec<_>>());
+        self.listeners().map(|(host, port)| (host.to_owned(), port)).collect()
+    }
+
+    /// The same, where they are only looked at.
+    pub fn listeners(&self) -> impl Iterator<Item = (&str, u16)> {
+        let list = |keyword| self.get(keyword).unwrap_or_default();
         let (hosts, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
-        let count = hosts.as_ref().or(addresses.as_ref()).map_or(0, Vec::len);
-        let at = |list: &Option<Vec<&str>>, i: usize| {
-            list.as_ref().and_then(|l| l.get(i)).filter(|v| !v.is_empty()).map(|v| (*v).to_owned())
+        let listed = if hosts.is_empty() { addresses } else { hosts };
+        let count = if listed.is_empty() { 0 } else { listed.split(',').count() };
+        let port = move |i| {
+            let one_for_all = Some(ports).filter(|ports| !ports.is_empty() && !ports.contains(','));
+            one_for_all.or_else(|| nth(ports, i)).and_then(|port| port.parse().ok()).unwrap_or(5432)
         };
-        let port = |i: usize| {
-            let one_for_all = ports.as_ref().filter(|p| p.len() == 1).map(|p| p[0].to_owned());
-            one_for_all.or_else(|| at(&ports, i)).and_then(|p| p.parse().ok()).unwrap_or(5432)
-        };
-        (0..count).filter_map(|i| at(&hosts, i).or_else(|| at(&addresses, i)).map(|host| (host, port(i)))).collect()
+        (0..count).filter_map(move |i| nth(hosts, i).or_else(|| nth(addresses, i)).map(|host| (host, port(i))))
     }
 
     /// This string with the route's entries in place of its own: what a route decides is replaced, everything else
     /// (user, passfile, certificates, dbname, ...) is kept.
     #[must_use]
     pub fn with_route(&self, application_name: &str, entries: &[(&str, u16)], primary_only: bool) -> Self {
-        let join = |part: &dyn Fn(&(&str, u16)) -> String| entries.iter().map(part).collect::<Vec<_>>().join(",");
-        let mut new = Self::default();
-        new.set("host", &join(&|(host, _)| (*host).to_owned()));
-        new.set("port", &join(&|(_, port)| port.to_string()));
-        if primary_only {
-            new.set("target_session_attrs", "primary");
-        }
-        new.set("application_name", application_name);
-        for (keyword, value) in LIVENESS {
-            new.set(keyword, value);
-        }
-        for (keyword, value) in &self.0 {
-            if !OURS.contains(&keyword.as_str()) {
-                new.set(keyword, value);
-            }
-        }
-        new
+        let pairs = self.pairs_with_route(application_name, entries, primary_only);
+        Self(pairs.map(|(keyword, value)| (keyword.to_owned(), value.into_owned())).collect())
     }
+
+    /// Whether it is what [`Self::with_route`] would make of it.
+    pub fn has_route(&self, application_name: &str, entries: &[(&str, u16)], primary_only: bool) -> bool {
+        let present = self.0.iter().map(|(keyword, value)| (keyword.as_str(), Cow::Borrowed(value.as_str())));
+        self.pairs_with_route(application_name, entries, primary_only).eq(present)
+    }
+
+    fn pairs_with_route<'a>(
+        &'a self,
+        application_name: &'a str,
+        entries: &[(&str, u16)],
+        primary_only: bool,
+    ) -> impl Iterator<Item = (&'a str, Cow<'a, str>)> {
+        let hosts: Vec<&str> = entries.iter().map(|(host, _)| *host).collect();
+        let ports: Vec<String> = entries.iter().map(|(_, port)| port.to_string()).collect();
+        let lists = [("host", Cow::Owned(hosts.join(","))), ("port", Cow::Owned(ports.join(",")))];
+        let attrs = primary_only.then_some(("target_session_attrs", "primary"));
+        let texts = attrs.into_iter().chain([("application_name", application_name)]).chain(LIVENESS);
+        let kept = self.0.iter().filter(|(keyword, _)| !OURS.contains(&keyword.as_str()));
+        let texts = texts.chain(kept.map(|(keyword, value)| (keyword.as_str(), value.as_str())));
+        lists.into_iter().chain(texts.map(|(keyword, text)| (keyword, Cow::Borrowed(text))))
+    }
+}
+
+/// One place of a list that libpq reads, when something stands there.
+fn nth(list: &str, place: usize) -> Option<&str> {
+    list.split(',').nth(place).filter(|value| !value.is_empty())
 }
 
 /// One value and what follows it; `None` when its quote does not end.
@@ -196,6 +212,10 @@ mod tests {
         assert_eq!(hosts("host=a,b port=1,2"), [("a".into(), 1), ("b".into(), 2)]);
         assert_eq!(hosts("host=a,b port=7"), [("a".into(), 7), ("b".into(), 7)]);
         assert_eq!(hosts("host=a"), [("a".into(), 5432)]);
+        assert_eq!(
+            hosts("host=a,,b hostaddr=,1.2.3.4 port=1,,3"),
+            [("a".into(), 1), ("1.2.3.4".into(), 5432), ("b".into(), 3)]
+        );
         assert_eq!(hosts("hostaddr=1.2.3.4 port=6"), [("1.2.3.4".into(), 6)]);
         assert_eq!(hosts(""), []);
     }
@@ -222,6 +242,18 @@ mod tests {
                 written.set(keyword, value);
             }
             prop_assert_eq!(Conninfo::parse(&written.to_string()), Ok(written));
+        }
+
+        #[test]
+        fn a_conninfo_has_the_route_that_it_was_given(
+            present in prop::sample::select(vec!["", "user=a host=b port=1", "host=b,c port=1,2 application_name=n1 user=a"]),
+            other in prop::bool::ANY,
+        ) {
+            let (entries, others) = ([("b", 1), ("c", 2)], [("b", 1)]);
+            let present = Conninfo::parse(present).unwrap();
+            let new = present.with_route("n1", &entries, false);
+            prop_assert!(new.has_route("n1", &entries, false) && new.has_route("n1", &entries, other) != other);
+            prop_assert!(!new.has_route("n1", &others, false) && !present.has_route("n1", &entries, false));
         }
 
         #[test]

@@ -159,17 +159,22 @@ impl Desired {
 
     /// The `primary_conninfo` that installs `route` on `node`: the present one with our entries in it.
     pub fn conninfo(&self, node: &NodeName, route: &Route, present: &Conninfo) -> Conninfo {
-        let listed = route.entries.iter().filter_map(|name| self.nodes.get(name));
-        let entries: Vec<(&str, u16)> = listed.map(|spec| (spec.address.as_str(), spec.port)).collect();
-        present.with_route(node.as_str(), &entries, route.attrs == SessionAttrs::Primary)
+        present.with_route(node.as_str(), &self.hosts(route), route.attrs == SessionAttrs::Primary)
     }
 
     /// Whether `route` is what runs on `node`, keyword for keyword, with the node's own slot, and no other waits in its
     /// configuration files for the next reload.
     pub fn has_installed(&self, node: &NodeName, route: &Route, facts: &Facts) -> bool {
+        let primary_only = route.attrs == SessionAttrs::Primary;
         facts.route.pending.is_none()
             && facts.route.slot == node.slot()
-            && facts.route.conninfo == self.conninfo(node, route, &facts.route.conninfo)
+            && facts.route.conninfo.has_route(node.as_str(), &self.hosts(route), primary_only)
+    }
+
+    /// Where the entries of a route listen, as far as they are ours.
+    fn hosts(&self, route: &Route) -> Vec<(&str, u16)> {
+        let specs = route.entries.iter().filter_map(|name| self.nodes.get(name));
+        specs.map(|spec| (spec.address.as_str(), spec.port)).collect()
     }
 
     /// Children that one node may have in normal times.

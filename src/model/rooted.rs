@@ -64,22 +64,22 @@ impl Walk<'_> {
     /// Hops from `node` to the primary, walking up; or the verdict when the walk ends elsewhere.
     fn path(&self, node: &NodeName, primary: &NodeName) -> Result<usize, Rooted> {
         let patience = self.desired.healing.suspect_after_milliseconds;
-        let mut at = node.clone();
+        let mut at = node;
         let mut passed = BTreeSet::new();
         loop {
-            if !passed.insert(at.clone()) {
+            if !passed.insert(at) {
                 return Err(Rooted::No(format!("it receives from a ring of servers: {}", sentence(&passed))));
             }
-            if &at == primary {
+            if at == primary {
                 return self.end_at_primary(primary, passed.len() - 1);
             }
-            let Some(facts) = self.observed.seen(&at) else {
+            let Some(facts) = self.observed.seen(at) else {
                 // A relay that we cannot ask may still pass WAL on; its child's own position decides (law 8).
-                return if &at == node { Err(Rooted::Unknown(self.unseen(&at))) } else { Ok(passed.len()) };
+                return if at == node { Err(Rooted::Unknown(self.unseen(at))) } else { Ok(passed.len()) };
             };
-            self.stands_in_the_way(&at, facts)?;
-            at = match self.edges.get(&at) {
-                Some(Edge::Both(up) | Edge::ChildOnly(up) | Edge::Denied(up)) => up.clone(),
+            self.stands_in_the_way(at, facts)?;
+            at = match self.edges.get(at) {
+                Some(Edge::Both(up) | Edge::ChildOnly(up) | Edge::Denied(up)) => up,
                 Some(Edge::Stranger(address)) => {
                     return Err(Rooted::No(format!("{at} receives from {address}, which is not in the topology")));
                 }
@@ -92,7 +92,7 @@ impl Walk<'_> {
                 }
                 // A walreceiver that is started anew is away for milliseconds: what it had is as fresh as its lag says.
                 Some(Edge::None) | None => {
-                    let memory = self.observed.memory.node(&at);
+                    let memory = self.observed.memory.node(at);
                     let alone_for =
                         memory.and_then(|memory| memory.alone_since).map(|t| self.observed.memory.at.since(t));
                     let hops = memory.and_then(|memory| memory.hops);
@@ -140,8 +140,8 @@ impl Walk<'_> {
     }
 }
 
-fn sentence(names: &BTreeSet<NodeName>) -> String {
-    names.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
+fn sentence(names: &BTreeSet<&NodeName>) -> String {
+    names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// How old the data of `node` may be at most: 0 when it has reached the newest sample taken before it was asked.

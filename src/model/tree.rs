@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use indexmap::IndexMap;
 use petgraph::algo::has_path_connecting;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use rustc_hash::FxBuildHasher;
 
 use super::observed::Sender;
 use super::{Addresses, ByNode, Desired, Facts, NodeName, Observed, Route, SessionAttrs};
@@ -36,12 +38,37 @@ impl Edge {
 
 /// The edge of every node that is seen.
 pub fn edges(desired: &Desired, observed: &Observed) -> ByNode<Edge> {
-    let addresses = desired.addresses();
-    let seen = |name: &NodeName| observed.seen(name).map(|facts| edge(&addresses, observed, name, facts));
-    desired.nodes.keys().filter_map(|name| seen(name).map(|edge| (name.clone(), edge))).collect()
+    let seen: Vec<_> = desired.nodes.keys().filter_map(|name| Some((name, observed.seen(name)?))).collect();
+    let (addresses, senders) = (desired.addresses(), Senders::of(&seen));
+    let edge = |(name, facts): (&NodeName, &Facts)| edge(&addresses, &senders, observed, name, facts);
+    seen.into_iter().map(|seen| (seen.0.clone(), edge(seen))).collect()
 }
 
-fn edge(addresses: &Addresses<'_>, observed: &Observed, child: &NodeName, facts: &Facts) -> Edge {
+/// The walsenders of all servers by the name of the other end: one server may have thousands.
+struct Senders<'a>(IndexMap<&'a str, Vec<(&'a NodeName, &'a Sender)>, FxBuildHasher>);
+
+impl<'a> Senders<'a> {
+    fn of(seen: &[(&'a NodeName, &'a Facts)]) -> Self {
+        let mut this = Self(IndexMap::with_capacity_and_hasher(seen.len(), FxBuildHasher));
+        for (on, sender) in seen.iter().flat_map(|(on, facts)| facts.senders.iter().map(move |sender| (*on, sender))) {
+            this.0.entry(&sender.application_name).or_default().push((on, sender));
+        }
+        this
+    }
+
+    fn to(&self, child: &NodeName, on: &NodeName) -> impl Iterator<Item = &'a Sender> {
+        let all = self.0.get(child.as_str()).into_iter().flatten();
+        all.filter(move |(at, _)| *at == on).map(|(_, sender)| *sender)
+    }
+}
+
+fn edge(
+    addresses: &Addresses<'_>,
+    senders: &Senders<'_>,
+    observed: &Observed,
+    child: &NodeName,
+    facts: &Facts,
+) -> Edge {
     let Some(receiver) = facts.receiver.as_ref().filter(|_| facts.in_recovery) else { return Edge::None };
     let Some(upstream) = addresses.node_at(&receiver.host, receiver.port) else {
         return Edge::Stranger(format!("{}:{}", receiver.host, receiver.port));
@@ -51,10 +78,11 @@ fn edge(addresses: &Addresses<'_>, observed: &Observed, child: &NodeName, facts:
     let slot = up.slots.get(child.slot()).filter(|_| receiver.slot.as_deref() == Some(child.slot()));
     let holder = slot.and_then(|slot| slot.active_pid);
     let by_slot = |sender: &Sender| Some(sender.pid) == holder;
-    let by_name = |sender: &Sender| sender.application_name == child.as_str();
-    if up.senders.iter().any(|sender| by_slot(sender) && by_name(sender)) {
+    let mut by_name = senders.to(child, upstream).peekable();
+    let is_named = by_name.peek().is_some();
+    if by_name.any(by_slot) {
         Edge::Both(upstream.clone())
-    } else if up.senders.iter().any(|sender| by_slot(sender) || by_name(sender)) {
+    } else if is_named || up.senders.iter().any(by_slot) {
         Edge::ChildOnly(upstream.clone())
     } else {
         Edge::Denied(upstream.clone())
@@ -63,8 +91,7 @@ fn edge(addresses: &Addresses<'_>, observed: &Observed, child: &NodeName, facts:
 
 /// The upstreams that a connection string names, as far as they are ours.
 pub fn entries(addresses: &Addresses<'_>, conninfo: &super::Conninfo) -> Vec<NodeName> {
-    let hosts = conninfo.hosts();
-    hosts.iter().filter_map(|(host, port)| addresses.node_at(host, *port).cloned()).collect()
+    conninfo.listeners().filter_map(|(host, port)| addresses.node_at(host, port).cloned()).collect()
 }
 
 /// Whether a connection string settles on a primary only: such an edge can be in no ring, as a primary receives from

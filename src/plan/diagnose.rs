@@ -49,7 +49,7 @@ pub(super) fn diagnose(world: &World<'_>, plan: &mut Plan) {
 
 /// Whether others are to be fed by it, by the spec.
 fn is_relay(world: &World<'_>, node: &NodeName) -> bool {
-    let Some(group) = world.desired.group_of(node).filter(|group| group.feeders().contains(node)) else { return false };
+    let Some(group) = world.group(node).filter(|group| group.feeders().contains(node)) else { return false };
     group.relays > 0 || world.desired.groups.iter().any(|other| other.upstreams.contains(&group.name))
 }
 
@@ -138,8 +138,8 @@ pub(super) fn unwritable(world: &World<'_>, node: &NodeName, facts: &Facts, want
 }
 
 fn overwritten(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
-    let times = world.observed.memory.nodes.get(node).map_or(0, |memory| memory.overwritten);
-    let shown = facts.route.conninfo.hosts().iter().map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>();
+    let times = world.memory(node).map_or(0, |memory| memory.overwritten);
+    let shown = facts.route.conninfo.listeners().map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>();
     let cure =
         "Find who writes it (another tool, or configuration management), or set the group's management to Observe";
     (times > OVERWRITTEN_MAX).then(|| {

@@ -42,7 +42,7 @@ pub struct Explanation {
 
 /// What decides where `node` is wanted by `plan`.
 pub fn explain(desired: &Desired, observed: &Observed, plan: &Plan, node: &NodeName, now: Millis) -> Explanation {
-    let world = World::new(desired, observed, now);
+    let world = World::new(desired, observed, &plan.sight, now);
     let preferences = preferences(desired);
     let wanted = plan.wanted.get(node);
     let below_primary = |node: &NodeName| preferences.tier_one.contains(node);

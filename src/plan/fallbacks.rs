@@ -1,5 +1,7 @@
 //! What comes after the first entry of a route: where a node goes on by itself when its upstream is lost.
 
+use rustc_hash::FxBuildHasher;
+
 use super::spread::{Spread, is_stand_in};
 use super::standing::Standing;
 use crate::model::route::ROUTE_ENTRIES_MAX;
@@ -8,7 +10,7 @@ use crate::model::{ByNode, NodeName, Route, SessionAttrs};
 /// The route of every node that has an upstream.
 pub(super) fn routes(spread: &Spread<'_>) -> ByNode<Route> {
     let mut after_loss = AfterLoss::default();
-    let mut routes = ByNode::default();
+    let mut routes = ByNode::with_capacity_and_hasher(spread.world.desired.nodes.len(), FxBuildHasher);
     for node in spread.nodes() {
         let Some(first) = spread.first.get(node) else { continue };
         let route = if spread.is_tier_one(node) {
@@ -48,8 +50,9 @@ impl Spread<'_> {
 
     fn route(&self, node: &NodeName, first: &NodeName, after_loss: &mut AfterLoss) -> Route {
         let installed = self.world.installed(node);
-        let new = self.ideal(node, first, after_loss, installed);
-        let kept = installed.filter(|old| self.as_good(node, old, &new, after_loss)).cloned();
+        let candidates = self.candidates(node, first);
+        let new = self.ideal(node, first, &candidates, after_loss, installed);
+        let kept = installed.filter(|old| self.as_good(node, old, &new, &candidates, after_loss)).cloned();
         let route = kept.unwrap_or(new);
         if let Some(fallback) = route.fallbacks().first() {
             after_loss.add(first, fallback);
@@ -57,26 +60,39 @@ impl Spread<'_> {
         route
     }
 
-    fn ideal(&self, node: &NodeName, first: &NodeName, after: &AfterLoss, installed: Option<&Route>) -> Route {
-        let zone = |node: &NodeName| self.world.desired.nodes.get(node).and_then(|spec| spec.zone.as_deref());
+    fn ideal(
+        &self,
+        node: &NodeName,
+        first: &NodeName,
+        candidates: &[Candidate<'_>],
+        after: &AfterLoss,
+        installed: Option<&Route>,
+    ) -> Route {
         let first_stays = installed.and_then(Route::first) == Some(first);
-        let usable = |(_, up): &(usize, &NodeName)| *up != first && self.may_be_fallback(node, up, first_stays);
-        let mut rest: Vec<_> = self.candidates(node, first).into_iter().filter(usable).collect();
-        rest.sort_by_key(|(tier, up)| (*tier, zone(up).is_some() && zone(up) == zone(first)));
+        let usable = |up: &&NodeName| *up != first && self.may_be_fallback(node, up, first_stays);
+        let mut rest: Vec<_> = candidates.iter().map(|candidate| candidate.node).filter(usable).collect();
         let mut entries = vec![first.clone()];
-        if let Some(at) = rest.iter().position(|(_, up)| self.has_room_after_loss(first, up, after)) {
-            entries.push(rest.remove(at).1.clone());
-            entries.extend(rest.iter().take(ROUTE_ENTRIES_MAX - 2).map(|(_, up)| (*up).clone()));
+        if let Some(at) = rest.iter().position(|up| self.has_room_after_loss(first, up, after)) {
+            entries.push(rest.remove(at).clone());
+            entries.extend(rest.into_iter().take(ROUTE_ENTRIES_MAX - 2).cloned());
         }
         Route { entries, attrs: SessionAttrs::Any }
     }
 
-    /// Whom a node can go on to, with how far each is from what was declared: its preferences, and where a sibling feeds
-    /// it, also the other siblings that stand in as relays.
-    fn candidates(&self, node: &NodeName, first: &NodeName) -> Vec<(usize, &NodeName)> {
+    /// Whom a node can go on to, the best first: its preferences, and where a sibling feeds it, also the other siblings
+    /// that stand in as relays.
+    fn candidates(&self, node: &NodeName, first: &NodeName) -> Vec<Candidate<'_>> {
         let siblings = if is_stand_in(self.world, node, first) { self.standing_in(node) } else { Vec::new() };
-        let declared = self.order(node).into_iter().map(|preference| (preference.tier, &preference.node));
-        siblings.into_iter().map(|sibling| (0, sibling)).chain(declared).collect()
+        let declared = self.order(node).iter().map(|preference| (preference.tier, preference.node));
+        let zone = self.world.zone(first);
+        let candidate = |(tier, node)| {
+            let same_zone = zone.is_some() && self.world.zone(node) == zone;
+            Candidate { cost: (tier, same_zone), node }
+        };
+        let all = siblings.into_iter().map(|sibling| (0, sibling)).chain(declared);
+        let mut candidates: Vec<_> = all.map(candidate).collect();
+        candidates.sort_by_key(|candidate| candidate.cost);
+        candidates
     }
 
     /// A fallback that fails stays in a route whose first entry stays, for as long as a failed node has to settle:
@@ -101,26 +117,29 @@ impl Spread<'_> {
     }
 
     /// Whether the installed route is as good as the ideal one, so that a move would gain nothing.
-    fn as_good(&self, node: &NodeName, old: &Route, new: &Route, after_loss: &AfterLoss) -> bool {
-        let zone = |node: &NodeName| self.world.desired.nodes.get(node).and_then(|spec| spec.zone.as_deref());
-        let Some(first) = old.first() else { return false };
-        let candidates = self.candidates(node, first);
-        let worth = |route: &Route| -> Option<Vec<(usize, bool)>> {
-            let of = |entry: &NodeName| {
-                let (tier, _) = candidates.iter().find(|(_, up)| *up == entry)?;
-                Some((*tier, zone(entry).is_some() && zone(entry) == zone(first)))
-            };
-            route.fallbacks().iter().map(of).collect()
-        };
-        let usable =
-            |entry: &NodeName| candidates.iter().any(|(_, up)| *up == entry) && self.may_be_fallback(node, entry, true);
-        Some(first) == new.first()
-            && old.attrs == new.attrs
-            && worth(old).is_some()
-            && worth(old) == worth(new)
+    fn as_good(
+        &self,
+        node: &NodeName,
+        old: &Route,
+        new: &Route,
+        candidates: &[Candidate<'_>],
+        after_loss: &AfterLoss,
+    ) -> bool {
+        let Some(first) = old.first().filter(|first| Some(*first) == new.first()) else { return false };
+        let cost = |entry: &NodeName| Some(candidates.iter().find(|candidate| candidate.node == entry)?.cost);
+        let usable = |entry: &NodeName| cost(entry).is_some() && self.may_be_fallback(node, entry, true);
+        old.attrs == new.attrs
+            && old.fallbacks().iter().map(cost).eq(new.fallbacks().iter().map(cost))
             && old.fallbacks().iter().all(usable)
             && old.fallbacks().first().is_none_or(|f| self.has_room_after_loss(first, f, after_loss))
     }
+}
+
+/// Whom a node can go on to.
+struct Candidate<'a> {
+    /// How far it is from what was declared, and whether it is in the first entry's zone, so that both may be lost at once.
+    cost: (usize, bool),
+    node: &'a NodeName,
 }
 
 fn same_but_order(old: &Route, new: &Route) -> bool {

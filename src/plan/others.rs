@@ -24,7 +24,7 @@ pub(super) fn is_his(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool
 }
 
 fn kept<'a>(world: &World<'a>, owner: &NodeName, on: &NodeName) -> Option<&'a KeptSlot> {
-    world.observed.memory.node(on).and_then(|memory| memory.kept.slot(owner.slot()))
+    world.memory(on).and_then(|memory| memory.kept.slot(owner.slot()))
 }
 
 /// Whether a slot that is missing is left so for now, because somebody else has dropped it again and again. Not while
@@ -40,8 +40,8 @@ pub(super) fn removed(world: &World<'_>, on: &NodeName) -> Option<(Diagnosis, St
     let is_ours = |owner: &NodeName| world.management(owner) == Management::Routes;
     // On a server of ours once is an accident, or a server that was made anew.
     let least = if world.management(on) == Management::Observe { 1 } else { 2 };
-    let often = world.observed.memory.node(on)?.kept.removed(least);
-    let owners = often.filter_map(|slot| world.owners.get(slot).copied());
+    let often = world.memory(on)?.kept.removed(least);
+    let owners = often.filter_map(|slot| world.owner(slot));
     let dropped: Vec<&str> = owners.filter(|owner| is_ours(owner)).map(NodeName::as_str).collect();
     if dropped.is_empty() {
         return None;
@@ -62,8 +62,8 @@ pub(super) fn removed(world: &World<'_>, on: &NodeName) -> Option<(Diagnosis, St
 
 /// Whether a slot of `owner` belongs on `on` now or after a change of the primary: the servers of one group take turns.
 fn may_use(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
-    let group = world.desired.group_of(on).map(|group| &group.name);
-    let there = |node: &NodeName| world.desired.group_of(node).map(|group| &group.name) == group;
+    let group = world.group(on).map(|group| &group.name);
+    let there = |node: &NodeName| world.group(node).map(|group| &group.name) == group;
     let installed = world.installed(owner).into_iter().flat_map(|route| &route.entries).any(there);
     installed || world.upstream(owner).is_some_and(there)
 }

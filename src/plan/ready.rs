@@ -3,6 +3,7 @@
 use super::standing::Standing;
 use super::step::WaitReason;
 use super::{World, slots};
+use crate::model::observed::Slot;
 use crate::model::{Facts, NodeName};
 
 /// Why a node cannot follow an upstream, with a sentence.
@@ -21,10 +22,10 @@ pub(super) enum SlotState {
     Ready,
 }
 
-/// Whether the upstream holds what the child would ask for: WAL from the start of the segment of the child's replay
+/// Whether the upstream, with `slot` of the child's, holds what the child would ask for: WAL from the start of the segment of the child's replay
 /// position (postgres-facts.md 2.4).
-pub(super) fn slot(child: &NodeName, child_facts: &Facts, upstream: &Facts) -> SlotState {
-    let Some(slot) = upstream.slots.get(child.slot()) else { return SlotState::Missing };
+pub(super) fn slot(slot: Option<&Slot>, child_facts: &Facts, upstream: &Facts) -> SlotState {
+    let Some(slot) = slot else { return SlotState::Missing };
     let (Some(restart), false) = (slot.restart_lsn, slot.lost) else { return SlotState::Useless };
     let needed = child_facts.replay.segment_start(child_facts.segment_bytes);
     // A slot ahead of the child does not forbid streaming from WAL that is there (postgres-facts.md 2.2), and one that
@@ -55,7 +56,7 @@ fn slot_is_ready(
     // WAL that is gone does not come back by itself; who streams elsewhere comes nearer.
     let alone = child_facts.receiver.is_none();
     let too_late = || Err((WaitReason::NoUpstream, format!("{upstream} has no WAL as old as {child} needs")));
-    match slot(child, child_facts, facts) {
+    match slot(world.slot(child, upstream), child_facts, facts) {
         SlotState::Ready => Ok(()),
         SlotState::TooLate if alone => too_late(),
         SlotState::Missing if alone && !slots::may_arm(world, child, upstream) => too_late(),

@@ -80,13 +80,13 @@ enum Next {
 }
 
 fn order<'a>(world: &World<'a>, node: &NodeName) -> Option<&'a Ordered> {
-    world.observed.memory.nodes.get(node).and_then(|memory| memory.ordered.as_ref())
+    world.memory(node).and_then(|memory| memory.ordered.as_ref())
 }
 
 /// An order was given a short while ago and no edge that it allows is seen.
 fn is_under_way(world: &World<'_>, node: &NodeName) -> bool {
     let Some(order) = order(world, node).filter(|o| world.now.since(o.at) < ORDER_MILLISECONDS) else { return false };
-    !matches!(world.sight.edges.get(node), Some(Edge::Both(upstream)) if order.route.contains(upstream))
+    !matches!(world.edge(node), Some(Edge::Both(upstream)) if order.route.contains(upstream))
 }
 
 /// The next step of one node towards its wanted route: none when it is there, or what it waits for.
@@ -166,7 +166,7 @@ fn towards_first(
 
 /// Whether a reload is to be repeated: at once while it may have been lost, calmly when something else is wrong.
 fn may_reload(world: &World<'_>, node: &NodeName) -> bool {
-    let Some(memory) = world.observed.memory.node(node) else { return true };
+    let Some(memory) = world.memory(node) else { return true };
     let pace = if memory.reloads < RELOADS_MAX { VERIFY_MILLISECONDS } else { ORDER_MILLISECONDS };
     memory.reloaded_at.is_none_or(|at| world.now.since(at) >= pace)
 }
@@ -187,7 +187,7 @@ fn provable(
             continue;
         }
         let had = world.installed(node).is_some_and(|route| route.contains(entry));
-        match world.seen(entry).map(|upstream| ready::slot(node, facts, upstream)) {
+        match world.seen(entry).map(|upstream| ready::slot(world.slot(node, entry), facts, upstream)) {
             Some(SlotState::Ready) => entries.push(entry.clone()),
             // Not seen at the moment; its slot was proven when it came into the route.
             None if had => entries.push(entry.clone()),

@@ -75,8 +75,9 @@ fn prepare(world: &World<'_>, owner: &NodeName, owner_facts: &Facts, on: &NodeNa
     if world.standing(on) == Standing::Barred || others::is_his(world, owner, on) {
         return None;
     }
+    let slot = world.slot(owner, on);
     let recreate = || Step::RecreateSlot { on: on.clone(), owner: owner.clone() };
-    let (step, why) = match (ready::slot(owner, owner_facts, facts), facts.slots.get(owner.slot())) {
+    let (step, why) = match (ready::slot(slot, owner_facts, facts), slot) {
         (SlotState::Missing, _) | (_, None) if others::rests(world, owner, on) => return None,
         (SlotState::Missing, _) | (_, None) => {
             if !may_arm(world, owner, on) {
@@ -117,7 +118,7 @@ fn forward(owner: &Facts, on: &Facts, slot: &Slot) -> Option<crate::model::Lsn> 
 
 /// Hundreds of idle slots are not moved forward with each look: what a pause holds back is a few segments.
 fn is_due(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
-    let last = world.observed.memory.node(owner).and_then(|memory| memory.slots_advanced.get(on));
+    let last = world.memory(owner).and_then(|memory| memory.slots_advanced.get(on));
     last.is_none_or(|at| world.now.since(*at) >= ADVANCE_MILLISECONDS)
 }
 
@@ -125,13 +126,13 @@ fn is_due(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
 fn is_absent(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
     let patience = world.desired.healing.settle_seconds.saturating_mul(1000).max(RECONNECT_MILLISECONDS);
     let memory = &world.observed.memory;
-    let since = |node: &NodeMemory| match world.sight.edges.get(owner) {
+    let since = |node: &NodeMemory| match world.edge(owner) {
         Some(Edge::None) => node.alone_since,
         Some(edge) if edge.upstream() == Some(on) => None,
         Some(_) => node.upstream.as_ref().map(|(_, since)| *since),
         None => node.unseen_since,
     };
-    memory.node(owner).and_then(since).is_some_and(|since| memory.at.since(since) >= patience)
+    world.memory(owner).and_then(since).is_some_and(|since| memory.at.since(since) >= patience)
 }
 
 /// Law 3: a slot is dropped only after its owner is seen streaming elsewhere, and when no route of the owner, wanted or
@@ -141,7 +142,7 @@ fn has_left(world: &World<'_>, plan: &Plan, owner: &NodeName, on: &NodeName) -> 
     let installed = world.installed(owner).is_some_and(|route| route.contains(on));
     let pending = world.seen(owner).and_then(|facts| facts.route.pending.as_ref()).is_some();
     // An order that was not seen carried out may still be.
-    let ordered = world.observed.memory.node(owner).and_then(|memory| memory.ordered.as_ref());
+    let ordered = world.memory(owner).and_then(|memory| memory.ordered.as_ref());
     let ordered = ordered.is_some_and(|order| !order.seen_installed && order.route.contains(on));
     if super::standing::is_the_primary(world, owner) {
         return !wanted;
@@ -181,6 +182,5 @@ pub(super) fn teardown(world: &World<'_>, plan: &mut Plan) {
 fn is_idle(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
     // A slot of that name on a server of somebody else is somebody else's.
     let ours = world.seen(on).filter(|_| world.standing(on) != Standing::Barred && !others::is_his(world, owner, on));
-    let slot = ours.and_then(|facts| facts.slots.get(owner.slot()));
-    slot.is_some_and(|slot| slot.active_pid.is_none())
+    ours.and_then(|_| world.slot(owner, on)).is_some_and(|slot| slot.active_pid.is_none())
 }

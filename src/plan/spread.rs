@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use rustc_hash::FxBuildHasher;
+
 use super::World;
 use super::prefer::{Preference, Preferences};
 use super::standing::Standing;
@@ -10,7 +12,8 @@ use crate::model::{ByNodeRef, Facts, Group, NodeName, Route};
 /// The chosen upstream of every node, and what that makes of the limits.
 pub(super) struct Spread<'a> {
     pub(super) world: &'a World<'a>,
-    pub(super) preferences: &'a Preferences,
+    /// Of each list the present primary is behind the other members of its tier (see `prefer::tier_one`).
+    preferences: Preferences<'a>,
     /// The chosen upstream of every node.
     pub(super) first: ByNodeRef<'a, &'a NodeName>,
     /// Children of every node by that choice.
@@ -22,11 +25,14 @@ pub(super) struct Spread<'a> {
 impl<'a> Spread<'a> {
     /// First those whose place is fixed, then whoever can have what it prefers, then the displaced, so that one failure
     /// moves nobody else.
-    pub(super) fn of(world: &'a World<'a>, preferences: &'a Preferences) -> Self {
+    pub(super) fn of(world: &'a World<'a>, mut preferences: Preferences<'a>) -> Self {
+        for list in preferences.lists.values_mut() {
+            list.sort_by_key(|preference| (preference.tier, world.is_primary(preference.node)));
+        }
         let mut this = Self {
             world,
             preferences,
-            first: ByNodeRef::default(),
+            first: ByNodeRef::with_capacity_and_hasher(world.desired.nodes.len(), FxBuildHasher),
             load: ByNodeRef::default(),
             inflow: BTreeMap::new(),
         };
@@ -38,9 +44,9 @@ impl<'a> Spread<'a> {
         }
         let mut displaced = Vec::new();
         for node in others {
-            match this.order(node).first() {
-                Some(best) if this.may_be_first(node, &best.node) && this.has_place(&best.node) => {
-                    this.take(node, &best.node, matches!(world.standing(node), Standing::Good));
+            match this.order(node).first().map(|best| best.node) {
+                Some(best) if this.may_be_first(node, best) && this.has_place(best) => {
+                    this.take(node, best, matches!(world.standing(node), Standing::Good));
                 }
                 _ => displaced.push(node),
             }
@@ -63,7 +69,7 @@ impl<'a> Spread<'a> {
     /// goes below a standby of it for a while; a member of the root group never does (safety.md 2.4).
     pub(super) fn is_tier_one(&self, node: &NodeName) -> bool {
         let cut_off = |primary: &NodeName| {
-            self.order(node).iter().any(|other| other.node != *primary)
+            self.order(node).iter().any(|other| other.node != primary)
                 && self.world.observed.memory.is_refused(node, primary)
                 && !self.is_fed_by(node, primary)
         };
@@ -85,7 +91,7 @@ impl<'a> Spread<'a> {
     }
 
     fn region(&self, node: &NodeName) -> &'a str {
-        self.world.desired.group_of(node).and_then(|group| group.region.as_deref()).unwrap_or_default()
+        self.world.group(node).and_then(|group| group.region.as_deref()).unwrap_or_default()
     }
 
     fn crosses(&self, node: &NodeName, upstream: &NodeName) -> bool {
@@ -106,11 +112,9 @@ impl<'a> Spread<'a> {
         !self.crosses(node, upstream) || taken < self.world.desired.limits.cross_region_streams
     }
 
-    /// A node's preferences, the present primary behind the other members of its tier (see `prefer::tier_one`).
-    pub(super) fn order(&self, node: &NodeName) -> Vec<&'a Preference> {
-        let mut list: Vec<_> = self.preferences.lists.get(node).into_iter().flatten().collect();
-        list.sort_by_key(|preference| (preference.tier, self.world.is_primary(&preference.node)));
-        list
+    /// A node's preferences, the most wanted first.
+    pub(super) fn order(&self, node: &NodeName) -> &[Preference<'a>] {
+        self.preferences.lists.get(node).map(Vec::as_slice).unwrap_or_default()
     }
 
     fn is_fed_by(&self, node: &NodeName, upstream: &NodeName) -> bool {
@@ -161,26 +165,26 @@ impl<'a> Spread<'a> {
     /// is settling: a path to the primary comes before limits and settling times.
     fn next_best(&self, node: &NodeName) -> Option<&'a NodeName> {
         let order = self.order(node);
-        let good: Vec<_> = order.iter().map(|p| &p.node).filter(|up| self.may_be_first(node, up)).collect();
+        let good: Vec<_> = order.iter().map(|p| p.node).filter(|up| self.may_be_first(node, up)).collect();
         let within = |up: &&&NodeName| self.may_cross(node, up);
         let place = good.iter().filter(within).find(|up| self.has_place(up));
         let room = || good.iter().filter(within).find(|up| self.has_room(up));
         // Rather late than over somebody's limit.
-        let late = order.iter().map(|p| &p.node).find(|up| self.world.upstream(node) == Some(up));
+        let late = order.iter().map(|p| p.node).find(|up| self.world.upstream(node) == Some(up));
         let late = late.filter(|up| self.world.standing(up) == Standing::Lagging);
         if let Some(stays) = late.filter(|_| place.is_none() && room().is_none()) {
             return Some(stays);
         }
         let emptiest = || good.iter().min_by_key(|up| self.load(up)).copied();
-        let settling = || order.iter().map(|p| &p.node).find(|up| self.world.standing(up) == Standing::Settling);
+        let settling = || order.iter().map(|p| p.node).find(|up| self.world.standing(up) == Standing::Settling);
         place.or_else(room).copied().or_else(|| self.sibling(node)).or_else(emptiest).or_else(settling)
     }
 
     /// A sibling that can stand in as a relay: one that was placed before, is well and has a place, as near to the
     /// primary as there is; of those the one that feeds the node by its route already, then one of its own zone.
     fn sibling(&self, node: &NodeName) -> Option<&'a NodeName> {
-        let group = self.world.desired.group_of(node).filter(|group| !feeds_by_spec(group, node))?;
-        let zone = |node: &NodeName| self.world.desired.nodes.get(node).and_then(|spec| spec.zone.as_deref());
+        let group = self.world.group(node).filter(|group| !feeds_by_spec(group, node))?;
+        let zone = |node: &NodeName| self.world.zone(node);
         let fits = |other: &&'a NodeName| {
             self.first.contains_key(other)
                 && self.has_place(other)
@@ -222,7 +226,7 @@ impl<'a> Spread<'a> {
     /// Siblings of `node` that feed others by this choice and are nearer to the primary than it (law 1: a route names
     /// lower ranks).
     pub(super) fn standing_in(&self, node: &NodeName) -> Vec<&'a NodeName> {
-        let Some(group) = self.world.desired.group_of(node).filter(|group| !group.is_root()) else { return Vec::new() };
+        let Some(group) = self.world.group(node).filter(|group| !group.is_root()) else { return Vec::new() };
         let own = self.hops(node);
         let feeds = |other: &&NodeName| self.load(other) > 0 && self.hops(other) < own;
         group.members.iter().filter(|other| !feeds_by_spec(group, other)).filter(feeds).collect()

@@ -31,8 +31,8 @@ pub(super) fn standing(world: &World<'_>, node: &NodeName) -> Standing {
     let memory = &world.observed.memory;
     let failed = memory.failing_for(node).is_some_and(|t| t >= world.desired.healing.suspect_after_milliseconds);
     let Some(facts) = world.seen(node) else {
-        let useless = looks_down(world, node) || starves_its_children(world, node);
-        return if failed && useless { Standing::Failed } else { Standing::Keeps };
+        let useless = || looks_down(world, node) || starves_its_children(world, node);
+        return if failed && useless() { Standing::Failed } else { Standing::Keeps };
     };
     if barred(world, node, facts) {
         Standing::Barred

@@ -3,11 +3,11 @@
 
 mod words;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Plan, Readiness, World, ready};
 use crate::model::primary::Primary;
-use crate::model::{ByNodeRef, Loss, NodeName, SessionAttrs, WhyUnseen};
+use crate::model::{ByNodeRef, Desired, Loss, NodeName, SessionAttrs, WhyUnseen};
 
 /// Longest way up that is walked: no limit of depth comes near it, and a ring ends there.
 const HOPS_MAX: usize = 64;
@@ -48,7 +48,7 @@ pub(super) fn tolerates(world: &World<'_>, plan: &Plan) -> Tolerates {
     let nodes = (0..tree.names.len()).map(|i| (Loss::Node(tree.names[i].clone()), vec![i])).collect();
     let node = scratch.worst(&tree, nodes);
     let zone = scratch.worst(&tree, tree.domains(Loss::Zone, |i| world.desired.zone_of(tree.names[i])));
-    let region = scratch.worst(&tree, tree.domains(Loss::Region, |i| Some(tree.regions[i])));
+    let region = scratch.worst(&tree, tree.domains(Loss::Region, |i| Some(tree.regions[tree.region_of[i]])));
     let judged = |worst: &Worst| match worst {
         Worst::Harm(..) => Tolerated::False,
         Worst::None if tree.blind.is_empty() => Tolerated::True,
@@ -85,9 +85,23 @@ struct Tree<'a> {
     blind: Vec<usize>,
     upstreams: Vec<Option<usize>>,
     children: Vec<Vec<usize>>,
+    /// The regions, in the order of their names.
     regions: Vec<&'a str>,
+    /// Which region each server is in.
+    region_of: Vec<usize>,
     /// WAL streams into each region from others.
-    entering: BTreeMap<&'a str, usize>,
+    entering: Vec<usize>,
+}
+
+/// The regions in the order of their names, and the place among them of every node's: the names of regions are compared for
+/// every edge and every loss.
+fn regions(desired: &Desired) -> (Vec<&str>, Vec<usize>) {
+    let of_group: Vec<&str> = desired.groups.iter().map(|group| group.region.as_deref().unwrap_or_default()).collect();
+    let regions: BTreeSet<&str> = of_group.iter().copied().collect();
+    let regions: Vec<&str> = regions.into_iter().collect();
+    let places: Vec<usize> = of_group.iter().map(|region| regions.partition_point(|other| other < region)).collect();
+    let of_node = desired.nodes.values().map(|spec| places.get(spec.group).copied().unwrap_or(0)).collect();
+    (regions, of_node)
 }
 
 /// Where a child goes on when its upstream is lost.
@@ -115,6 +129,7 @@ impl<'a> Tree<'a> {
             Some(Some(_)) | None => Sight::Blind,
         };
         let sights: Vec<Sight> = names.iter().map(sight).collect();
+        let (regions, region_of) = regions(world.desired);
         let upstream = |name: &&NodeName| places.get(world.upstream(name)?).copied();
         let mut tree = Self {
             world,
@@ -124,8 +139,9 @@ impl<'a> Tree<'a> {
             sights,
             upstreams: names.iter().map(upstream).collect(),
             children: vec![Vec::new(); names.len()],
-            regions: names.iter().map(|name| world.desired.region_of(name)).collect(),
-            entering: BTreeMap::new(),
+            entering: vec![0; regions.len()],
+            regions,
+            region_of,
             names,
             places,
         };
@@ -133,7 +149,7 @@ impl<'a> Tree<'a> {
             let Some(upstream) = tree.upstreams[child] else { continue };
             tree.children[upstream].push(child);
             if tree.enters(child, upstream) {
-                *tree.entering.entry(tree.regions[child]).or_default() += 1;
+                tree.entering[tree.region_of[child]] += 1;
             }
         }
         Some(tree)
@@ -153,7 +169,7 @@ impl<'a> Tree<'a> {
 
     /// Whether WAL crosses into the child's region on this edge.
     fn enters(&self, child: usize, upstream: usize) -> bool {
-        self.regions[child] != self.regions[upstream]
+        self.region_of[child] != self.region_of[upstream]
     }
 
     /// libpq's walk along the installed route.
@@ -273,10 +289,10 @@ impl Scratch {
 
     fn harm<'a>(&mut self, tree: &Tree<'a>, members: &[usize]) -> Harm<'a> {
         let mut harm = Harm { unfed: Vec::new(), stuck_at: None, crowded: None, flooded: None };
-        let mut entering: BTreeMap<&str, isize> = BTreeMap::new();
+        let mut entering: BTreeMap<usize, isize> = BTreeMap::new();
         let mut enter = |child: usize, upstream: usize, by: isize| {
             if tree.enters(child, upstream) {
-                *entering.entry(tree.regions[child]).or_default() += by;
+                *entering.entry(tree.region_of[child]).or_default() += by;
             }
         };
         let mut touched = Vec::new();
@@ -315,9 +331,9 @@ impl Scratch {
         }
         let limit = tree.world.desired.limits.cross_region_streams;
         for (region, more) in entering.into_iter().filter(|(_, more)| *more > 0) {
-            let streams = tree.entering.get(region).copied().unwrap_or(0).saturating_add_signed(more);
+            let streams = tree.entering[region].saturating_add_signed(more);
             if streams > limit && harm.flooded.is_none_or(|(_, most)| streams > most) {
-                harm.flooded = Some((region, streams));
+                harm.flooded = Some((tree.regions[region], streams));
             }
         }
         harm

@@ -10,8 +10,8 @@ use crate::model::{Management, NodeName, Route};
 
 /// Fills in `plan.wanted`, `plan.fallbacks` and `plan.shortages`.
 pub(super) fn want(world: &World<'_>, plan: &mut Plan) {
-    let preferences = preferences(world.desired);
-    plan.wanted = routes(&Spread::of(world, &preferences));
+    plan.wanted = routes(&Spread::of(world, preferences(world.desired)));
+    plan.fallbacks.reserve(plan.wanted.len());
     // A server whose route is not ours to set needs no fallbacks: none is prepared for it.
     let ours =
         |node: &NodeName| world.standing(node) != Standing::Barred && world.management(node) == Management::Routes;

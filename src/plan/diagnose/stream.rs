@@ -59,7 +59,7 @@ pub(super) fn stream(
         let of_whom = if seen.starts_with(&format!("{node} ")) { String::new() } else { format!("{node}: ") };
         return Some((diagnosis, format!("{of_whom}{seen}. {cure}.")));
     }
-    if memory.node(node).is_some_and(|memory| memory.restarts.len() >= RESTARTS_MIN) {
+    if world.memory(node).is_some_and(|memory| memory.restarts.len() >= RESTARTS_MIN) {
         return Some(crash_loop(node));
     }
     half(refusals, node).or_else(|| lagging(world, node, failing)).or_else(too_low).or_else(|| {
@@ -137,7 +137,7 @@ fn lagging(world: &World<'_>, node: &NodeName, failing: bool) -> Found {
 fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (Diagnosis, String) {
     let route = |deed| deed_of_a_route(world, node, deed);
     let first = plan.wanted.get(node).and_then(Route::first);
-    match world.sight.edges.get(node) {
+    match world.edge(node) {
         Some(Edge::Stranger(_)) => {
             return (Diagnosis::WrongUpstream, route("it is pointed to its declared upstream when that is safe"));
         }
@@ -152,9 +152,9 @@ fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (D
         }
         _ => {}
     }
-    let upstream = first.and_then(|first| Some((first, world.seen(first)?)));
-    if let (None, Some((first, upstream))) = (&facts.receiver, upstream) {
-        match upstream.slots.get(node.slot()) {
+    let seen = first.filter(|first| world.seen(first).is_some());
+    if let (None, Some(first)) = (&facts.receiver, seen) {
+        match world.slot(node, first) {
             None if may_arm(world, node, first) => {
                 return (Diagnosis::MissingSlot, deed(world, "the slot is created"));
             }

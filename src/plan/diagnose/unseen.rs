@@ -19,13 +19,13 @@ pub(super) fn unseen(world: &World<'_>, zones_down: &BTreeMap<&str, Vec<&NodeNam
     if momentary && !long {
         return None;
     }
-    let zone = world.desired.nodes.get(node).and_then(|spec| spec.zone.as_deref());
+    let zone = world.zone(node);
     if let Some((zone, nodes)) = zone.and_then(|zone| zones_down.get_key_value(zone)) {
         // Told once, by the first of them; the others say by themselves that they are not seen.
         let message = format!("all {} servers of zone {zone} are out of sight. Look at the zone.", nodes.len());
         return (nodes.first() == Some(&node)).then_some((Diagnosis::ZoneDown, message));
     }
-    let restarts = memory.node(node).map_or(0, |memory| memory.restarts.len());
+    let restarts = world.memory(node).map_or(0, |memory| memory.restarts.len());
     if restarts >= RESTARTS_MIN {
         return Some(crash_loop(node));
     }

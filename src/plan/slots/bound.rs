@@ -61,13 +61,13 @@ pub(in super::super) fn may_arm(world: &World<'_>, owner: &NodeName, on: &NodeNa
 
 /// Whether `owner` has no slot on `on` because that would keep too much WAL, or did.
 pub(in super::super) fn is_given_up(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
-    let missing = world.seen(on).is_some_and(|facts| !facts.slots.contains_key(owner.slot()));
+    let missing = world.seen(on).is_some() && world.slot(owner, on).is_none();
     missing && (was_given_up(world, owner, on) || !may_arm(world, owner, on))
 }
 
 /// Whether the slot of `owner` on `on` was given up since `owner` was last away.
 fn was_given_up(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
-    world.observed.memory.node(owner).is_some_and(|memory| memory.slots_given_up.contains(on))
+    world.memory(owner).is_some_and(|memory| memory.slots_given_up.contains(on))
 }
 
 /// Where a slot keeps WAL from once it is moved forward as far as its owner has got.

@@ -5,6 +5,7 @@
 use super::super::World;
 use super::super::step::{Planned, Step, Why};
 use crate::model::NodeName;
+use crate::model::observed::Sender;
 use crate::model::tree::Edge;
 
 /// A walreceiver that lives replies at least every `wal_receiver_status_interval`, 10 s by default; beyond so many
@@ -29,18 +30,18 @@ pub(super) fn end(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<
 /// The walsender of `owner` that holds its slot on `on`, although `owner` has not had that connection for longer than the
 /// patience.
 pub(in super::super) fn left_behind(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<i32> {
-    let facts = world.seen(on)?;
-    let pid = facts.slots.get(owner.slot())?.active_pid?;
-    let its_own = facts.senders.iter().any(|sender| sender.pid == pid && sender.application_name == owner.as_str());
+    let pid = world.slot(owner, on)?.active_pid?;
     let patience = world.desired.healing.suspect_after_milliseconds;
-    (its_own && left_for(world, owner, on).is_some_and(|t| t >= patience)).then_some(pid)
+    left_for(world, owner, on).filter(|t| *t >= patience)?;
+    let its_own = |sender: &Sender| sender.pid == pid && sender.application_name == owner.as_str();
+    world.seen(on)?.senders.iter().any(its_own).then_some(pid)
 }
 
 /// How long a node has been seen not to receive from `on`, in milliseconds. One that receives from an address of nobody of
 /// ours may receive from it all the same, by another of its names.
 fn left_for(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<u64> {
-    let memory = world.observed.memory.node(owner)?;
-    let since = match world.sight.edges.get(owner)? {
+    let memory = world.memory(owner)?;
+    let since = match world.edge(owner)? {
         Edge::None => memory.alone_since?,
         Edge::Both(upstream) | Edge::ChildOnly(upstream) if upstream != on => memory.upstream.as_ref()?.1,
         Edge::Both(_) | Edge::ChildOnly(_) | Edge::Denied(_) | Edge::Stranger(_) => return None,
