@@ -135,7 +135,7 @@ fn an_answer() -> Value {
         "receiver": {"pid": 5, "status": "streaming", "host": "core-1", "port": 5432, "slot": "eu_3", "timeline": 1},
         "senders": [{"pid": 6, "application_name": "eu-4", "state": "streaming", "slot": "eu_4"}],
         "slots": [{"name": "eu_4", "active_pid": 6, "restart_lsn": "0/3000000", "xmin": "7", "lost": false}],
-        "alter_system_allowed": true, "parameters": {"max_wal_senders": 10},
+        "synchronous_standby_names": "", "alter_system_allowed": true, "parameters": {"max_wal_senders": 10},
     })
 }
 

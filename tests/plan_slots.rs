@@ -222,6 +222,7 @@ fn a_walsender_is_ended_when_its_child_was_asked_afterwards_and_has_not_had_that
             pid: 999,
             application_name: "eu-3".to_owned(),
             state: "streaming".to_owned(),
+            sync: Some(false),
             slot: Some("eu_3".to_owned()),
             client: None,
             replied: None,

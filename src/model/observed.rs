@@ -101,6 +101,8 @@ pub struct Sender {
     pub state: String,
     /// The slot it holds.
     pub slot: Option<String>,
+    /// Commits may wait for the child: its `sync_state` is another than `async`. `None` where our role may not see it.
+    pub sync: Option<bool>,
     /// Where the child comes from, as `address:port`; `None` for a socket of the same machine.
     pub client: Option<String>,
     /// When the child replied last, in microseconds of the child's own wall clock: only a change of it tells something.
@@ -188,6 +190,8 @@ pub struct Facts {
     pub senders: Vec<Sender>,
     /// Physical slots by name.
     pub slots: BTreeMap<String, Slot>,
+    /// `synchronous_standby_names`, which acts on a primary only.
+    pub synchronous_standby_names: String,
     /// `allow_alter_system`; true before 17.
     pub alter_system_allowed: bool,
     /// A segment of WAL finds no place on the disk of its data. Tried only while it receives nothing.

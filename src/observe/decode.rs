@@ -34,6 +34,7 @@ pub(super) struct Answer {
     history: Option<String>,
     senders: Vec<SenderRow>,
     slots: Vec<SlotRow>,
+    synchronous_standby_names: String,
     alter_system_allowed: bool,
     parameters: BTreeMap<String, u64>,
 }
@@ -53,6 +54,7 @@ struct SenderRow {
     pid: i32,
     application_name: Option<String>,
     state: Option<String>,
+    sync: Option<bool>,
     slot: Option<String>,
     client: Option<String>,
     replied: Option<i64>,
@@ -149,6 +151,7 @@ pub(super) fn facts(
         route: route(&answer.conninfo, answer.has_password, answer.slot_name, rights, answer.pending_route),
         senders: answer.senders.into_iter().map(sender).collect(),
         slots: answer.slots.into_iter().map(slot).collect::<Result<_, _>>()?,
+        synchronous_standby_names: answer.synchronous_standby_names,
         alter_system_allowed: answer.alter_system_allowed,
         disk_full: false,
         missing_grants: rights.missing_grants.clone(),
@@ -174,6 +177,7 @@ fn sender(row: SenderRow) -> Sender {
         pid: row.pid,
         application_name: row.application_name.unwrap_or_default(),
         state: row.state.unwrap_or_default(),
+        sync: row.sync,
         slot: row.slot,
         client: row.client,
         replied: row.replied,
@@ -240,6 +244,7 @@ mod tests {
             "startup_wait": null, "conninfo": "host=a port=1", "has_password": false, "slot_name": "", "history": null,
             "receiver": {"pid": 5, "status": "streaming", "host": "a", "port": 1, "slot": "", "timeline": 2},
             "pending_route": "host=a port=1", "senders": [], "slots": [], "alter_system_allowed": true,
+            "synchronous_standby_names": "",
             "parameters": {"max_wal_senders": 10},
         });
         change(&mut json);

@@ -42,7 +42,7 @@ const TICK: &str = concat!(
  'pending_route', {pending},
  'history', {history},
  'senders', (SELECT coalesce(json_agg(json_build_object('pid', p.pid, 'application_name', p.application_name,
-     'state', p.state, 'slot', l.slot_name, 'client', host(p.client_addr) || ':' || p.client_port,
+     'state', p.state, 'sync', p.sync_state <> 'async', 'slot', l.slot_name, 'client', host(p.client_addr) || ':' || p.client_port,
      'replied', (extract(epoch FROM p.reply_time) * 1000000)::bigint)), '[]')
      FROM pg_stat_replication p LEFT JOIN pg_replication_slots l ON l.active_pid = p.pid),
  'slots', (SELECT coalesce(json_agg(json_build_object('name', l.slot_name, 'active_pid', l.active_pid,
@@ -50,6 +50,7 @@ const TICK: &str = concat!(
      OR to_jsonb(l)->>'invalidation_reason' IS NOT NULL)), '[]')
      FROM pg_replication_slots l WHERE l.slot_type = 'physical' AND NOT l.temporary),
  'parameters', json_build_object({parameters}),
+ 'synchronous_standby_names', current_setting('synchronous_standby_names'),
  'alter_system_allowed', coalesce(current_setting('allow_alter_system', true), 'on') = 'on')
 FROM (SELECT pg_is_in_recovery() AS recovery) r,
  LATERAL (SELECT current_setting('primary_conninfo') AS conninfo) s,

@@ -20,6 +20,7 @@ mod slots;
 mod spread;
 mod standing;
 pub mod step;
+mod synchronous;
 pub mod tolerates;
 mod traffic;
 mod want;

@@ -5,7 +5,7 @@ use super::spread::is_stand_in;
 use super::standing::Standing;
 use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
 use super::traffic::{Move, Traffic, bytes_again};
-use super::{VERIFY_MILLISECONDS, World, diagnose, slots};
+use super::{VERIFY_MILLISECONDS, World, diagnose, slots, synchronous};
 use crate::model::memory::{Ordered, RELOADS_MAX};
 use crate::model::primary::Primary;
 use crate::model::tree::{Edge, Union};
@@ -119,7 +119,7 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>,
     }
     let urgent = is_urgent(world, node, facts);
     if world.has_installed(node, wanted) {
-        return towards_first(world, node, facts, wanted);
+        return towards_first(world, plan, node, facts, wanted);
     }
     if let Some(why) = no_primary {
         return Err(without(why));
@@ -129,6 +129,7 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>,
         let reason = "a fallback of its route cannot be prepared yet".to_owned();
         return Err((WaitReason::SlotNotReady, reason));
     }
+    synchronous::hangs(world, plan, node, facts, &route)?;
     let why = reason(world, node, wanted, urgent);
     Ok(Some(Next::Move(set(world, node, facts, route, urgent, why))))
 }
@@ -143,6 +144,7 @@ fn is_urgent(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {
 /// The route is installed; is it in use, and from its first entry?
 fn towards_first(
     world: &World<'_>,
+    plan: &Plan,
     node: &NodeName,
     facts: &Facts,
     wanted: &Route,
@@ -155,6 +157,7 @@ fn towards_first(
                 return Ok(None);
             }
             ready::first(world, node, first, false)?;
+            synchronous::hangs(world, plan, node, facts, wanted)?;
             Ok(Some(Next::Move(set(world, node, facts, wanted.clone(), false, Why::GiveBack))))
         }
         // Nobody, or somebody whom the route does not name any more: the reload was lost, or is held up by replay.

@@ -231,6 +231,8 @@ pub enum WaitReason {
     SlotNotReady,
     /// The upstream is behind the node, or on another history.
     UpstreamBehind,
+    /// Commits wait for the node as a synchronous standby, and would hang: `synchronous_standby_names` has to change first.
+    Synchronous,
     /// Enough moves are under way.
     MovesUnderWay,
     /// The node cannot be written to: unseen, or a finding stands against it.

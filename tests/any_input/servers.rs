@@ -113,11 +113,13 @@ fn receiver() -> impl Strategy<Value = Receiver> {
 
 fn sender() -> impl Strategy<Value = Sender> {
     let client = prop::option::of(select(vec!["10.0.0.1:40000", "10.0.0.2:40000"]));
-    (0_i32..9, anybody(), prop::option::of(slot_name()), client, prop::option::of(any::<i64>())).prop_map(
-        |(pid, name, slot, client, replied)| Sender {
+    let sync = prop::option::of(any::<bool>());
+    (0_i32..9, anybody(), prop::option::of(slot_name()), client, prop::option::of(any::<i64>()), sync).prop_map(
+        |(pid, name, slot, client, replied, sync)| Sender {
             pid,
             application_name: name.to_owned(),
             state: "streaming".to_owned(),
+            sync,
             slot,
             client: client.map(str::to_owned),
             replied,
@@ -166,6 +168,7 @@ fn facts(name: &'static str) -> impl Strategy<Value = Facts> {
     );
     let rest = (
         prop::bool::weighted(0.95),
+        select(vec!["", "*", "FIRST 1 (eu-3)", "any 2 (eu-4, \"Core\", *)", "9 (", "\""]),
         prop::collection::btree_map(select(vec!["max_wal_senders".to_owned()]), 0_u64..9, 0..2),
     );
     (identity, wal, history, bytes, replay, streams, rest).prop_map(
@@ -196,11 +199,12 @@ fn facts(name: &'static str) -> impl Strategy<Value = Facts> {
                 route,
                 senders,
                 slots,
+                synchronous_standby_names: rest.1.to_owned(),
                 alter_system_allowed: rest.0,
                 disk_full: false,
                 missing_grants: Vec::new(),
                 may_end_senders: true,
-                parameters: rest.1,
+                parameters: rest.2,
             }
         },
     )

@@ -98,7 +98,7 @@ impl World {
 
 fn sender(node: &str) -> Sender {
     let (application_name, state) = (node.to_owned(), "streaming".to_owned());
-    Sender { pid: 1, application_name, state, slot: None, client: None, replied: None }
+    Sender { pid: 1, application_name, state, sync: Some(false), slot: None, client: None, replied: None }
 }
 
 fn facts(node: &str, upstream: Option<&str>) -> Facts {
@@ -138,6 +138,7 @@ fn facts(node: &str, upstream: Option<&str>) -> Facts {
         },
         senders: NODES.iter().filter(|(_, above)| *above == Some(node)).map(|(child, _)| sender(child)).collect(),
         slots: BTreeMap::new(),
+        synchronous_standby_names: String::new(),
         alter_system_allowed: true,
         disk_full: false,
         missing_grants: Vec::new(),
