@@ -108,10 +108,10 @@ pub enum Diagnosis {
     /// It is well, and two or more who were pointed to it got nothing: pg_hba.conf, passwords or walsenders.
     #[strum(message = "its children are led elsewhere, and asked back after settling, then twice as long, and so on")]
     HalfRelay,
-    /// It feeds others and is further behind than `healing.lagSeconds`, while its upstream is not.
+    /// It feeds others and receives later than `healing.lagSeconds`, while its upstream does not.
     #[strum(message = "its children are moved to others with room, a few at a time, and given back after it settled")]
     LaggingRelay,
-    /// It is further behind than `healing.lagSeconds`.
+    /// What its readers see is further behind than `healing.lagSeconds`.
     #[strum(message = "reported")]
     LaggingLeaf,
     /// An idle slot on it holds back the transactions that vacuum may remove, and it could not be cleared yet.
