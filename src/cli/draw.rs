@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::model::rooted::Rooted;
-use crate::model::{Desired, Facts, Finding, Lsn, NodeName, Observed};
+use crate::model::{Desired, Facts, Finding, Lsn, NodeName, Observed, about};
 use crate::plan::{Plan, Readiness, Step};
 
 /// One node of the tree as seen. The shape of `-o json`.
@@ -165,8 +165,8 @@ pub fn text(lines: &[Line]) -> String {
         );
         let _ = writeln!(text, "{}", row.trim_end());
     }
-    for line in lines.iter().filter(|line| line.message.is_some()) {
-        let _ = writeln!(text, "\n{}: {}", line.node, line.message.as_deref().unwrap_or_default());
+    for (line, message) in lines.iter().filter_map(|line| Some((line, line.message.as_deref()?))) {
+        let _ = writeln!(text, "\n{}", about(&line.node, message));
     }
     text
 }
