@@ -13,7 +13,7 @@ use waltree::model::rooted::Rooted;
 use waltree::model::{
     Automation, ByNode, Desired, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Millis, NodeName, NodeSpec,
 };
-use waltree::plan::{Done, Outcome, StepKind, explain, plan, record};
+use waltree::plan::{Done, Outcome, Standing, StepKind, explain, plan, record};
 
 fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()
@@ -153,6 +153,25 @@ fn a_relay_that_the_primary_gives_nothing_is_explained_where_it_is_wanted_for_th
     let told: Vec<_> = now.candidates.iter().map(|one| (one.node.as_str(), one.place)).collect();
     assert_eq!(told[..2], [("core-1", Some(1)), ("core-2", Some(0))], "{told:?}");
     assert!(now.candidates[0].refused_for_milliseconds.is_some());
+}
+
+#[test]
+fn who_could_feed_a_node_is_told_in_the_order_in_which_the_plan_asks() {
+    let groups: [(&str, usize, usize, &[&str]); 2] = [("core", 3, 0, &[]), ("ro", 6, 0, &["core"])];
+    let mut fleet = Fleet::new(desired(&groups, 8, false), |_| name("core-1"));
+    told(&mut fleet, 40);
+    for gone in [None, Some("core-2")] {
+        gone.into_iter().for_each(|gone| fleet.set_up(&name(gone), false));
+        told(&mut fleet, 40);
+        let (observed, made) = fleet.plan();
+        for node in (1..=6).map(|i| name(&format!("ro-{i}"))) {
+            let explained = explain(&fleet.desired, &observed, &made, &node, fleet.now);
+            let names: Vec<&str> = explained.candidates.iter().map(|one| one.node.as_str()).collect();
+            assert_eq!(names.last(), Some(&"core-1"), "the primary comes last of its tier: {names:?}");
+            let wanted = explained.candidates.iter().find(|one| one.standing == Standing::Good).map(|one| &one.node);
+            assert_eq!(wanted, made.wanted[&node].first(), "{node}: {names:?}");
+        }
+    }
 }
 
 #[test]
