@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
+use support::certificates::Keys;
 use support::kube::ApiServer;
 use support::operator::{Operator, install};
 use support::postgres::{Tree, WALTREE_PASSWORD};
@@ -240,4 +241,40 @@ async fn the_password_comes_from_a_file_that_nobody_else_can_read() {
     assert_eq!(private.status.code(), Some(0), "{}", stderr(&private));
     assert_eq!(open.status.code(), Some(1));
     assert!(stderr(&open).contains("run chmod 600"), "{}", stderr(&open));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_certificate_cannot_be_checked_is_said_with_the_flags_that_help() {
+    let mut tree = Tree::start(None);
+    tree.primary("core-1").await;
+    let keys = Keys::make(tree.data("core-1"));
+    tree.configure("core-1", "ssl = on\nssl_ca_file = 'ca.crt'");
+    tree.sql("core-1", "SELECT pg_reload_conf()").await;
+    tree.until("core-1", "SELECT current_setting('ssl')", "on").await;
+    let adopt = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-waltree"));
+        command.args(["adopt", &format!("127.0.0.1:{}", tree.port("core-1"))]).args(arguments);
+        command.env_remove("KUBECONFIG").env_remove("PGSSLMODE").env_remove("PGSSLROOTCERT");
+        command.env("PGPASSWORD", WALTREE_PASSWORD).output().unwrap()
+    };
+    let file = |name: &str, certificate: &[u8]| {
+        let path = tree.data("core-1").join(name);
+        std::fs::write(&path, certificate).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (right, other) = (file("right.crt", &keys.ca), file("wrong.crt", &keys.other_ca));
+    let helps = |output: &Output| {
+        let said = stderr(output);
+        output.status.code() == Some(1) && ["--sslrootcert FILE", "--sslmode require"].iter().all(|w| said.contains(w))
+    };
+
+    let without = adopt(&[]);
+    assert!(helps(&without) && stderr(&without).contains("--sslmode verify-full checks"), "{}", stderr(&without));
+    let by_another = adopt(&["--sslrootcert", &other]);
+    assert!(helps(&by_another) && stderr(&by_another).contains("TlsFailed ("), "{}", stderr(&by_another));
+    for cure in [["--sslrootcert", right.as_str()], ["--sslmode", "require"]] {
+        let adopted = adopt(&cure);
+        assert_eq!(adopted.status.code(), Some(0), "{}", stderr(&adopted));
+        assert_eq!(stderr(&adopted), "1 servers, 0 moves.\n");
+    }
 }

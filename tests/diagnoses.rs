@@ -10,7 +10,7 @@ use std::path::Path;
 use strum::IntoEnumIterator as _;
 use waltree::model::Diagnosis::{self, *};
 
-const MADE_FOR_REAL: [(Diagnosis, &str, &str); 39] = [
+const MADE_FOR_REAL: [(Diagnosis, &str, &str); 40] = [
     (ForeignServer, "bad_input.rs", "a_server_of_another_cluster_is_named_and_never_touched"),
     (VersionTooOld, "bad_input/settings.rs", "postgresql_14_is_named_and_never_touched"),
     (TwoPrimaries, "faults_history.rs", "two_servers_that_take_writes_are_named_and_nobody_is_moved_until_one_is_left"),
@@ -50,6 +50,11 @@ const MADE_FOR_REAL: [(Diagnosis, &str, &str); 39] = [
     (HalfRelay, "faults.rs", "a_relay_that_lets_nobody_in_is_left_by_those_who_need_it"),
     (LaggingRelay, "faults_network.rs", "a_relay_that_lags_loses_its_leaves_and_gets_them_back"),
     (LaggingLeaf, "faults_network.rs", "a_leaf_that_lags_is_named_and_nobody_is_moved"),
+    (
+        LaggingLeaf,
+        "faults_replay.rs",
+        "a_leaf_that_replays_late_is_named_and_a_relay_that_does_is_not_as_it_passes_all_on",
+    ),
     (SlotHoldsXmin, "faults_slots.rs", "a_slot_that_holds_back_vacuum_and_cannot_be_cleared_is_named_until_it_can"),
     (ParameterTooLow, "faults.rs", "a_parameter_below_that_of_the_primary_is_named_with_both_values"),
     (OtherWriter, "bad_input/settings.rs", "a_route_that_somebody_else_sets_is_put_back_three_times_and_then_left"),

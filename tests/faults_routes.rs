@@ -40,8 +40,7 @@ async fn a_leaf_that_somebody_pointed_to_a_server_outside_is_named_and_pointed_b
     only_look(&ground).await;
     point(&ground, "eu-3", "outside").await;
     fed_by(&ground, "eu-3", "outside").await;
-    let from =
-        format!("eu-3: eu-3 receives from 127.0.0.1:{}, which is not in the topology", ground.tree.port("outside"));
+    let from = format!("eu-3 receives from 127.0.0.1:{}, which is not in the topology", ground.tree.port("outside"));
     ground.told("WrongUpstream", &from).await;
     apply(&ground.manifest(&groups(&ground)));
     fed_by(&ground, "eu-3", "eu-1").await;

@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use fleet::Fleet;
 use waltree::model::memory::NodeMemory;
+use waltree::model::rooted::Rooted;
 use waltree::model::{
-    Automation, ByNode, Desired, Facts, Group, GroupName, Healing, Limits, Management, Millis, NodeName, NodeSpec,
+    Automation, ByNode, Desired, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Millis, NodeName, NodeSpec,
 };
-use waltree::plan::{Done, Outcome, StepKind, explain, plan, record};
+use waltree::plan::{Done, Outcome, Standing, StepKind, explain, plan, record};
 
 fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()
@@ -155,6 +156,25 @@ fn a_relay_that_the_primary_gives_nothing_is_explained_where_it_is_wanted_for_th
 }
 
 #[test]
+fn who_could_feed_a_node_is_told_in_the_order_in_which_the_plan_asks() {
+    let groups: [(&str, usize, usize, &[&str]); 2] = [("core", 3, 0, &[]), ("ro", 6, 0, &["core"])];
+    let mut fleet = Fleet::new(desired(&groups, 8, false), |_| name("core-1"));
+    told(&mut fleet, 40);
+    for gone in [None, Some("core-2")] {
+        gone.into_iter().for_each(|gone| fleet.set_up(&name(gone), false));
+        told(&mut fleet, 40);
+        let (observed, made) = fleet.plan();
+        for node in (1..=6).map(|i| name(&format!("ro-{i}"))) {
+            let explained = explain(&fleet.desired, &observed, &made, &node, fleet.now);
+            let names: Vec<&str> = explained.candidates.iter().map(|one| one.node.as_str()).collect();
+            assert_eq!(names.last(), Some(&"core-1"), "the primary comes last of its tier: {names:?}");
+            let wanted = explained.candidates.iter().find(|one| one.standing == Standing::Good).map(|one| &one.node);
+            assert_eq!(wanted, made.wanted[&node].first(), "{node}: {names:?}");
+        }
+    }
+}
+
+#[test]
 fn a_server_that_rejects_our_password_is_not_taken_for_dead() {
     let mut fleet = Fleet::new(desired(&[("core", 3, 0, &[]), ("ro", 4, 0, &["core"])], 8, false), |_| name("core-1"));
     let run = |fleet: &mut Fleet, rounds: usize| {
@@ -209,4 +229,115 @@ fn the_disk_of_who_receives_nothing_by_its_own_fault_is_tried_now_and_then_and_n
     assert_eq!(tried(&mut fleet, |_, _| {}), [""; 0], "it was tried a short while ago");
     fleet.now = fleet.now.plus(1);
     assert_eq!(tried(&mut fleet, |_, _| {}), ["eu-3"]);
+}
+
+/// A relay `eu-1` and its leaf `eu-3`, formed; the other leaf has a relay of its own.
+fn formed() -> Fleet {
+    let groups: [(&str, usize, usize, &[&str]); 2] = [("core", 1, 0, &[]), ("eu", 4, 2, &["core"])];
+    let mut fleet = Fleet::new(desired(&groups, 8, false), |_| name("core-1"));
+    told(&mut fleet, 40);
+    fleet
+}
+
+/// What is told while so many half seconds go by: of whom, what, in order, each change once.
+fn told(fleet: &mut Fleet, times: usize) -> Vec<Vec<(String, String)>> {
+    let mut told = Vec::new();
+    for _ in 0..times {
+        fleet.tick(500);
+        let (_, made) = fleet.plan();
+        fleet.carry_out(&made, |_| true);
+        told.push(made.findings.iter().map(|f| (f.node.to_string(), f.diagnosis.to_string())).collect());
+    }
+    told.dedup();
+    told
+}
+
+fn shown(fleet: &mut Fleet, node: &str) -> (u64, u64) {
+    match fleet.plan().1.sight.rooted[&name(node)] {
+        Rooted::Yes { lag_milliseconds, shown_lag_milliseconds, .. } => (lag_milliseconds, shown_lag_milliseconds),
+        ref other => panic!("{other:?}"),
+    }
+}
+
+/// These have replayed what they had at the beginning, and say whatever else.
+fn replay_stands_still(fleet: &mut Fleet, nodes: &'static [&'static str], change: impl Fn(&mut Facts) + 'static) {
+    let at = fleet.servers[&name(nodes[0])].position;
+    fleet.says = Box::new(move |node, facts| {
+        if nodes.contains(&node.as_str()) {
+            facts.replay = at;
+            change(facts);
+        }
+    });
+}
+
+#[test]
+fn a_leaf_lags_by_what_its_readers_see_and_a_relay_by_what_it_passes_on() {
+    let mut fleet = formed();
+    let moves = fleet.moves;
+    replay_stands_still(&mut fleet, &["eu-1", "eu-3"], |_| {});
+    assert_eq!(told(&mut fleet, 64), [vec![]], "30 s, and the patience of 2");
+    let late = vec![("eu-3".to_owned(), "LaggingLeaf".to_owned())];
+    assert_eq!(told(&mut fleet, 20), std::slice::from_ref(&late));
+    for node in ["eu-1", "eu-3"] {
+        assert_eq!(shown(&mut fleet, node), (0, 42_000), "{node}");
+    }
+    assert_eq!(fleet.moves, moves, "nobody is moved");
+
+    // It catches up: at half the bound it is well again, and not before.
+    let behind = |fleet: &mut Fleet, milliseconds: u64| {
+        let back = milliseconds / 500 * (4 << 20);
+        fleet.says = Box::new(move |node, facts| facts.replay.0 -= if *node == name("eu-3") { back } else { 0 });
+    };
+    behind(&mut fleet, 15_500);
+    assert_eq!(told(&mut fleet, 4), [late]);
+    behind(&mut fleet, 15_000);
+    assert_eq!(told(&mut fleet, 4), [vec![]]);
+}
+
+#[test]
+fn a_leaf_that_waits_for_the_rest_of_a_record_has_all_that_can_be_read() {
+    let mut fleet = formed();
+    replay_stands_still(&mut fleet, &["eu-3"], |facts| facts.startup_wait = Some("RecoveryWalStream".to_owned()));
+    assert_eq!(told(&mut fleet, 90), [vec![]]);
+    assert_eq!(shown(&mut fleet, "eu-3"), (0, 0));
+}
+
+#[test]
+fn a_leaf_whose_replay_is_paused_or_held_up_by_readers_is_told_that_and_nothing_else() {
+    let pause = |facts: &mut Facts| facts.replay_paused = true;
+    let conflict = |facts: &mut Facts| facts.startup_wait = Some("RecoveryConflictSnapshot".to_owned());
+    for (says, after) in [(pause as fn(&mut Facts), 0), (conflict, 1)] {
+        let mut fleet = formed();
+        replay_stands_still(&mut fleet, &["eu-3"], says);
+        let blocked = vec![("eu-3".to_owned(), "ReplayBlocked".to_owned())];
+        assert_eq!(told(&mut fleet, 90), [vec![vec![]; after], vec![blocked]].concat());
+        assert_eq!(shown(&mut fleet, "eu-3"), (0, 45_000), "and what its readers see is old");
+        // What is left to replay then takes a moment.
+        fleet.says = Box::new(|_, _| {});
+        assert_eq!(told(&mut fleet, 4), [vec![]]);
+    }
+}
+
+#[test]
+fn a_leaf_that_comes_back_a_little_behind_is_not_told_to_lag() {
+    let mut fleet = formed();
+    let at = fleet.servers[&name("eu-3")].position;
+    fleet.set_up(&name("eu-3"), false);
+    told(&mut fleet, 40);
+    fleet.set_up(&name("eu-3"), true);
+    // 20 s behind, it receives and replays twice as fast as the primary writes.
+    let began = fleet.now;
+    let mut all = Vec::new();
+    for turn in 0..30 {
+        let has = Lsn(at.0 + turn * 2 * (4 << 20));
+        fleet.says = Box::new(move |node, facts| {
+            if *node == name("eu-3") {
+                facts.started = began.0;
+                facts.position = facts.position.min(has);
+                facts.replay = facts.position;
+            }
+        });
+        all.extend(told(&mut fleet, 1).concat());
+    }
+    assert_eq!(all, []);
 }

@@ -86,7 +86,7 @@ pub struct Summary {
     pub nodes: String,
     /// Fallbacks that are ready, of all that the routes name: `40/40`.
     pub fallbacks: String,
-    /// The largest lag of a rooted node: `<1s`, `<5s`, `<30s`, `<5m`, `>5m`, or `?` when no node is rooted.
+    /// The largest lag of a rooted node, by what it has replayed: `<1s`, `<5s`, `<30s`, `<5m`, `>5m`, or `?` when no node is rooted.
     pub lag: String,
     /// Hops from the primary to the lowest rooted node, as seen.
     pub depth: i32,
@@ -134,7 +134,7 @@ pub struct GroupStatus {
     pub nodes: i32,
     /// Those of them that are rooted.
     pub rooted: i32,
-    /// Those of the rooted that are at most healing.lagSeconds behind.
+    /// Those of the rooted whose readers see data that is at most healing.lagSeconds behind.
     pub serving: i32,
 }
 
@@ -151,7 +151,7 @@ pub struct NodeStatus {
     /// What it is: Primary, Standby (in the root group), Relay (feeds others), Leaf, Unrooted (no proven path to the
     /// primary), Unknown (cannot be seen).
     pub state: NodeState,
-    /// How far it is behind the primary: `<1s`, `<5s`, `<30s`, `<5m`, `>5m`, `?`.
+    /// How far what its readers see, which is what it has replayed, is behind the primary: `<1s`, `<5s`, `<30s`, `<5m`, `>5m`, `?`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<LagBucket>,
     /// What deviates, in one word; absent when all is as declared.

@@ -143,7 +143,8 @@ pub struct HealingSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = SUSPECT_AFTER_MILLISECONDS_MIN, max = SUSPECT_AFTER_MILLISECONDS_MAX))]
     pub suspect_after_milliseconds: Option<i32>,
-    /// How far behind the primary a server may be before it counts as lagging, in seconds. Default: 30.
+    /// How far behind the primary a server may be before it counts as lagging, in seconds: by what it has replayed, which
+    /// its readers see, and as a relay by what it has received, which it passes on. Default: 30.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = SECONDS_MAX))]
     pub lag_seconds: Option<i32>,

@@ -62,7 +62,11 @@ pub(super) async fn run(what: &Adopt, namespace: Option<&str>, out: &mut impl Wr
     let hosts: Vec<Listener> = what.hosts.iter().map(|host| listener(host, default)).collect::<Result<_, _>>()?;
     let credentials = what.login.credentials(&hosts)?;
     let access = ServerAccess { secret: None, ssl_mode: what.login.ssl_mode() };
-    let crawled = crawl(Wallet::fixed(credentials.clone()), &access, clock::now, &hosts, &ports).await;
+    let mut crawled = crawl(Wallet::fixed(credentials.clone()), &access, clock::now, &hosts, &ports).await;
+    // Where all that was found was reached otherwise, there is nothing to cure.
+    if crawled.tls_failed && !crawled.remarks.is_empty() {
+        crawled.remarks.push(what.login.cure_of_tls());
+    }
     let Some(adoption) = adopt(&crawled.found) else {
         bail!("none of the servers could be asked:\n{}", crawled.remarks.join("\n"));
     };

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::model::rooted::Rooted;
-use crate::model::{Desired, Finding, NodeName, Observed};
+use crate::model::{Desired, Facts, Finding, Lsn, NodeName, Observed, about};
 use crate::plan::{Plan, Readiness, Step};
 
 /// One node of the tree as seen. The shape of `-o json`.
@@ -21,9 +21,9 @@ pub struct Line {
     pub depth: Option<usize>,
     /// `primary`, `rooted`, or the name of what is wrong.
     pub state: String,
-    /// Bytes of WAL its upstream has and it has not.
+    /// Bytes of WAL its upstream has and it has not received.
     pub hop_lag_bytes: Option<u64>,
-    /// Bytes of WAL the primary has and it has not.
+    /// Bytes of WAL the primary has and readers of it do not see, as it is not replayed yet.
     pub total_lag_bytes: Option<u64>,
     /// Where it goes on when its upstream dies, in order.
     pub fallbacks: Vec<Fallback>,
@@ -118,12 +118,12 @@ impl<'a> Drawing<'a> {
             Some(Rooted::Yes { .. }) | None => None,
         };
         let upstream = self.upstream.get(node).copied();
-        let behind = |other: Option<&NodeName>| {
+        let behind = |other: Option<&NodeName>, own: fn(&Facts) -> Lsn| {
             let theirs = self.observed.seen(other?)?.position;
-            Some(theirs.bytes_since(self.observed.seen(node)?.position))
+            Some(theirs.bytes_since(own(self.observed.seen(node)?)))
         };
-        let hop_lag_bytes = behind(upstream);
-        let total_lag_bytes = behind(self.observed.memory.primary.as_ref().filter(|_| !is_primary));
+        let hop_lag_bytes = behind(upstream, |facts| facts.position);
+        let total_lag_bytes = behind(self.observed.memory.primary.as_ref().filter(|_| !is_primary), Facts::shown);
         let fallbacks = self.plan.fallbacks.get(node).into_iter().flatten();
         let fallback = |(name, readiness): &(NodeName, Readiness)| Fallback {
             node: name.to_string(),
@@ -165,8 +165,8 @@ pub fn text(lines: &[Line]) -> String {
         );
         let _ = writeln!(text, "{}", row.trim_end());
     }
-    for line in lines.iter().filter(|line| line.message.is_some()) {
-        let _ = writeln!(text, "\n{}: {}", line.node, line.message.as_deref().unwrap_or_default());
+    for (line, message) in lines.iter().filter_map(|line| Some((line, line.message.as_deref()?))) {
+        let _ = writeln!(text, "\n{}", about(&line.node, message));
     }
     text
 }
@@ -216,7 +216,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::Lsn;
     use crate::operator::Cluster as _;
     use crate::simulate::Drama;
 
@@ -231,12 +230,12 @@ mod tests {
         let mut drama = Drama::new(serde_json::from_value(spec).unwrap(), 1, |_| name("core-1")).unwrap();
         drama.pass(60_000);
         let mut observed = drama.cluster().observe(drama.desired()).now_or_never().unwrap();
-        for (node, position) in [("core-1", 900), ("eu-1", 1_000), ("eu-2", 850)] {
-            let view = observed.nodes.get_mut(&name(node)).unwrap();
-            Arc::make_mut(view.last.as_mut().unwrap()).position = Lsn(position);
+        for (node, position, replay) in [("core-1", 900, 900), ("eu-1", 1_000, 1_000), ("eu-2", 850, 600)] {
+            let facts = Arc::make_mut(observed.nodes.get_mut(&name(node)).unwrap().last.as_mut().unwrap());
+            (facts.position, facts.replay) = (Lsn(position), Lsn(replay));
         }
         let lines = lines(drama.desired(), &observed, &drama.plan());
         let lags: Vec<_> = lines.iter().map(|line| (line.hop_lag_bytes, line.total_lag_bytes)).collect();
-        assert_eq!(lags, [(None, None), (Some(0), Some(0)), (Some(150), Some(150))]);
+        assert_eq!(lags, [(None, None), (Some(0), Some(0)), (Some(150), Some(300))]);
     }
 }

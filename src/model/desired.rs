@@ -43,7 +43,7 @@ pub struct Limits {
 pub struct Healing {
     /// How long a node may be silent or stand still before anything is done about it, in milliseconds.
     pub suspect_after_milliseconds: u64,
-    /// How far a node may lag before it is called lagging, in seconds.
+    /// How far a node may lag before it is called lagging, in seconds: a relay by what it received, readers by what is replayed.
     pub lag_seconds: u64,
     /// How long a node that failed must have been well before it gets its children back, in seconds.
     pub settle_seconds: u64,

@@ -108,10 +108,10 @@ pub enum Diagnosis {
     /// It is well, and two or more who were pointed to it got nothing: pg_hba.conf, passwords or walsenders.
     #[strum(message = "its children are led elsewhere, and asked back after settling, then twice as long, and so on")]
     HalfRelay,
-    /// It feeds others and is further behind than `healing.lagSeconds`, while its upstream is not.
+    /// It feeds others and receives later than `healing.lagSeconds`, while its upstream does not.
     #[strum(message = "its children are moved to others with room, a few at a time, and given back after it settled")]
     LaggingRelay,
-    /// It is further behind than `healing.lagSeconds`.
+    /// What its readers see is further behind than `healing.lagSeconds`.
     #[strum(message = "reported")]
     LaggingLeaf,
     /// An idle slot on it holds back the transactions that vacuum may remove, and it could not be cleared yet.
@@ -156,4 +156,25 @@ pub struct Finding {
     pub diagnosis: Diagnosis,
     /// What was seen, and what a person is to do, or "Nothing to do".
     pub message: String,
+}
+
+/// A sentence about a node, which is named in front unless the sentence begins with its name.
+pub fn about(node: &str, text: &str) -> String {
+    let rest = text.strip_prefix(node);
+    let named = rest.is_some_and(|rest| rest.starts_with([' ', ':', ',']));
+    if named { text.to_owned() } else { format!("{node}: {text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::about;
+
+    #[test]
+    fn a_node_is_named_once_in_front_of_what_is_said_about_it() {
+        assert_eq!(about("eu-3", "eu-3 lags."), "eu-3 lags.");
+        assert_eq!(about("eu-3", "eu-3: it is beyond the fork."), "eu-3: it is beyond the fork.");
+        assert_eq!(about("eu-3", "eu-3, eu-4 both answer."), "eu-3, eu-4 both answer.");
+        assert_eq!(about("eu-3", "eu-30 is down."), "eu-3: eu-30 is down.");
+        assert_eq!(about("eu-3", "nobody feeds it."), "eu-3: nobody feeds it.");
+    }
 }

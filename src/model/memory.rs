@@ -92,6 +92,11 @@ pub struct NodeMemory {
     pub asked_at: Millis,
     /// The time of the newest [`Sample`] that this node has reached: its data is not older than that.
     pub reached: Option<Millis>,
+    /// The same of what its readers see: by what is replayed.
+    pub shown: Option<Millis>,
+    /// Since when its readers see data that is older than `healing.lagSeconds`, where that arises at it or on its way from
+    /// its upstream, and not by replay that is paused or by sessions that hold it up: those have a name of their own.
+    pub late_since: Option<Millis>,
     /// Since when it has a path to the primary.
     pub rooted_since: Option<Millis>,
     /// Since when it has no path to the primary, whoever's fault that is.
@@ -224,6 +229,12 @@ impl Memory {
         self.failed_steps.get(&(server.clone(), owner.clone(), kind)).map(|(_, at)| *at)
     }
 
+    /// Whether a node's readers have seen data older than the bound for at least so long.
+    pub fn is_late(&self, node: &NodeName, patience_milliseconds: u64) -> bool {
+        let since = self.node(node).and_then(|node| node.late_since);
+        since.is_some_and(|since| self.at.since(since) >= patience_milliseconds)
+    }
+
     /// Whether a step that failed is to wait before it is tried again: twice as long each time, up to ten seconds.
     pub fn is_to_wait(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> bool {
         let failed = self.failed_steps.get(&(server.clone(), owner.clone(), kind));
@@ -272,7 +283,8 @@ impl Memory {
         self.learn_primary(desired, nodes);
         for name in desired.nodes.keys() {
             let facts = nodes.get(name).and_then(NodeView::seen);
-            let reached = facts.and_then(|facts| self.newest_reached(facts));
+            let reached = facts.and_then(|facts| self.newest_reached(facts, facts.position));
+            let shown = facts.and_then(|facts| self.newest_reached(facts, facts.shown()));
             let node = self.nodes.entry(name.clone()).or_default();
             node.routed = desired.group_of(name).is_some_and(|group| group.management == Management::Routes);
             match facts {
@@ -282,7 +294,7 @@ impl Memory {
                     let silent = why == Some(WhyUnseen::Timeout) && !slept && node.asked_at > Millis(0);
                     node.unseen_since.get_or_insert(if silent { node.asked_at } else { now });
                 }
-                Some(facts) => node.see(facts, reached, now),
+                Some(facts) => node.see(facts, (reached, shown), now),
             }
         }
         self.note_namesakes(desired, nodes);
@@ -306,7 +318,7 @@ impl Memory {
         if self.primary.as_ref() != Some(&name) || self.timeline != facts.timeline {
             // Positions of different histories are never compared by LSN (safety.md 1.3).
             self.samples.clear();
-            self.nodes.values_mut().for_each(|node| node.reached = None);
+            self.nodes.values_mut().for_each(|node| (node.reached, node.shown) = (None, None));
         }
         self.timeline = facts.timeline.or(self.timeline);
         self.primary = Some(name);
@@ -321,9 +333,9 @@ impl Memory {
         }
     }
 
-    fn newest_reached(&self, facts: &Facts) -> Option<Millis> {
+    fn newest_reached(&self, facts: &Facts, position: Lsn) -> Option<Millis> {
         let same_history = facts.timeline.is_none() || facts.timeline == self.timeline;
-        let reached = |sample: &&Sample| same_history && sample.position <= facts.position;
+        let reached = |sample: &&Sample| same_history && sample.position <= position;
         self.samples.iter().rev().find(reached).map(|sample| sample.at)
     }
 
@@ -351,7 +363,7 @@ impl Memory {
 }
 
 impl NodeMemory {
-    fn see(&mut self, facts: &Facts, reached: Option<Millis>, now: Millis) {
+    fn see(&mut self, facts: &Facts, (reached, shown): (Option<Millis>, Option<Millis>), now: Millis) {
         if self.unseen_since.take().is_some() {
             self.slots_given_up.clear();
         }
@@ -379,6 +391,7 @@ impl NodeMemory {
             self.advanced_at = now;
         }
         self.reached = self.reached.max(reached);
+        self.shown = self.shown.max(shown);
     }
 }
 

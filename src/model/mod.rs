@@ -22,7 +22,7 @@ pub mod unseen;
 
 pub use conninfo::Conninfo;
 pub use desired::{Addresses, Automation, Desired, Group, Healing, Limits, Management, NodeSpec};
-pub use diagnosis::{Diagnosis, Finding};
+pub use diagnosis::{Diagnosis, Finding, about};
 pub use found::Found;
 pub use loss::Loss;
 pub use lsn::{Lsn, Timeline};

@@ -211,6 +211,13 @@ impl Facts {
         self.parameters.get("max_wal_senders").is_some_and(|most| self.senders.len() as u64 >= *most)
     }
 
+    /// Up to where those see who read here: what is replayed, or all it has when replay waits for more. What the primary
+    /// flushed last may end amid a record, which nobody can replay before the rest of it is written.
+    pub fn shown(&self) -> Lsn {
+        let waits_for_more = self.startup_wait.as_deref() == Some("RecoveryWalStream");
+        if waits_for_more { self.position.max(self.replay) } else { self.replay }
+    }
+
     /// What keeps replay, as the startup process tells it: as long as it lasts no change of route is acted on, and no lost
     /// stream is begun anew (postgres-facts.md 1.3). Waiting for WAL, or for the next try, is no such thing.
     pub fn replay_blocked_by(&self) -> Option<&str> {

@@ -14,9 +14,11 @@ pub enum Rooted {
     Yes {
         /// Edges between it and the primary.
         hops: usize,
-        /// How old its data may be at most, as far as the primary's position was sampled since; 0 when it has all that
-        /// the primary had at the last sample, in milliseconds.
+        /// How old what it can pass on may be at most, as far as the primary's position was sampled since; 0 when it has
+        /// received all that the primary had at the last sample, in milliseconds.
         lag_milliseconds: u64,
+        /// How old what its readers see may be at most, in the same way: by what is replayed. Never less.
+        shown_lag_milliseconds: u64,
     },
     /// It has none; the sentence says what is seen.
     No(String),
@@ -54,10 +56,20 @@ impl Walk<'_> {
         let Some(primary) = primary else { return Rooted::Unknown("no primary is seen".to_owned()) };
         match self.path(node, primary) {
             Err(verdict) => verdict,
-            Ok(hops) => self.observed.seen(node).map_or_else(
-                || Rooted::Unknown("it is not seen".to_owned()),
-                |facts| Rooted::Yes { hops, lag_milliseconds: lag_milliseconds(&self.observed.memory, node, facts) },
-            ),
+            Ok(hops) => self
+                .observed
+                .seen(node)
+                .map_or_else(|| Rooted::Unknown("it is not seen".to_owned()), |facts| self.yes(node, facts, hops)),
+        }
+    }
+
+    fn yes(&self, node: &NodeName, facts: &Facts, hops: usize) -> Rooted {
+        let memory = &self.observed.memory;
+        let known = memory.node(node);
+        Rooted::Yes {
+            hops,
+            lag_milliseconds: lag_milliseconds(memory, known.and_then(|known| known.reached), facts),
+            shown_lag_milliseconds: lag_milliseconds(memory, known.and_then(|known| known.shown), facts),
         }
     }
 
@@ -144,10 +156,11 @@ fn sentence(names: &BTreeSet<&NodeName>) -> String {
     names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// How old the data of `node` may be at most: 0 when it has reached the newest sample taken before it was asked.
-fn lag_milliseconds(memory: &Memory, node: &NodeName, facts: &Facts) -> u64 {
+/// How old the data of a node may be at most that has reached the sample of this time: 0 when that is the newest taken
+/// before it was asked.
+fn lag_milliseconds(memory: &Memory, reached: Option<Millis>, facts: &Facts) -> u64 {
     let Some(due) = memory.samples.iter().rev().find(|sample| sample.at <= facts.asked_at) else { return 0 };
-    match memory.nodes.get(node).and_then(|m| m.reached) {
+    match reached {
         Some(reached) if reached >= due.at => 0,
         Some(reached) => facts.at.since(reached),
         None => facts.at.since(memory.samples.front().map_or(Millis(0), |oldest| oldest.at)),

@@ -48,14 +48,25 @@ impl Sight {
 
     /// Whether a node's lag arises on its own way from its upstream: that one is at most half as far behind.
     pub fn lags_by_itself(&self, node: &NodeName) -> bool {
-        let lag = |node: &NodeName| match self.rooted.get(node) {
+        self.lag(node).is_none_or(|own| self.arises_below(node, own))
+    }
+
+    /// How old what readers of a node see may be at most, where that arises at it or on its way from its upstream, in
+    /// milliseconds. An upstream passes on what it has received, whatever of that it has replayed.
+    pub fn shows_late(&self, node: &NodeName) -> Option<u64> {
+        let Some(Rooted::Yes { shown_lag_milliseconds: own, .. }) = self.rooted.get(node) else { return None };
+        Some(*own).filter(|own| self.arises_below(node, *own))
+    }
+
+    fn lag(&self, node: &NodeName) -> Option<u64> {
+        match self.rooted.get(node) {
             Some(Rooted::Yes { lag_milliseconds, .. }) => Some(*lag_milliseconds),
             _ => None,
-        };
-        match (lag(node), self.upstream(node).and_then(lag)) {
-            (Some(own), Some(above)) => above <= own / 2,
-            _ => true,
         }
+    }
+
+    fn arises_below(&self, node: &NodeName, own: u64) -> bool {
+        self.upstream(node).and_then(|above| self.lag(above)).is_none_or(|above| above <= own / 2)
     }
 
     /// The upstream that a node tells, as far as it is one of ours.

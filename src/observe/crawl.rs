@@ -23,6 +23,8 @@ pub struct Crawl {
     pub found: Vec<Found>,
     /// What could not be reached or understood, a sentence each.
     pub remarks: Vec<String>,
+    /// Some did not come to terms about TLS, or gave a certificate that is not signed as it has to be.
+    pub tls_failed: bool,
 }
 
 /// Why a server is asked, the weakest reason first.

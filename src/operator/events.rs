@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::Acknowledgement;
-use crate::model::{Diagnosis, Finding, Millis, NodeName};
+use crate::model::{Diagnosis, Finding, Millis, NodeName, about};
 use crate::plan::{Outcome, Step, Why};
 
 /// Longest note the API server takes, in bytes.
@@ -48,7 +48,7 @@ impl Known {
                     reason: diagnosis.into(),
                     action: "Diagnose",
                     node: node.clone(),
-                    note: note(&format!("{node}: {message}")),
+                    note: note(&about(node.as_str(), message)),
                 });
                 (message.clone(), now)
             });
@@ -152,7 +152,9 @@ mod tests {
         assert_eq!(told(&known.learn(&dead("refused"), Millis(0))), [("r1", "DeadRelay", true)]);
         assert_eq!(known.learn(&dead("reset"), Millis(59_999)), []);
         assert_eq!(known.learn(&dead("refused"), Millis(60_000)), []);
-        let notices = known.learn(&dead("reset"), Millis(60_001));
+        let notices = known.learn(&dead("r1 resets"), Millis(60_001));
+        assert_eq!((told(&notices), notices[0].note.as_str()), (vec![("r1", "DeadRelay", true)], "r1 resets"));
+        let notices = known.learn(&dead("reset"), Millis(120_001));
         assert_eq!((told(&notices), notices[0].note.as_str()), (vec![("r1", "DeadRelay", true)], "r1: reset"));
         assert_eq!(known.learn(&dead("reset"), Millis(900_000)), []);
         let settling = [finding("r1", Diagnosis::Settling, "well since 1 s")];

@@ -29,7 +29,7 @@ pub struct Pass {
     pub findings: Vec<Finding>,
     /// What became of the steps.
     pub outcome: Outcome,
-    /// How old the data of each node with a path to the primary is at most.
+    /// How old what readers of each node with a path to the primary see is at most.
     pub lag: BTreeMap<NodeName, Duration>,
     /// WAL that idle slots keep on each server that has any, beyond what it needs itself, in bytes.
     pub retained_bytes: BTreeMap<NodeName, u64>,
@@ -104,7 +104,7 @@ impl Pass {
 
 fn lag(sight: &Sight) -> BTreeMap<NodeName, Duration> {
     let known = |rooted: &Rooted| match rooted {
-        Rooted::Yes { lag_milliseconds, .. } => Some(Duration::from_millis(*lag_milliseconds)),
+        Rooted::Yes { shown_lag_milliseconds, .. } => Some(Duration::from_millis(*shown_lag_milliseconds)),
         Rooted::No(_) | Rooted::Unknown(_) => None,
     };
     sight.rooted.iter().filter_map(|(node, rooted)| Some((node.clone(), known(rooted)?))).collect()

@@ -230,14 +230,16 @@ impl View<'_> {
     }
 
     fn lag(&self, node: &NodeName) -> Option<LagBucket> {
-        let Some(Rooted::Yes { lag_milliseconds, .. }) = self.plan.sight.rooted.get(node) else { return None };
+        let Some(Rooted::Yes { shown_lag_milliseconds: lag, .. }) = self.plan.sight.rooted.get(node) else {
+            return None;
+        };
         let known = self.previous.and_then(|status| status.nodes.iter().find(|known| known.name == node.as_str()));
-        Some(lag_bucket(*lag_milliseconds, known.and_then(|known| known.lag)))
+        Some(lag_bucket(*lag, known.and_then(|known| known.lag)))
     }
 
     fn serves(&self, node: &NodeName) -> bool {
         let bound = self.desired.healing.lag_seconds.saturating_mul(1000);
-        matches!(self.plan.sight.rooted.get(node), Some(Rooted::Yes { lag_milliseconds, .. }) if *lag_milliseconds <= bound)
+        matches!(self.plan.sight.rooted.get(node), Some(Rooted::Yes { shown_lag_milliseconds: lag, .. }) if *lag <= bound)
     }
 
     fn is_rooted(&self, node: &NodeName) -> bool {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::prefer::preferences;
+use super::spread::Spread;
 use super::{Plan, Standing, World, ready};
 use crate::model::{Desired, Millis, NodeName, Observed, Route};
 
@@ -45,19 +46,19 @@ pub fn explain(desired: &Desired, observed: &Observed, plan: &Plan, node: &NodeN
     let world = World::new(desired, observed, &plan.sight, now);
     let preferences = preferences(desired);
     let wanted = plan.wanted.get(node);
-    let below_primary = |node: &NodeName| preferences.tier_one.contains(node);
-    // By the plan, not by the spec alone: one to which the primary gives nothing is put below a standby for a while.
-    let tier_one = below_primary(node) && wanted.and_then(Route::first).is_none_or(|first| world.is_primary(first));
+    // Asked of what the plan asks, so that the two cannot tell different stories.
+    let spread = Spread::of(&world, &preferences);
+    let tier_one = spread.is_tier_one(node);
     let mut load: BTreeMap<&NodeName, usize> = BTreeMap::new();
     for first in plan.wanted.values().filter_map(Route::first) {
         *load.entry(first).or_default() += 1;
     }
-    let mut listed: Vec<(usize, NodeName)> = match preferences.lists.get(node).filter(|_| !tier_one) {
-        Some(list) => list.iter().map(|preference| (preference.tier, preference.node.clone())).collect(),
-        None => Vec::new(),
-    };
-    // As the plan does it: leaves cost the primary CPU for each commit, so it comes last of its tier for them.
-    listed.sort_by_key(|(tier, name)| (*tier, world.is_primary(name) && !below_primary(node)));
+    let order = if tier_one { Vec::new() } else { spread.order(node) };
+    let mut listed: Vec<(usize, NodeName)> = order.iter().map(|one| (one.tier, one.node.clone())).collect();
+    if preferences.tier_one.contains(node) {
+        // It is below another for a while only because the primary, which it is meant to hang below, gives it nothing.
+        listed.sort_by_key(|(_, name)| !world.is_primary(name));
+    }
     // Those right below the primary prefer nobody: their route is the root group.
     for entry in wanted.into_iter().flat_map(|route| &route.entries) {
         if !listed.iter().any(|(_, name)| name == entry) {

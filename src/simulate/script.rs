@@ -267,3 +267,16 @@ fn duration(text: &str) -> Result<u64, String> {
     let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no time such as 500ms, 10s, 5m or 2h"))?;
     Ok(number.saturating_mul(unit))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::play;
+
+    #[test]
+    fn an_error_names_the_line_of_the_file_whatever_was_recorded_in_it() {
+        let script = "# Prose.\n> begin\nerror: what it told before\nand more\n\n# More prose.\n> dance\n";
+        let told = play(script, 1);
+        let errors = told.lines().filter_map(|line| line.strip_prefix("error: ")?.split_once(": "));
+        assert_eq!(errors.map(|(line, _)| line).collect::<Vec<_>>(), ["line 2", "line 7"], "{told}");
+    }
+}

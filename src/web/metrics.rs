@@ -92,7 +92,11 @@ impl Default for Metrics {
         registry.register("reconcile_duration_seconds", "Time of one pass over one topology", clone);
         registry.register("steps", "Steps carried out, by kind and outcome (ok, failed)", this.steps.clone());
         let lag = this.node_lag_seconds.clone();
-        registry.register("node_lag_seconds", "How old the data of a node with a path to the primary is at most", lag);
+        registry.register(
+            "node_lag_seconds",
+            "How old what readers of a node with a path to the primary see is at most",
+            lag,
+        );
         let findings = this.findings.clone();
         registry.register("findings", "Nodes of a topology with a diagnosis; 0 is not shown", findings);
         let retained = this.retained_wal_bytes.clone();

@@ -34,6 +34,9 @@ pub(crate) struct Server {
     pub(crate) slots: BTreeMap<String, Lsn>,
 }
 
+/// Changes what a server says.
+type Says = Box<dyn Fn(&NodeName, &mut Facts)>;
+
 /// A fleet, its clock and what the operator remembers of it.
 pub(crate) struct Fleet {
     pub(crate) desired: Desired,
@@ -45,6 +48,8 @@ pub(crate) struct Fleet {
     pub(crate) rejects_us: Option<NodeName>,
     /// A child and the upstream that lets it connect and gives it nothing: libpq does not go on from there.
     pub(crate) refuses: Option<(NodeName, NodeName)>,
+    /// What servers say otherwise than they would.
+    pub(crate) says: Says,
     /// Moves ordered so far.
     pub(crate) moves: usize,
 }
@@ -77,6 +82,7 @@ impl Fleet {
             primary,
             rejects_us: None,
             refuses: None,
+            says: Box::new(|_, _| {}),
             moves: 0,
         }
     }
@@ -141,12 +147,18 @@ impl Fleet {
             let rejected = self.rejects_us.as_ref() == Some(name);
             let why = if rejected { WhyUnseen::CredentialsRejected } else { WhyUnseen::Refused };
             let unseen = Unseen { why, detail: why.to_string() };
-            let last = server.up.then(|| Arc::new(self.facts(name)));
+            let last = server.up.then(|| Arc::new(self.said(name)));
             NodeView { last, unseen: (!server.up || rejected).then_some(unseen) }
         };
         let nodes: ByNode<_> = self.servers.keys().map(|name| (name.clone(), view(name))).collect();
         self.memory.advance(&self.desired, &nodes, self.now);
         Observed { nodes, memory: self.memory.clone() }
+    }
+
+    fn said(&self, name: &NodeName) -> Facts {
+        let mut facts = self.facts(name);
+        (self.says)(name, &mut facts);
+        facts
     }
 
     fn facts(&self, name: &NodeName) -> Facts {

@@ -10,6 +10,11 @@ use clap::{Args, ValueEnum};
 
 use crate::observe::{Credentials, Listener, SslMode};
 
+/// What helps where a certificate cannot be checked.
+const CURES: &str = "give the certificate of the authority that signed the servers' with --sslrootcert FILE, or check less: \
+                     --sslmode verify-ca takes any name in a certificate, --sslmode require any certificate, --sslmode \
+                     disable uses no TLS";
+
 /// How to log in.
 #[derive(Debug, Args)]
 pub(super) struct Login {
@@ -64,12 +69,27 @@ impl Login {
         }
     }
 
+    fn sslmode_as_given(&self) -> String {
+        self.sslmode.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// What to do when TLS with a server failed.
+    pub(super) fn cure_of_tls(&self) -> String {
+        format!("Where it says TlsFailed, with --sslmode {}: {CURES}.", self.sslmode_as_given())
+    }
+
     /// The credentials for a fleet, with the password of the first of these hosts that the password file has.
     pub(super) fn credentials(&self, hosts: &[Listener]) -> anyhow::Result<Credentials> {
         let file = |path: &Option<PathBuf>| {
             let read = |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
             path.as_ref().map(read).transpose()
         };
+        if matches!(self.sslmode, Mode::VerifyCa | Mode::VerifyFull) && self.sslrootcert.is_none() {
+            let mode = self.sslmode_as_given();
+            bail!(
+                "--sslmode {mode} checks the servers' certificates, and there is nothing to check them with: {CURES}"
+            );
+        }
         let password = match std::env::var("PGPASSWORD") {
             Ok(password) => Some(password),
             Err(_) => self.file_password(hosts)?,

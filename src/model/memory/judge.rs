@@ -61,6 +61,8 @@ impl Memory {
             node.rooted_since = node.rooted_since.filter(|_| rooted).or(rooted.then_some(self.at));
             node.note_upstream(sight.edges.get(name));
             node.unrooted_since = node.unrooted_since.filter(|_| unrooted).or(unrooted.then_some(since));
+            let paused = nodes.get(name).and_then(NodeView::seen).is_some_and(|facts| facts.replay_paused);
+            node.note_late(sight.shows_late(name).filter(|_| !paused), bound, self.at);
         }
         self.note_refusals(desired, nodes, &sight);
         for (name, node) in &mut self.nodes {
@@ -169,6 +171,16 @@ impl NodeMemory {
         let upstream = edge.filter(|edge| !matches!(edge, Edge::Denied(_))).and_then(Edge::upstream);
         let other = upstream.filter(|upstream| self.fed_by.as_ref() != Some(upstream));
         self.left = other.and_then(|upstream| self.fed_by.replace(upstream.clone()));
+    }
+
+    /// Whether its readers see data older than the bound, the time left out for which sessions hold up replay now. Nothing is
+    /// known of one that is away, so one that is started again has the patience anew.
+    fn note_late(&mut self, lag_milliseconds: Option<u64>, bound: u64, now: Millis) {
+        let held_up_for = self.conflict.map_or(0, |(_, since)| now.since(since));
+        // Once it counts as lagging it has to catch up to half the bound.
+        let most = if self.late_since.is_some() { bound / 2 } else { bound };
+        let late = lag_milliseconds.is_some_and(|lag| lag.saturating_sub(held_up_for) > most);
+        self.late_since = self.late_since.filter(|_| late).or(late.then_some(now));
     }
 
     /// Whether it was pointed to `first` and did not arrive there, or streams from nobody whatever is reloaded.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Crawl, Entry, Listener, Origin};
 use crate::model::observed::Sender;
-use crate::model::{Facts, Found, NodeView, Unseen};
+use crate::model::{Facts, Found, NodeView, Unseen, WhyUnseen};
 
 /// One server, wherever it was reached.
 struct Server<'a> {
@@ -130,7 +130,9 @@ impl<'a> Census<'a> {
         for listener in self.servers.iter().filter_map(Server::receives_from) {
             *votes.entry(listener).or_default() += 1;
         }
-        let mut crawl = Crawl::default();
+        let why = |entry: &Entry| entry.view.as_ref()?.unseen.as_ref().map(|unseen| unseen.why);
+        let tls_failed = self.entries.iter().any(|entry| why(entry) == Some(WhyUnseen::TlsFailed));
+        let mut crawl = Crawl { tls_failed, ..Crawl::default() };
         for server in &self.servers {
             let (address, port) = server.best(&votes);
             crawl.found.push(Found { address, port, upstream: self.upstream(server), ..server.found() });

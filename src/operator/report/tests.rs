@@ -53,7 +53,9 @@ impl World {
         for (node, upstream) in NODES {
             observed.nodes.insert(name(node), NodeView { last: Some(Arc::new(facts(node, upstream))), unseen: None });
             let hops = usize::from(upstream.is_some()) + usize::from(upstream == Some("eu-1"));
-            plan.sight.rooted.insert(name(node), Rooted::Yes { hops, lag_milliseconds: 300 });
+            plan.sight
+                .rooted
+                .insert(name(node), Rooted::Yes { hops, lag_milliseconds: 0, shown_lag_milliseconds: 300 });
             if let Some(upstream) = upstream {
                 let (entries, attrs) = (vec![name(upstream), name("core-2")], SessionAttrs::Any);
                 plan.wanted.insert(name(node), Route { entries, attrs });
@@ -208,8 +210,8 @@ fn an_idle_or_steadily_loaded_topology_says_the_same_for_ever() {
     let first = world.report(None, 100);
     for (pass, lag) in [0, 1100, 40, 999, 1000, 2300, 600, 1500].into_iter().enumerate() {
         for rooted in world.plan.sight.rooted.values_mut() {
-            if let Rooted::Yes { lag_milliseconds, .. } = rooted {
-                *lag_milliseconds = lag;
+            if let Rooted::Yes { shown_lag_milliseconds, .. } = rooted {
+                *shown_lag_milliseconds = lag;
             }
         }
         let primary = name("core-1");
@@ -307,7 +309,11 @@ fn a_group_without_a_rooted_node_within_the_bound_is_down() {
     let counts: Vec<_> = status.groups.iter().map(|group| (group.nodes, group.rooted, group.serving)).collect();
     assert_eq!(counts, [(2, 2, 2), (3, 0, 0)]);
     for node in ["eu-1", "eu-2", "eu-3"] {
-        world.plan.sight.rooted.insert(name(node), Rooted::Yes { hops: 1, lag_milliseconds: 30_001 });
+        world
+            .plan
+            .sight
+            .rooted
+            .insert(name(node), Rooted::Yes { hops: 1, lag_milliseconds: 0, shown_lag_milliseconds: 30_001 });
     }
     let status = world.report(None, 1);
     assert_eq!((said(&status, ConditionType::Serving).0, said(&status, ConditionType::Rooted).0), ("False", "True"));

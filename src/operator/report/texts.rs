@@ -1,6 +1,6 @@
 //! Sentences for people: what to do about a server that is not seen, and lists of names.
 
-use crate::model::{NodeName, Unseen, WhyUnseen};
+use crate::model::{Unseen, WhyUnseen};
 
 /// Why a server is not seen, and what to do about it.
 pub(super) fn unseen(unseen: &Unseen) -> String {
@@ -43,13 +43,6 @@ pub(super) fn names<'a>(all: impl IntoIterator<Item = &'a str>) -> String {
         0 => first,
         more => format!("{first} and {more} more"),
     }
-}
-
-/// A sentence about a node, which is named in front unless the sentence begins with its name.
-pub(super) fn about(node: &NodeName, text: &str) -> String {
-    let rest = text.strip_prefix(node.as_str());
-    let named = rest.is_some_and(|rest| rest.starts_with([' ', ':']));
-    if named { text.to_owned() } else { format!("{node}: {text}") }
 }
 
 /// The text with one full stop at its end.

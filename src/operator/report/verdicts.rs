@@ -6,7 +6,7 @@ use super::{Primary, View, changes, texts};
 use crate::api::conditions::{ConditionType, Truth, Verdict};
 use crate::api::reason::{Plain, Reason};
 use crate::model::rooted::Rooted;
-use crate::model::{Automation, Diagnosis, Finding, Group, Management, NodeName};
+use crate::model::{Automation, Diagnosis, Finding, Group, Management, NodeName, about};
 use crate::plan::{Planned, Readiness, Step, TICK_MILLISECONDS, Wait, WaitReason};
 
 const NOTHING: &str = "Nothing to do.";
@@ -68,7 +68,7 @@ fn serving(view: &View<'_>) -> Verdict {
     let names = texts::names(groups.iter().map(|group| group.name.as_str()));
     let unclear = unclear(view, group);
     let node = unclear.or(group.members.first());
-    let why = node.map(|node| texts::about(node, &explain(view, node))).unwrap_or_default();
+    let why = node.map(|node| about(node.as_str(), &explain(view, node))).unwrap_or_default();
     let message = format!("No node is rooted and at most {seconds} s behind in {names}. {why}");
     let truth = if unclear.is_some() { Truth::Unknown } else { Truth::False };
     let unseen = unclear.and_then(|node| view.unseen(node)).map(|unseen| Reason::from(unseen.why));
@@ -124,7 +124,7 @@ fn rooted(view: &View<'_>, primary: &Primary<'_>) -> Verdict {
         not.len(),
         view.desired.nodes.len(),
         texts::names(not.iter().map(|node| node.as_str())),
-        texts::about(first, &explain(view, first)),
+        about(first.as_str(), &explain(view, first)),
     );
     Verdict::new(truth, reason, message)
 }
@@ -220,7 +220,7 @@ fn converged(view: &View<'_>) -> Verdict {
     if let Some(finding) = view.plan.findings.iter().find(stands_against) {
         let (reason, message) =
             view.trouble(&finding.node).unwrap_or_else(|| (finding.diagnosis.into(), finding.message.clone()));
-        return Verdict::new(Truth::False, reason, texts::about(&finding.node, &texts::sentence(&message)));
+        return Verdict::new(Truth::False, reason, about(finding.node.as_str(), &texts::sentence(&message)));
     }
     if let Some(alone) = view.plan.wanted.keys().find(|node| is_alone(view, node)) {
         let ours = view.desired.automation == Automation::Heal

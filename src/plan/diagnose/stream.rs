@@ -115,23 +115,22 @@ fn half(refusals: &BTreeMap<&NodeName, Vec<&str>>, node: &NodeName) -> Found {
 }
 
 fn lagging(world: &World<'_>, node: &NodeName, failing: bool) -> Found {
-    let bound = world.desired.healing.lag_seconds;
+    let healing = &world.desired.healing;
+    let bound = healing.lag_seconds;
     let Some(Rooted::Yes { lag_milliseconds, .. }) = world.sight.rooted.get(node) else { return None };
-    let lags = failing || *lag_milliseconds > bound.saturating_mul(1000);
-    if !lags || !world.sight.lags_by_itself(node) {
-        return None;
-    }
+    let receives_late = *lag_milliseconds > bound.saturating_mul(1000);
     // Not the present figure: it moves with every look, and the status would be written again with it.
     let seen = format!("{node} is more than {bound} s behind");
-    let cure = "Look at its disk, CPU and network";
-    Some(if is_relay(world, node) {
-        (
-            Diagnosis::LaggingRelay,
-            format!("{seen}, and its upstream is not. {cure}; its children are moved where there is room."),
-        )
-    } else {
-        (Diagnosis::LaggingLeaf, format!("{seen}. {cure}."))
-    })
+    if is_relay(world, node) {
+        // What counts is what it can pass on, which is what it has received.
+        let lags = (failing || receives_late) && world.sight.lags_by_itself(node);
+        let cure = "Look at its disk, CPU and network; its children are moved where there is room";
+        return lags.then(|| (Diagnosis::LaggingRelay, format!("{seen}, and its upstream is not. {cure}.")));
+    }
+    // What counts is what its readers see, which is what it has replayed.
+    let lags = world.observed.memory.is_late(node, healing.suspect_after_milliseconds);
+    let cure = "Look at its disk, CPU and network, at who reads there, and at recovery_min_apply_delay";
+    lags.then(|| (Diagnosis::LaggingLeaf, format!("{seen}. {cure}.")))
 }
 
 fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (Diagnosis, String) {
