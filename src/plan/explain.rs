@@ -46,16 +46,17 @@ pub fn explain(desired: &Desired, observed: &Observed, plan: &Plan, node: &NodeN
     let world = World::new(desired, observed, &plan.sight, now);
     let preferences = preferences(desired);
     let wanted = plan.wanted.get(node);
+    let meant_below_primary = preferences.tier_one.contains(node);
     // Asked of what the plan asks, so that the two cannot tell different stories.
-    let spread = Spread::of(&world, &preferences);
+    let spread = Spread::of(&world, preferences);
     let tier_one = spread.is_tier_one(node);
     let mut load: BTreeMap<&NodeName, usize> = BTreeMap::new();
     for first in plan.wanted.values().filter_map(Route::first) {
         *load.entry(first).or_default() += 1;
     }
-    let order = if tier_one { Vec::new() } else { spread.order(node) };
+    let order = if tier_one { &[] } else { spread.order(node) };
     let mut listed: Vec<(usize, NodeName)> = order.iter().map(|one| (one.tier, one.node.clone())).collect();
-    if preferences.tier_one.contains(node) {
+    if meant_below_primary {
         // It is below another for a while only because the primary, which it is meant to hang below, gives it nothing.
         listed.sort_by_key(|(_, name)| !world.is_primary(name));
     }
