@@ -6,7 +6,7 @@ use petgraph::algo::has_path_connecting;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 
 use super::observed::Sender;
-use super::{Addresses, ByNode, Desired, Facts, NodeName, Observed, Route, SessionAttrs};
+use super::{Addresses, ByNode, Desired, Facts, Management, NodeName, Observed, Route, SessionAttrs};
 
 /// The edge on which a node receives WAL now, as both its ends tell it (law 9).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,13 +37,14 @@ impl Edge {
 /// The edge of every node that is seen.
 pub fn edges(desired: &Desired, observed: &Observed) -> ByNode<Edge> {
     let addresses = desired.addresses();
-    let seen = |name: &NodeName| observed.seen(name).map(|facts| edge(&addresses, observed, name, facts));
+    let seen = |name: &NodeName| observed.seen(name).map(|facts| edge(desired, &addresses, observed, name, facts));
     desired.nodes.keys().filter_map(|name| seen(name).map(|edge| (name.clone(), edge))).collect()
 }
 
-fn edge(addresses: &Addresses<'_>, observed: &Observed, child: &NodeName, facts: &Facts) -> Edge {
+fn edge(desired: &Desired, addresses: &Addresses<'_>, observed: &Observed, child: &NodeName, facts: &Facts) -> Edge {
     let Some(receiver) = facts.receiver.as_ref().filter(|_| facts.in_recovery) else { return Edge::None };
-    let Some(upstream) = addresses.node_at(&receiver.host, receiver.port) else {
+    let known = addresses.node_at(&receiver.host, receiver.port);
+    let Some(upstream) = known.or_else(|| his_upstream(desired, observed, child, facts)) else {
         return Edge::Stranger(format!("{}:{}", receiver.host, receiver.port));
     };
     let Some(up) = observed.seen(upstream) else { return Edge::ChildOnly(upstream.clone()) };
@@ -54,11 +55,37 @@ fn edge(addresses: &Addresses<'_>, observed: &Observed, child: &NodeName, facts:
     let by_name = |sender: &Sender| sender.application_name == child.as_str();
     if up.senders.iter().any(|sender| by_slot(sender) && by_name(sender)) {
         Edge::Both(upstream.clone())
-    } else if up.senders.iter().any(|sender| by_slot(sender) || by_name(sender)) {
+    } else if known.is_none() || up.senders.iter().any(|sender| by_slot(sender) || by_name(sender)) {
         Edge::ChildOnly(upstream.clone())
     } else {
         Edge::Denied(upstream.clone())
     }
+}
+
+/// The upstream of a server of somebody else's that names it by a host of which the spec knows nothing, as a service of his
+/// (CloudNativePG) or a name for an address: the one server that has exactly one walsender by that standby's own name and
+/// slot. Where two would fit, or two standbys have that name, nothing is taken for it.
+pub fn his_upstream<'a>(
+    desired: &'a Desired,
+    observed: &Observed,
+    child: &NodeName,
+    facts: &Facts,
+) -> Option<&'a NodeName> {
+    let management = desired.group_of(child).map(|group| group.management);
+    let receiver = facts.receiver.as_ref().filter(|_| management == Some(Management::Observe))?;
+    let others = || desired.nodes.keys().filter(|other| *other != child);
+    let others = || others().filter_map(|other| Some((other, observed.seen(other)?)));
+    let name = facts.application_name();
+    if others().any(|(_, other)| other.receiver.is_some() && other.application_name() == name) {
+        return None;
+    }
+    let slot = receiver.slot.as_deref().unwrap_or_default();
+    let fits = |sender: &&Sender| sender.application_name == name && sender.slot.as_deref().unwrap_or_default() == slot;
+    let same = |up: &Facts| {
+        up.system_identifier == facts.system_identifier && up.timeline.is_none_or(|own| own == receiver.timeline)
+    };
+    let mut found = others().flat_map(|(up, at)| at.senders.iter().filter(fits).map(move |_| (up, at)));
+    found.next().filter(|(_, at)| found.next().is_none() && same(at)).map(|(up, _)| up)
 }
 
 /// The upstreams that a connection string names, as far as they are ours.
@@ -100,7 +127,8 @@ impl Union {
         }
         for name in desired.nodes.keys() {
             if let Some(facts) = observed.last(name).filter(|facts| facts.in_recovery) {
-                let receiver = facts.receiver.as_ref().and_then(|r| addresses.node_at(&r.host, r.port));
+                let known = facts.receiver.as_ref().and_then(|r| addresses.node_at(&r.host, r.port));
+                let receiver = known.or_else(|| his_upstream(desired, observed, name, facts));
                 this.add(name, receiver);
                 let pending = facts.route.pending.as_ref();
                 for conninfo in std::iter::once(&facts.route.conninfo).chain(pending).filter(|c| !primary_only(c)) {

@@ -7,7 +7,7 @@ use super::unseen::{RESTARTS_MIN, crash_loop};
 use super::{Found, World, is_relay};
 use crate::model::rooted::Rooted;
 use crate::model::tree::Edge;
-use crate::model::{Diagnosis, Facts, NodeName, Route};
+use crate::model::{Diagnosis, Facts, Management, NodeName, Route};
 use crate::plan::slots::may_arm;
 use crate::plan::step::Plan;
 
@@ -133,6 +133,13 @@ fn lagging(world: &World<'_>, node: &NodeName, failing: bool) -> Found {
 fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (Diagnosis, &'static str) {
     let first = plan.wanted.get(node).and_then(Route::first);
     match world.sight.edges.get(node) {
+        Some(Edge::Stranger(_)) if world.management(node) == Management::Observe => {
+            return (
+                Diagnosis::WrongUpstream,
+                "Write the host that its primary_conninfo names as the address of that server into the spec, or give the \
+                 standby an application_name that no other has",
+            );
+        }
         Some(Edge::Stranger(_)) => {
             return (
                 Diagnosis::WrongUpstream,
