@@ -64,6 +64,37 @@ async fn a_route_that_waits_in_the_files_of_a_node_is_written_over_and_nobody_re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_standby_of_somebody_else_that_knows_its_upstream_by_another_host_is_found_there_and_left_alone() {
+    let mut tree = star(&["eu-1", "eu-2"]).await;
+    let conninfo = tree.conninfo_to("his-2", "localhost", tree.port(PRIMARY));
+    tree.standby_with("core-2", &conninfo).await;
+    let mut ground = Ground::of(tree, "another-host").await;
+    let before = ground.connected(&["core-2"]).await;
+    let groups = [
+        ground.group("core", "management: Observe", &ROOT),
+        ground.group("eu", "upstreams: [core], relays: 1", &["eu-1", "eu-2"]),
+    ];
+    apply(&ground.manifest(&groups));
+    ground.as_declared().await;
+    ground.untouched(&before).await;
+    // It is the fallback of tier 1, with a slot.
+    let ports = format!("%port={},{} %", ground.tree.port(PRIMARY), ground.tree.port("core-2"));
+    let listed = format!("SELECT current_setting('primary_conninfo') LIKE '{ports}'");
+    assert_eq!(ground.tree.value("eu-1", &listed).await, "t");
+    let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'eu_1'";
+    assert_eq!(ground.tree.value("core-2", slots).await, "1");
+
+    // Which of two of one name is the standby cannot be told.
+    ground.tree.standby_with("outside", &conninfo).await;
+    ground.told("WrongUpstream", "core-2").await;
+    let message = ground.until("Rooted", "False", "WrongUpstream").await;
+    assert!(message.contains("Write the host that its primary_conninfo names"), "{message}");
+    ground.tree.kill("outside");
+    ground.as_declared().await;
+    ground.untouched(&before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ring_that_nobody_may_break_is_named_and_broken_by_who_may() {
     let ground = region("ring-named").await;
     only_look(&ground).await;

@@ -4,6 +4,7 @@ mod judge;
 mod kept;
 mod leavers;
 mod namesakes;
+mod orders;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -81,6 +82,7 @@ pub struct Sample {
 
 /// What is remembered of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct NodeMemory {
     /// Since when it is not seen.
     pub unseen_since: Option<Millis>,
@@ -147,6 +149,12 @@ pub struct NodeMemory {
     pub disk_tried_at: Option<Millis>,
     /// Upstreams that give it nothing although they are well.
     pub refused: BTreeMap<NodeName, Refused>,
+    /// Where it did not arrive although it streamed well before its last order there, and when that was seen.
+    pub strayed: Option<(NodeName, Millis)>,
+    /// Somebody whom we sent here from elsewhere has arrived since it was started.
+    pub took_in: bool,
+    /// Somebody whom we sent here has connected since it was started, be it anew.
+    pub took_back: bool,
     /// Its routes are ours to set.
     pub routed: bool,
     /// The slots on it, and which of them somebody else removed.
@@ -165,6 +173,7 @@ pub struct Refused {
 
 /// A route that was ordered.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Ordered {
     /// The route.
     pub route: Route,
@@ -174,6 +183,12 @@ pub struct Ordered {
     pub seen_installed: bool,
     /// The node was seen to receive from its first entry since.
     pub followed: bool,
+    /// It had a stream and a path to the primary when this was ordered.
+    pub streamed: bool,
+    /// It received from somebody else then, or from nobody.
+    pub moves: bool,
+    /// It was seen since, by both ends, to receive from the first entry on a connection that it made for this order.
+    pub arrived: bool,
 }
 
 impl Memory {
@@ -378,6 +393,8 @@ impl NodeMemory {
         let started_anew = self.started.is_some_and(|started| started != facts.started);
         if started_anew {
             self.restarts.push_back(now);
+            // Its pg_hba.conf may be another.
+            (self.took_in, self.took_back) = (false, false);
         }
         self.kept.see(facts, now);
         self.started = Some(facts.started);

@@ -218,6 +218,12 @@ impl Facts {
         if waits_for_more { self.position.max(self.replay) } else { self.replay }
     }
 
+    /// The name by which its upstream knows it, as far as it tells: PostgreSQL takes `cluster_name` where no other is set.
+    pub fn application_name(&self) -> &str {
+        let set = self.route.conninfo.get("application_name").unwrap_or_default();
+        [set, &self.cluster_name].into_iter().find(|name| !name.is_empty()).unwrap_or("walreceiver")
+    }
+
     /// What keeps replay, as the startup process tells it: as long as it lasts no change of route is acted on, and no lost
     /// stream is begun anew (postgres-facts.md 1.3). Waiting for WAL, or for the next try, is no such thing.
     pub fn replay_blocked_by(&self) -> Option<&str> {

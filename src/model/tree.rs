@@ -8,7 +8,7 @@ use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use rustc_hash::FxBuildHasher;
 
 use super::observed::Sender;
-use super::{Addresses, ByNode, Desired, Facts, NodeName, Observed, Route, SessionAttrs};
+use super::{Addresses, ByNode, Desired, Facts, Management, NodeName, Observed, Route, SessionAttrs};
 
 /// The edge on which a node receives WAL now, as both its ends tell it (law 9).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Edge {
 pub fn edges(desired: &Desired, observed: &Observed) -> ByNode<Edge> {
     let seen: Vec<_> = desired.nodes.keys().filter_map(|name| Some((name, observed.seen(name)?))).collect();
     let (addresses, senders) = (desired.addresses(), Senders::of(&seen));
-    let edge = |(name, facts): (&NodeName, &Facts)| edge(&addresses, &senders, observed, name, facts);
+    let edge = |(name, facts): (&NodeName, &Facts)| edge(desired, (&addresses, &senders), observed, name, facts);
     seen.into_iter().map(|seen| (seen.0.clone(), edge(seen))).collect()
 }
 
@@ -63,14 +63,15 @@ impl<'a> Senders<'a> {
 }
 
 fn edge(
-    addresses: &Addresses<'_>,
-    senders: &Senders<'_>,
+    desired: &Desired,
+    (addresses, senders): (&Addresses<'_>, &Senders<'_>),
     observed: &Observed,
     child: &NodeName,
     facts: &Facts,
 ) -> Edge {
     let Some(receiver) = facts.receiver.as_ref().filter(|_| facts.in_recovery) else { return Edge::None };
-    let Some(upstream) = addresses.node_at(&receiver.host, receiver.port) else {
+    let known = addresses.node_at(&receiver.host, receiver.port);
+    let Some(upstream) = known.or_else(|| his_upstream(desired, observed, child, facts)) else {
         return Edge::Stranger(format!("{}:{}", receiver.host, receiver.port));
     };
     let Some(up) = observed.seen(upstream) else { return Edge::ChildOnly(upstream.clone()) };
@@ -82,11 +83,37 @@ fn edge(
     let is_named = by_name.peek().is_some();
     if by_name.any(by_slot) {
         Edge::Both(upstream.clone())
-    } else if is_named || up.senders.iter().any(by_slot) {
+    } else if known.is_none() || is_named || up.senders.iter().any(by_slot) {
         Edge::ChildOnly(upstream.clone())
     } else {
         Edge::Denied(upstream.clone())
     }
+}
+
+/// The upstream of a server of somebody else's that names it by a host of which the spec knows nothing, as a service of his
+/// (CloudNativePG) or a name for an address: the one server that has exactly one walsender by that standby's own name and
+/// slot. Where two would fit, or two standbys have that name, nothing is taken for it.
+pub fn his_upstream<'a>(
+    desired: &'a Desired,
+    observed: &Observed,
+    child: &NodeName,
+    facts: &Facts,
+) -> Option<&'a NodeName> {
+    let management = desired.group_of(child).map(|group| group.management);
+    let receiver = facts.receiver.as_ref().filter(|_| management == Some(Management::Observe))?;
+    let others = || desired.nodes.keys().filter(|other| *other != child);
+    let others = || others().filter_map(|other| Some((other, observed.seen(other)?)));
+    let name = facts.application_name();
+    if others().any(|(_, other)| other.receiver.is_some() && other.application_name() == name) {
+        return None;
+    }
+    let slot = receiver.slot.as_deref().unwrap_or_default();
+    let fits = |sender: &&Sender| sender.application_name == name && sender.slot.as_deref().unwrap_or_default() == slot;
+    let same = |up: &Facts| {
+        up.system_identifier == facts.system_identifier && up.timeline.is_none_or(|own| own == receiver.timeline)
+    };
+    let mut found = others().flat_map(|(up, at)| at.senders.iter().filter(fits).map(move |_| (up, at)));
+    found.next().filter(|(_, at)| found.next().is_none() && same(at)).map(|(up, _)| up)
 }
 
 /// The upstreams that a connection string names, as far as they are ours.
@@ -127,7 +154,8 @@ impl Union {
         }
         for name in desired.nodes.keys() {
             if let Some(facts) = observed.last(name).filter(|facts| facts.in_recovery) {
-                let receiver = facts.receiver.as_ref().and_then(|r| addresses.node_at(&r.host, r.port));
+                let known = facts.receiver.as_ref().and_then(|r| addresses.node_at(&r.host, r.port));
+                let receiver = known.or_else(|| his_upstream(desired, observed, name, facts));
                 this.add(name, receiver);
                 let pending = facts.route.pending.as_ref();
                 for conninfo in std::iter::once(&facts.route.conninfo).chain(pending).filter(|c| !primary_only(c)) {

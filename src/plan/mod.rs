@@ -6,6 +6,7 @@
 //! [`tolerates`] what a loss would do.
 
 mod adopt;
+mod brake;
 mod diagnose;
 mod disk;
 pub mod explain;

@@ -25,8 +25,16 @@ pub fn record(memory: &mut Memory, outcome: &Outcome, now: Millis) {
         match &done.planned.step {
             Step::Heartbeat { .. } => memory.heartbeat_at = Some(now),
             Step::SetRoute { node, route, .. } => {
-                let ordered = Ordered { route: route.clone(), at: now, seen_installed: false, followed: false };
                 let node = memory.nodes.entry(node.clone()).or_default();
+                let ordered = Ordered {
+                    route: route.clone(),
+                    at: now,
+                    seen_installed: false,
+                    followed: false,
+                    streamed: node.rooted_since.is_some() && node.alone_since.is_none(),
+                    moves: node.upstream.as_ref().map(|(upstream, _)| upstream) != route.first(),
+                    arrived: false,
+                };
                 node.ordered = Some(ordered);
                 node.reloaded_at = Some(now);
                 node.reloads = 0;

@@ -1,5 +1,6 @@
 //! Installing the wanted routes: only what is proven, never a ring, a few at a time.
 
+use super::brake::Brake;
 use super::ready::{self, SlotState};
 use super::spread::is_stand_in;
 use super::standing::Standing;
@@ -13,7 +14,7 @@ use crate::model::{Facts, Management, NodeName, Route, SessionAttrs};
 
 /// How long an order may stay unverified before it no longer counts as under way, in milliseconds: beyond it something
 /// else is wrong, which a diagnosis names.
-const ORDER_MILLISECONDS: u64 = 10_000;
+pub(super) const ORDER_MILLISECONDS: u64 = 10_000;
 
 /// How long a node is left on a fallback after its last order before it is asked back to its first entry, in
 /// milliseconds: long enough to see that its first entry refuses it (`NodeMemory::refused`).
@@ -52,6 +53,7 @@ pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
     }
     due.sort_by_key(|(_, moved)| (!moved.urgent, moved.bytes / ALIKE_BYTES));
     let mut union = None;
+    let mut brake = Brake::of(world);
     for (node, moved) in due {
         let union = union.get_or_insert_with(|| Union::of(world.desired, world.observed));
         let held_up = match union.ring(node, &moved.route) {
@@ -59,7 +61,7 @@ pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
                 let message = format!("{through} may still come to receive from {node}");
                 Some((WaitReason::WouldRing, message))
             }
-            None => traffic.holds_up(&moved),
+            None => brake.holds_up(world, node, &moved).or_else(|| traffic.holds_up(&moved)),
         };
         if let Some((reason, message)) = held_up {
             plan.waits.push(Wait { node: node.clone(), reason, message });
@@ -67,6 +69,7 @@ pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
         }
         union.add_route(node, &moved.route);
         traffic.add(&moved);
+        brake.add(world, node, &moved);
         plan.steps.push(moved.planned);
     }
 }

@@ -233,6 +233,8 @@ pub enum WaitReason {
     UpstreamBehind,
     /// Commits wait for the node as a synchronous standby, and would hang: `synchronous_standby_names` has to change first.
     Synchronous,
+    /// Several that were moved lost their stream by it: until that is understood, nobody is moved who streams well.
+    NotFollowed,
     /// Enough moves are under way.
     MovesUnderWay,
     /// The node cannot be written to: unseen, or a finding stands against it.

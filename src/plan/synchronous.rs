@@ -21,10 +21,10 @@ pub(super) fn hangs(
     let Some(above) = world.seen(primary) else { return Ok(()) };
     let Some(names) = Names::parse(&above.synchronous_standby_names) else { return Ok(()) };
     let by_slot = |sender: &&Sender| sender.slot.is_some() && sender.slot.as_deref() == slot(facts);
-    let by_name = |sender: &&Sender| sender.application_name.eq_ignore_ascii_case(name(facts));
+    let by_name = |sender: &&Sender| sender.application_name.eq_ignore_ascii_case(facts.application_name());
     let sender = above.senders.iter().find(by_slot).or_else(|| above.senders.iter().find(by_name));
     let present = sender.map(|sender| sender.application_name.as_str()).filter(|name| !name.is_empty());
-    let present = present.unwrap_or_else(|| name(facts));
+    let present = present.unwrap_or_else(|| facts.application_name());
     // Also of one that just connects anew: it is to be what it was.
     let is_sync = names.list(present) || sender.is_some_and(|sender| sender.sync == Some(true));
     let refusal = |what: &str, cure: &str| {
@@ -77,12 +77,6 @@ fn is_replaced(
         *other != node && world.upstream(other) == Some(primary) && wanted == Some(primary)
     };
     names.list_by_star_only(present) && world.desired.nodes.keys().filter(stays).count() >= names.count
-}
-
-/// The name by which the primary knows a standby, as far as the standby tells it.
-fn name(facts: &Facts) -> &str {
-    let set = facts.route.conninfo.get("application_name").unwrap_or_default();
-    [set, &facts.cluster_name].into_iter().find(|name| !name.is_empty()).unwrap_or("walreceiver")
 }
 
 fn slot(facts: &Facts) -> Option<&str> {

@@ -32,6 +32,8 @@ pub(crate) struct Server {
     pub(crate) nudged: bool,
     pub(crate) slot: String,
     pub(crate) slots: BTreeMap<String, Lsn>,
+    /// Walreceivers so far that a route began.
+    pub(crate) connections: i32,
 }
 
 /// Changes what a server says.
@@ -71,6 +73,7 @@ impl Fleet {
                 nudged: false,
                 slot: String::new(),
                 slots: BTreeMap::new(),
+                connections: 1,
             }
         };
         let servers = desired.nodes.keys().map(|name| (name.clone(), server(name))).collect();
@@ -165,7 +168,7 @@ impl Fleet {
         let server = &self.servers[name];
         let spec = |up: &NodeName| &self.desired.nodes[up];
         let receiver = server.upstream.as_ref().map(|up| Receiver {
-            pid: 1,
+            pid: server.connections,
             status: "streaming".to_owned(),
             host: spec(up).address.clone(),
             port: spec(up).port,
@@ -275,6 +278,7 @@ impl Fleet {
                     server.slot.clone_from(slot);
                 }
                 server.upstream = None;
+                server.connections += 1;
                 let new = self.libpq(node);
                 self.servers.get_mut(node).unwrap().upstream = new;
             }

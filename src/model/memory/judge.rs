@@ -10,7 +10,7 @@ use crate::model::{ByNode, Desired, Group, Millis, NodeName, NodeView, Observed,
 
 /// How long after an order a node may still be on its way to its new upstream, in milliseconds: `tcp_user_timeout` and
 /// one retry.
-const REFUSED_AFTER_MILLISECONDS: u64 = 3_000;
+pub(super) const REFUSED_AFTER_MILLISECONDS: u64 = 3_000;
 
 /// A node that fails again within so many settling times after it was well again has to stay well for twice as long
 /// (design.md section 7).
@@ -29,6 +29,7 @@ impl Memory {
                 node.failures = 0;
                 node.restarts.clear();
                 node.refused.clear();
+                node.strayed = None;
                 node.reloads = 0;
                 node.overwritten = 0;
             }
@@ -65,6 +66,7 @@ impl Memory {
             node.note_late(sight.shows_late(name).filter(|_| !paused), bound, self.at);
         }
         self.note_refusals(desired, nodes, &sight);
+        self.note_arrivals(nodes, &sight);
         for (name, node) in &mut self.nodes {
             let verdict = sight.rooted.get(name);
             // What it suffered from others before is not held against it.

@@ -255,7 +255,9 @@ fn waiting(view: &View<'_>, wait: &Wait) -> Verdict {
     match view.trouble(&wait.node) {
         Some((reason, message)) if wait.message.contains(&message) => Verdict::new(Truth::False, reason, what),
         Some((reason, message)) => Verdict::new(Truth::False, reason, format!("{what} {}", texts::sentence(&message))),
-        None if wait.reason == WaitReason::Synchronous => Verdict::new(Truth::False, Plain::Blocked, what),
+        None if matches!(wait.reason, WaitReason::Synchronous | WaitReason::NotFollowed) => {
+            Verdict::new(Truth::False, Plain::Blocked, what)
+        }
         None => Verdict::new(Truth::False, Plain::Blocked, format!("{what} See Rooted for what to do.")),
     }
 }

@@ -7,7 +7,7 @@ use super::unseen::{RESTARTS_MIN, crash_loop};
 use super::{Found, World, deed, deed_of_a_route, is_relay};
 use crate::model::rooted::Rooted;
 use crate::model::tree::Edge;
-use crate::model::{Diagnosis, Facts, NodeName, Route};
+use crate::model::{Diagnosis, Facts, Management, NodeName, Route};
 use crate::plan::slots::may_arm;
 use crate::plan::step::Plan;
 
@@ -137,6 +137,14 @@ fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (D
     let route = |deed| deed_of_a_route(world, node, deed);
     let first = plan.wanted.get(node).and_then(Route::first);
     match world.edge(node) {
+        Some(Edge::Stranger(_)) if world.management(node) == Management::Observe => {
+            return (
+                Diagnosis::WrongUpstream,
+                "Write the host that its primary_conninfo names as the address of that server into the spec, or give the \
+                 standby an application_name that no other has"
+                    .to_owned(),
+            );
+        }
         Some(Edge::Stranger(_)) => {
             return (Diagnosis::WrongUpstream, route("it is pointed to its declared upstream when that is safe"));
         }

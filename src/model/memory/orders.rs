@@ -1,0 +1,72 @@
+//! Who arrived where an order sent it, and who did not.
+
+use std::collections::BTreeSet;
+
+use super::judge::REFUSED_AFTER_MILLISECONDS;
+use super::{Memory, NodeMemory};
+use crate::model::tree::Edge;
+use crate::model::{ByNode, Millis, NodeName, NodeView, Sight};
+
+/// For so many settling times it is remembered that a node did not arrive.
+const STRAYED_FOR_SETTLES: u64 = 5;
+
+impl Memory {
+    /// Where a node that streamed well did not arrive a short while ago.
+    pub fn strayed(&self, node: &NodeName, settle_seconds: u64) -> Option<&NodeName> {
+        let (upstream, at) = self.node(node)?.strayed.as_ref()?;
+        let lasts = settle_seconds.saturating_mul(1000).max(REFUSED_AFTER_MILLISECONDS);
+        (self.at.since(*at) < lasts.saturating_mul(STRAYED_FOR_SETTLES)).then_some(upstream)
+    }
+
+    /// Compares where nodes are with where they were sent.
+    pub(super) fn note_arrivals(&mut self, nodes: &ByNode<NodeView>, sight: &Sight) {
+        let seen = |name: &NodeName| nodes.get(name).and_then(NodeView::seen);
+        let mut took: BTreeSet<(NodeName, bool)> = BTreeSet::new();
+        for (name, node) in &mut self.nodes {
+            let Some(facts) = seen(name) else { continue };
+            let edge = sight.edges.get(name).filter(|_| sight.is_rooted(name));
+            let well = |first: &NodeName| seen(first).is_some() && sight.is_rooted(first);
+            // While replay is blocked, or the disk full, it follows nobody, whoever it is.
+            let able = !facts.disk_full && facts.replay_blocked_by().is_none();
+            if let Some((first, moves)) = node.arrives(edge, facts.asked_at) {
+                took.insert((first, moves));
+            } else if able {
+                node.strays(sight.upstream(name), facts.asked_at, self.at, well);
+            }
+        }
+        for (upstream, moves) in took {
+            let upstream = self.nodes.entry(upstream).or_default();
+            upstream.took_in |= moves;
+            upstream.took_back = true;
+        }
+    }
+}
+
+impl NodeMemory {
+    /// The upstream to which it has come by its last order, from elsewhere or by connecting anew.
+    fn arrives(&mut self, edge: Option<&Edge>, asked_at: Millis) -> Option<(NodeName, bool)> {
+        let connected = self.receiver.map(|(_, since)| since);
+        let order = self.ordered.as_mut().filter(|order| !order.arrived && asked_at > order.at)?;
+        let first = order.route.first()?;
+        // One that stays where it is shows by a new walreceiver only that it was let in again.
+        let anew = order.moves || connected.is_some_and(|since| since > order.at);
+        if !anew || !matches!(edge, Some(Edge::Both(upstream)) if upstream == first) {
+            return None;
+        }
+        order.arrived = true;
+        self.strayed.take_if(|(upstream, _)| upstream == first);
+        Some((first.clone(), order.moves))
+    }
+
+    /// Notes that it streamed well before its last order and has not arrived since, although its new upstream is well.
+    fn strays(&mut self, from: Option<&NodeName>, asked_at: Millis, now: Millis, well: impl Fn(&NodeName) -> bool) {
+        let Some(order) = self.ordered.as_ref().filter(|order| order.streamed && !order.arrived) else { return };
+        let late = asked_at.since(order.at) >= REFUSED_AFTER_MILLISECONDS;
+        let refused = |first: &NodeName| self.refused.get(first).is_some_and(|refused| refused.until > now);
+        let lost = |first: &NodeName| from != Some(first) && (late || refused(first)) && well(first);
+        let known = self.strayed.as_ref().is_some_and(|(_, at)| *at >= order.at);
+        if let Some(first) = order.route.first().filter(|first| !known && lost(first)) {
+            self.strayed = Some((first.clone(), now));
+        }
+    }
+}
