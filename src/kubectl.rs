@@ -6,6 +6,6 @@ use clap::Parser;
 use waltree::cli::plugin;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    plugin::run(plugin::Arguments::parse(), &mut std::io::stdout()).await
+async fn main() -> ExitCode {
+    waltree::cli::ended(plugin::run(plugin::Arguments::parse(), &mut std::io::stdout()).await)
 }

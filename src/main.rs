@@ -4,6 +4,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-fn main() -> anyhow::Result<ExitCode> {
-    waltree::cli::run(waltree::cli::Arguments::parse())
+fn main() -> ExitCode {
+    waltree::cli::ended(waltree::cli::run(waltree::cli::Arguments::parse()))
 }

@@ -271,7 +271,7 @@ async fn texts_that_mean_something_else_elsewhere_are_refused_by_both() {
     assert_eq!(ask(&with("/groups/1/hosts/0/address", json!("2001:db8::1"))).await, Ok(()));
     let twice = with("/groups/1/hosts/1", host("eu-1"));
     assert!(ask(&twice).await.unwrap_err().contains("Duplicate value"));
-    assert!(operator(&twice).unwrap_err().contains("eu-1 is a host of eu already"));
+    assert!(operator(&twice).unwrap_err().contains("eu-1 is there twice in eu"));
 }
 
 #[tokio::test]

@@ -25,7 +25,10 @@ async fn where_a_relay_lets_nobody_in_two_lose_their_stream_and_the_others_are_l
     apply(&manifest);
     ground.tree.until("eu-1", "SELECT current_setting('primary_slot_name')", "eu_1").await;
     let message = ground.until("Converged", "False", "Blocked").await;
-    assert!(message.contains("eu-2 at eu-1, eu-3 at eu-1, so nobody else is moved that streams well"), "{message}");
+    assert!(
+        message.contains("eu-2 at eu-1, eu-3 at eu-1, so nobody else that streams well is sent where nobody came"),
+        "{message}"
+    );
     assert!(message.contains("Read their logs: their passfile may lack a line for it"), "{message}");
     ground.asked("eu-4", 5).await;
     ground.untouched(&before).await;

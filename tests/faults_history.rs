@@ -67,7 +67,7 @@ async fn servers_beyond_the_fork_of_a_promotion_are_named_and_no_route_names_the
     promote(&ground, STANDBY).await;
     ground.tree.sql(STANDBY, "CREATE TABLE kept AS SELECT 1").await;
     for node in REGION {
-        ground.told("Diverged", &format!("{node}: {node}: it holds WAL of timeline 1 beyond the fork at")).await;
+        ground.told("Diverged", &format!("{node}: it holds WAL of timeline 1 beyond the fork at")).await;
     }
     // They answer all the time, with rows that are lost: only who compares histories sees anything wrong.
     let rows = "SELECT to_regclass('lost') IS NOT NULL AND to_regclass('kept') IS NULL AND pg_is_in_recovery()";
@@ -90,7 +90,7 @@ async fn a_leaf_that_was_a_primary_for_a_while_is_named_and_takes_nobody_with_it
     std::fs::write(data.join("postgresql.auto.conf"), format!("primary_conninfo = '{conninfo}'\n")).unwrap();
     std::fs::write(data.join("standby.signal"), "").unwrap();
     ground.tree.start_node("eu-3").await;
-    let told = "eu-3: eu-3: it is on timeline 2, which is not in the history of timeline 1. Its timeline is newer than the \
+    let told = "eu-3: it is on timeline 2, which is not in the history of timeline 1. Its timeline is newer than the \
                 primary's: find out";
     ground.told("Diverged", told).await;
     assert_eq!(ground.tree.value("eu-3", "SELECT to_regclass('theirs') IS NOT NULL").await, "t");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -97,4 +98,15 @@ fn a_demo_whose_set_up_fails_says_what_is_missing_and_ends() {
     let ran = Command::new("timeout").arg("60").arg(demo).env("KUBEBUILDER_ASSETS", "/nonexistent").output().unwrap();
     assert!(String::from_utf8_lossy(&ran.stderr).contains("/nonexistent has no etcd"), "{ran:?}");
     assert_eq!(ran.status.code(), Some(1), "it has ended, and was not ended");
+}
+
+#[test]
+fn a_demo_that_finds_its_port_taken_says_which_and_touches_no_cluster() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/demo");
+    let ran = Command::new("timeout").arg("60").arg(demo).env("WALTREE_KUBE_PORT", &port).output().unwrap();
+    assert!(String::from_utf8_lossy(&ran.stderr).contains(&format!("port {port} of 127.0.0.1 is taken")), "{ran:?}");
+    assert!(!String::from_utf8_lossy(&ran.stdout).contains("applied"), "{ran:?}");
+    assert_eq!(ran.status.code(), Some(1));
 }

@@ -78,6 +78,6 @@ fn a_host_named_twice_in_one_group_is_named() {
     let said = convert(json!({"groups": [{"name": "core", "hosts": [host(1), host(2)]}]}));
     assert_eq!(
         said.unwrap_err(),
-        ["spec.groups[0].hosts[1].name: core-1 is a host of core already, and of core: rename one"]
+        ["spec.groups[0].hosts[1].name: core-1 is there twice in core: rename one, or take it out"]
     );
 }

@@ -51,7 +51,8 @@ impl History {
             ListParams::default().fields(&format!("regarding.kind=ReplicaTopology,regarding.name={}", self.name));
         let events = events.list(&of_it).await.context("cannot read the events of the namespace")?;
         let mut entries: Vec<Entry> = events.items.iter().filter_map(event).collect();
-        entries.extend(topology.status.iter().flat_map(|status| &status.history).map(|change| Entry {
+        // The status has the newest first.
+        entries.extend(topology.status.iter().flat_map(|status| status.history.iter().rev()).map(|change| Entry {
             at: change.at.0,
             kind: "Change".to_owned(),
             why: change.why.clone(),
@@ -59,7 +60,8 @@ impl History {
             healed_after_seconds: change.healed_after_seconds,
             times: 1,
         }));
-        entries.sort();
+        // Times of the status are whole seconds, so what it tells of one second keeps its order.
+        entries.sort_by_key(|entry| entry.at);
         match self.output {
             Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&entries)?)?,
             Output::Text if entries.is_empty() => writeln!(out, "nothing is told of it yet")?,

@@ -13,6 +13,7 @@ mod validate;
 mod what_if;
 mod why;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -47,6 +48,16 @@ pub enum Command {
     Simulate(simulate::Simulate),
     /// Run the operator until it is told to stop.
     Operator(operator::Operator),
+}
+
+/// The exit code of a command that has ended. What kept it from being done is told in one line: it is for whoever typed
+/// the command, who has no use for a backtrace, whatever `RUST_BACKTRACE` says.
+pub fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        // Nothing is to be done when the standard error is closed.
+        let _ = writeln!(std::io::stderr(), "Error: {error:#}");
+        ExitCode::from(ERROR)
+    })
 }
 
 /// Does what the arguments say. The exit code is 0, or 3 when what was asked for is refused.

@@ -15,7 +15,7 @@ use super::history::History;
 use super::look::{Look, look, topology};
 use super::what_if::WhatIf;
 use super::why::Why;
-use super::{DEGRADED, OK, adopt, draw};
+use super::{DEGRADED, OK, adopt, draw, validate};
 use crate::api::ReplicaTopology;
 use crate::model::Diagnosis;
 
@@ -111,7 +111,7 @@ pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<E
             let cluster = cluster().await?;
             let mut topology = cluster.topology(&planned.name).await?;
             if let Some(file) = &planned.file {
-                let manifest = manifest(file)?;
+                let manifest = validate::only_topology(file)?;
                 if let Some(other) = manifest.metadata.name.filter(|name| *name != planned.name) {
                     bail!("{} is the manifest of {other}, not of {}", file.display(), planned.name);
                 }
@@ -121,7 +121,7 @@ pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<E
         }
         Verb::WhatIf(what) => {
             if let Some(file) = &what.file {
-                what.declared(manifest(file)?.spec, out)?
+                what.declared(validate::only_topology(file)?.spec, out)?
             } else {
                 let (topology, look) = cluster().await?.look(what.name.as_deref().unwrap_or_default()).await?;
                 what.seen(topology, &look, out)?
@@ -176,11 +176,6 @@ impl Cluster {
         let look = look(&self.client, &self.namespace, &topology).await?;
         Ok((topology, look))
     }
-}
-
-fn manifest(file: &PathBuf) -> anyhow::Result<ReplicaTopology> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-    serde_yaml::from_str(&text).with_context(|| format!("{} is no ReplicaTopology", file.display()))
 }
 
 fn tree(look: &Look, output: Output, out: &mut impl Write) -> anyhow::Result<u8> {

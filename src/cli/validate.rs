@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow, bail};
 use kube::Resource;
 use serde::Deserialize;
 use serde_json::Value;
@@ -64,6 +64,40 @@ fn documents(text: &str, file: &str, out: &mut impl Write) -> anyhow::Result<u8>
     Ok(worst)
 }
 
+/// The one topology that a file holds, for commands that plan with it. What it says that no field has is no small thing
+/// there: a plan without it would be the plan of something else.
+///
+/// # Errors
+/// It cannot be read, holds none or several, or has unknown fields or values of a wrong type.
+pub(super) fn only_topology(file: &Path) -> anyhow::Result<ReplicaTopology> {
+    let name = file.display();
+    let text = read(file).with_context(|| format!("cannot read {name}"))?;
+    let mut found = Vec::new();
+    for document in serde_yaml::Deserializer::from_str(&text) {
+        let value = document_value(document).with_context(|| format!("{name} cannot be read"))?;
+        if kind(&value) == ReplicaTopology::kind(&()) {
+            found.push(value);
+        }
+    }
+    let [value] = found.as_slice() else {
+        bail!("{name} is to hold one ReplicaTopology and holds {}", found.len());
+    };
+    let unknown = value.get("spec").map(api::unknown_fields).unwrap_or_default();
+    if let Some(rejection) = unknown.first() {
+        bail!("{name}: {rejection}");
+    }
+    typed(value).map_err(|rejection| anyhow!("{name}: {rejection}"))
+}
+
+/// Through YAML's own values: they refuse a key that is there twice.
+fn document_value(document: serde_yaml::Deserializer<'_>) -> anyhow::Result<Value> {
+    Ok(serde_json::to_value(serde_yaml::Value::deserialize(document)?)?)
+}
+
+fn kind(value: &Value) -> &str {
+    value.get("kind").and_then(Value::as_str).unwrap_or_default()
+}
+
 fn read(file: &Path) -> std::io::Result<String> {
     if file.as_os_str() == "-" {
         let mut text = String::new();
@@ -88,13 +122,13 @@ fn report(out: &mut impl Write, place: &str, name: &str, judgement: &Judgement) 
 }
 
 fn judge(document: serde_yaml::Deserializer<'_>) -> (String, Judgement) {
-    let value = match Value::deserialize(document) {
+    let value = match document_value(document) {
         Ok(value) => value,
         Err(error) => return (String::new(), Judgement::Unreadable(error.to_string())),
     };
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let name = format!("ReplicaTopology {}", text("/metadata/name"));
-    if text("/kind") != ReplicaTopology::kind(&()) {
+    if kind(&value) != ReplicaTopology::kind(&()) {
         return (name, Judgement::OtherKind);
     }
     let version = ReplicaTopology::api_version(&());
@@ -103,6 +137,9 @@ fn judge(document: serde_yaml::Deserializer<'_>) -> (String, Judgement) {
         return (name, Judgement::Refused(vec![Rejection::new("apiVersion", message)]));
     }
     let mut rejections = value.get("spec").map(api::unknown_fields).unwrap_or_default();
+    if text("/metadata/name").is_empty() {
+        rejections.push(Rejection::new("metadata.name", "it has none: give it one"));
+    }
     match typed(&value) {
         Err(rejection) => rejections.push(rejection),
         Ok(topology) => rejections.extend(Desired::try_from(&topology.spec).err().unwrap_or_default()),
@@ -160,6 +197,31 @@ mod tests {
         let expected =
             "t.yaml[1]: ReplicaTopology orders: spec.groups[1].upstreams[0]: eu names cor, and there is no such group";
         assert!(said.contains(expected), "{said}");
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_and_a_topology_without_a_name_are_told() {
+        let (code, said) = validate(&manifest(CORE).replace("{name: core,", "{region: eu, region: us, name: core,"));
+        assert_eq!(code, ERROR);
+        assert!(said.contains("duplicate entry with key \"region\""), "{said}");
+        let (code, said) = validate(&manifest(CORE).replace("{name: orders}", "{}"));
+        assert_eq!(code, REFUSED);
+        assert!(said.contains("metadata.name: it has none"), "{said}");
+    }
+
+    #[test]
+    fn who_plans_with_a_file_is_told_of_a_field_that_does_not_exist() {
+        let file = std::env::temp_dir().join(format!("waltree-only-{}.yaml", std::process::id()));
+        let told = |text: String| {
+            std::fs::write(&file, text).unwrap();
+            only_topology(&file).map_err(|error| format!("{error:#}"))
+        };
+        let typo = told(manifest(CORE).replace("{name: core,", "{name: core, relay: 2,")).unwrap_err();
+        assert!(typo.contains("spec.groups[0].relay: there is no such field"), "{typo}");
+        let two = told(format!("{0}---\n{0}", manifest(CORE))).unwrap_err();
+        assert!(two.ends_with("is to hold one ReplicaTopology and holds 2"), "{two}");
+        assert_eq!(told(manifest(CORE)).unwrap().metadata.name.as_deref(), Some("orders"));
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]

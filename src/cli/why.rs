@@ -265,7 +265,7 @@ fn text(answer: &Answer) -> String {
         }
     }
     if !answer.candidates.is_empty() {
-        let _ = writeln!(text, "\nwho could feed it, the most wanted first:");
+        let _ = writeln!(text, "\nwho could feed it, the most wanted first (choice 1: where the spec puts it):");
         for one in &answer.candidates {
             let place = match one.place {
                 Some(0) => "first".to_owned(),
@@ -277,8 +277,10 @@ fn text(answer: &Answer) -> String {
             let room = format!("{} of {} children", one.children, one.fan_out);
             let _ = writeln!(
                 text,
-                "  {:<10} {place:<10} tier {}{zone}, {}, {room}, {ready}",
-                one.node, one.tier, one.standing
+                "  {:<10} {place:<10} choice {}{zone}, {}, {room}, {ready}",
+                one.node,
+                one.tier + 1,
+                one.standing
             );
         }
     }

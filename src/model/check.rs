@@ -150,7 +150,11 @@ fn names(desired: &Desired) -> Vec<Rejection> {
         for (index, member) in group.members.iter().enumerate() {
             if let Some(other) = members.insert(member, &group.name) {
                 let field = group_field(place, &format!("hosts[{index}].name"));
-                let message = format!("{member} is a host of {other} already, and of {}: rename one", group.name);
+                let message = if *other == group.name {
+                    format!("{member} is there twice in {other}: rename one, or take it out")
+                } else {
+                    format!("{member} is a host of {other} already, and of {}: rename one", group.name)
+                };
                 found.push(Rejection::new(field, message));
             }
         }

@@ -34,7 +34,7 @@ pub fn remembered(topology: &ReplicaTopology, now: Millis) -> Memory {
     let before = before.into_iter().flatten().filter_map(|name| NodeName::new(name).ok());
     Memory {
         // Nobody is known to use a slot of theirs, nor whose they are; who is in the spec is no leaver.
-        leaving: before.map(|name| (name, Leaver { used: now, ..Leaver::default() })).collect(),
+        leaving: before.map(|name| (name, Leaver { used: now, active: now, ..Leaver::default() })).collect(),
         system_identifier: status.and_then(|status| status.system_identifier.as_ref()?.parse().ok()),
         primary: primary.and_then(|primary| NodeName::new(&primary.name).ok()),
         timeline: primary.and_then(|primary| u32::try_from(primary.timeline?).ok()).map(Timeline),

@@ -150,7 +150,9 @@ impl Desk {
         {
             tended.clerk.tell(notice);
         }
-        tended.tell_of_slots_left(&pass);
+        if pass.accepted {
+            tended.tell_of_slots_left(&pass);
+        }
         tended.log(&tree(topology).to_string(), &pass.outcome);
         self.count(topology, &pass, Duration::from_millis(clock::now().since(began)));
         pass

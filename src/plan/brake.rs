@@ -34,7 +34,9 @@ impl<'a> Brake<'a> {
         let memory = &world.observed.memory;
         let nodes = || world.desired.nodes.keys().filter_map(|name| Some((name, memory.node(name)?)));
         let settle = world.desired.healing.settle_seconds;
-        let strayed = |(name, _): (&'a NodeName, _)| Some((name, memory.strayed(name, settle)?));
+        // Where others came in, it tells against the node alone.
+        let closed = |first: &&NodeName| !is_tried(world, first, true);
+        let strayed = |(name, _): (&'a NodeName, _)| Some((name, memory.strayed(name, settle).filter(closed)?));
         let count = |tried: &dyn Fn(&NodeMemory) -> bool| nodes().filter(|(_, memory)| tried(memory)).count();
         let mut this = Self {
             strayed: nodes().filter_map(strayed).collect(),
@@ -48,8 +50,7 @@ impl<'a> Brake<'a> {
             let Some(first) = order.route.first().filter(|first| !is_tried(world, first, order.moves)) else {
                 continue;
             };
-            let judged = this.strayed.iter().any(|(strayed, _)| *strayed == name);
-            if world.now.since(order.at) < ORDER_MILLISECONDS && !judged {
+            if world.now.since(order.at) < ORDER_MILLISECONDS && !this.is_strayed(name) {
                 this.untried.insert(first.clone(), name.clone());
             }
         }
@@ -59,12 +60,12 @@ impl<'a> Brake<'a> {
     /// Why a move of a node that streams well waits until it is seen how others fare.
     pub(super) fn holds_up(&self, world: &World<'_>, node: &NodeName, moved: &Move) -> Option<NotYet> {
         let first = moved.route.first().filter(|_| !moved.urgent)?;
-        if self.strayed.len() >= STRAYED_MAX {
-            return Some((WaitReason::NotFollowed, self.sentence()));
-        }
         let elsewhere = world.upstream(node) != Some(first);
         if is_tried(world, first, elsewhere) {
             return None;
+        }
+        if self.strayed.len() >= STRAYED_MAX {
+            return Some((WaitReason::NotFollowed, self.sentence()));
         }
         let on_the_way = |name: &NodeName| format!("whether {name} arrives at its new upstream is seen first");
         if let Some(other) = self.untried.get(first) {
@@ -74,6 +75,11 @@ impl<'a> Brake<'a> {
         let most = if self.strayed.is_empty() { UNTRIED_AT_ONCE + tried } else { UNTRIED_AT_ONCE - self.strayed.len() };
         let other = self.untried.values().next().or(self.strayed.first().map(|(node, _)| *node));
         other.filter(|_| self.untried.len() >= most).map(|other| (WaitReason::MovesUnderWay, on_the_way(other)))
+    }
+
+    /// Whether a node did not arrive lately, so that others are to be tried before it.
+    pub(super) fn is_strayed(&self, node: &NodeName) -> bool {
+        self.strayed.iter().any(|(strayed, _)| *strayed == node)
     }
 
     /// Counts a move of this plan.
@@ -89,8 +95,8 @@ impl<'a> Brake<'a> {
         let pair = |(node, first): &(&NodeName, &NodeName)| format!("{node} at {first}");
         let pairs = self.strayed.iter().map(pair).collect::<Vec<_>>().join(", ");
         format!(
-            "others streamed well and did not arrive where their new route leads, {pairs}, so nobody else is moved that \
-             streams well. Read their logs: their passfile may lack a line for it, the certificates may not fit its address, \
+            "others streamed well and did not arrive where their new route leads, {pairs}, so nobody else that \
+             streams well is sent where nobody came before. Read their logs: their passfile may lack a line for it, the certificates may not fit its address, \
              or its pg_hba.conf refuses them. A few are tried again after a while, or at once when these are acknowledged"
         )
     }

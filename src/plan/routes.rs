@@ -51,9 +51,9 @@ pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
             Err((reason, message)) => plan.waits.push(Wait { node: node.clone(), reason, message }),
         }
     }
-    due.sort_by_key(|(_, moved)| (!moved.urgent, moved.bytes / ALIKE_BYTES));
-    let mut union = None;
     let mut brake = Brake::of(world);
+    due.sort_by_key(|(node, moved)| (!moved.urgent, brake.is_strayed(node), moved.bytes / ALIKE_BYTES));
+    let mut union = None;
     for (node, moved) in due {
         let union = union.get_or_insert_with(|| Union::of(world.desired, world.observed));
         let held_up = match union.ring(node, &moved.route) {

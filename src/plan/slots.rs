@@ -126,6 +126,9 @@ fn is_due(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
 fn is_absent(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
     let patience = world.desired.healing.settle_seconds.saturating_mul(1000).max(RECONNECT_MILLISECONDS);
     let memory = &world.observed.memory;
+    if let Some(leaver) = memory.leaving.get(owner) {
+        return memory.at.since(leaver.active) >= patience;
+    }
     let since = |node: &NodeMemory| match world.edge(owner) {
         Some(Edge::None) => node.alone_since,
         Some(edge) if edge.upstream() == Some(on) => None,

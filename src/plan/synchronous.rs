@@ -20,6 +20,9 @@ pub(super) fn hangs(
     let Primary::Known { name: primary, .. } = &world.sight.primary else { return Ok(()) };
     let Some(above) = world.seen(primary) else { return Ok(()) };
     let Some(names) = Names::parse(&above.synchronous_standby_names) else { return Ok(()) };
+    if is_orphan(world, node) {
+        return Ok(());
+    }
     let by_slot = |sender: &&Sender| sender.slot.is_some() && sender.slot.as_deref() == slot(facts);
     let by_name = |sender: &&Sender| sender.application_name.eq_ignore_ascii_case(facts.application_name());
     let sender = above.senders.iter().find(by_slot).or_else(|| above.senders.iter().find(by_name));
@@ -52,6 +55,15 @@ pub(super) fn hangs(
     let what = format!("its route takes it away from {primary}");
     let cure = format!("Take it out of synchronous_standby_names on {primary} first, or declare it in the root group");
     refusal(&what, &cure)
+}
+
+/// For longer than the patience it has received from nobody, or nothing: no commit waits for it that does not wait anyway,
+/// and to be fed it may have to go elsewhere, or by its new name.
+fn is_orphan(world: &World<'_>, node: &NodeName) -> bool {
+    let patience = world.desired.healing.suspect_after_milliseconds;
+    let memory = &world.observed.memory;
+    let alone_for = memory.node(node).and_then(|memory| memory.alone_since).map(|since| memory.at.since(since));
+    alone_for.max(memory.unrooted_for(node)).is_some_and(|t| t >= patience)
 }
 
 /// Whether it receives from the primary, or did a moment ago: a connection that is made anew is away for milliseconds.

@@ -57,9 +57,13 @@ impl SimulatedCluster {
 
     /// Whether the operator keeps somebody from children or from an upstream for a time that is not over yet.
     pub fn keeps_waiting(&self) -> bool {
-        let memory = &lock(&self.life).memory;
+        let life = lock(&self.life);
+        let memory = &life.memory;
+        let settle = life.desired.as_ref().map_or(0, |desired| desired.healing.settle_seconds);
         memory.nodes.iter().any(|(name, node)| {
-            memory.is_settling(name) || node.refused.keys().any(|upstream| memory.is_refused(name, upstream))
+            memory.is_settling(name)
+                || memory.strayed(name, settle).is_some()
+                || node.refused.keys().any(|upstream| memory.is_refused(name, upstream))
         })
     }
 

@@ -10,6 +10,8 @@ use crate::model::{ByNode, Desired, Management, Millis, NodeName, NodeView};
 pub struct Leaver {
     /// When one of its slots was last seen in use, or may have been.
     pub used: Millis,
+    /// When one of its slots was last seen in use, on the servers that are seen.
+    pub active: Millis,
     /// Its routes were seen to be ours, so its slots are, on whatever server.
     pub routed: bool,
     /// Where we dropped its slot, and when.
@@ -34,7 +36,7 @@ impl Memory {
         let at = self.at;
         self.left_on.retain(|name, _| is_gone(name));
         for (name, node) in self.nodes.iter().filter(|(name, _)| is_gone(name)) {
-            let leaver = Leaver { used: at, routed: node.routed, dropped: BTreeMap::new() };
+            let leaver = Leaver { used: at, active: at, routed: node.routed, dropped: BTreeMap::new() };
             self.leaving.entry(name.clone()).or_insert(leaver);
             let left = slots_on(desired, node);
             if !left.is_empty() {
@@ -47,8 +49,12 @@ impl Memory {
             let is_hidden = nodes.values().any(|view| view.unseen.is_some());
             let slots = || nodes.values().filter_map(NodeView::seen).filter_map(|facts| facts.slots.get(slot));
             // What it does on a server that is not seen is not known: it may be back at any moment.
-            if is_hidden || slots().any(|slot| slot.active_pid.is_some()) {
+            let is_active = slots().any(|slot| slot.active_pid.is_some());
+            if is_hidden || is_active {
                 leaver.used = at;
+            }
+            if is_active {
+                leaver.active = at;
             }
             is_gone(name) && (slots().next().is_some() || is_hidden) && !leaver.is_taken_over(slot, nodes)
         });

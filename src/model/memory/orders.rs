@@ -22,16 +22,17 @@ impl Memory {
     pub(super) fn note_arrivals(&mut self, nodes: &ByNode<NodeView>, sight: &Sight) {
         let seen = |name: &NodeName| nodes.get(name).and_then(NodeView::seen);
         let mut took: BTreeSet<(NodeName, bool)> = BTreeSet::new();
+        let well_since: ByNode<Millis> =
+            self.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.rooted_since?))).collect();
         for (name, node) in &mut self.nodes {
             let Some(facts) = seen(name) else { continue };
             let edge = sight.edges.get(name).filter(|_| sight.is_rooted(name));
-            let well = |first: &NodeName| seen(first).is_some() && sight.is_rooted(first);
             // While replay is blocked, or the disk full, it follows nobody, whoever it is.
             let able = !facts.disk_full && facts.replay_blocked_by().is_none();
             if let Some((first, moves)) = node.arrives(edge, facts.asked_at) {
                 took.insert((first, moves));
             } else if able {
-                node.strays(sight.upstream(name), facts.asked_at, self.at, well);
+                node.strays(sight.upstream(name), facts.asked_at, self.at, |first| well_since.get(first).copied());
             }
         }
         for (upstream, moves) in took {
@@ -58,12 +59,22 @@ impl NodeMemory {
         Some((first.clone(), order.moves))
     }
 
-    /// Notes that it streamed well before its last order and has not arrived since, although its new upstream is well.
-    fn strays(&mut self, from: Option<&NodeName>, asked_at: Millis, now: Millis, well: impl Fn(&NodeName) -> bool) {
+    /// Notes that it streamed well before its last order and has not arrived since, although its new upstream was well all
+    /// the time, or that the order is not even in force.
+    fn strays(
+        &mut self,
+        from: Option<&NodeName>,
+        asked_at: Millis,
+        now: Millis,
+        well_since: impl Fn(&NodeName) -> Option<Millis>,
+    ) {
         let Some(order) = self.ordered.as_ref().filter(|order| order.streamed && !order.arrived) else { return };
         let late = asked_at.since(order.at) >= REFUSED_AFTER_MILLISECONDS;
         let refused = |first: &NodeName| self.refused.get(first).is_some_and(|refused| refused.until > now);
-        let lost = |first: &NodeName| from != Some(first) && (late || refused(first)) && well(first);
+        let well = |first: &NodeName| well_since(first).is_some_and(|since| since <= order.at);
+        let lost = |first: &NodeName| {
+            (late && !order.seen_installed) || (from != Some(first) && (late || refused(first)) && well(first))
+        };
         let known = self.strayed.as_ref().is_some_and(|(_, at)| *at >= order.at);
         if let Some(first) = order.route.first().filter(|first| !known && lost(first)) {
             self.strayed = Some((first.clone(), now));

@@ -11,7 +11,7 @@ use crate::api::status::{Change, HISTORY_ENTRIES, NodeState, NodeStatus};
 use crate::plan::Step;
 
 /// The history after this pass: what differs from the previous status, in front of what was told before. Once the tree is
-/// as declared again, the open entries are given the time it took.
+/// as declared again, with everybody fed and nobody on a fallback, the open entries are given the time it took.
 pub(super) fn after(view: &View<'_>, status: &Status, converged: bool, now: Timestamp) -> Vec<Change> {
     let Some(previous) = view.previous else { return Vec::new() };
     let mut entries = changes(view, previous, status)
@@ -20,7 +20,9 @@ pub(super) fn after(view: &View<'_>, status: &Status, converged: bool, now: Time
         .collect::<Vec<_>>();
     entries.extend(previous.history.iter().cloned());
     entries.truncate(HISTORY_ENTRIES);
-    if converged {
+    let on_fallback = Plain::OnFallback.to_string();
+    let is_at_rest = |node: &NodeStatus| is_well(node.state) && node.reason.as_ref() != Some(&on_fallback);
+    if converged && status.nodes.iter().all(is_at_rest) {
         for open in entries.iter_mut().filter(|entry| entry.healed_after_seconds.is_none()) {
             open.healed_after_seconds = Some((now.as_second() - open.at.0.as_second()).max(0));
         }

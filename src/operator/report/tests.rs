@@ -376,7 +376,7 @@ fn steps_waits_and_withheld_steps_are_not_converged() {
     world.plan.withheld = vec![create()];
     assert_eq!(both(&world), expect("False", "ObserveOnly", "False", "Idle"));
     let status = world.report(None, 1);
-    let expected = "Not done, as Observe forbids it: CreateSlot of eu-2 on core-2 (Prepare).";
+    let expected = "Not done, as Observe forbids it: create the slot of eu-2 on core-2 (Prepare).";
     assert!(message(&status, ConditionType::Converged).starts_with(expected));
     world.desired.deleting = true;
     assert_eq!(said(&world.report(None, 1), ConditionType::Progressing), ("True", "Deleting"));

@@ -175,11 +175,7 @@ fn comes_by_itself(view: &View<'_>, wait: &Wait) -> bool {
 }
 
 fn steps_text(steps: &[&Planned]) -> String {
-    let text = |planned: &&Planned| {
-        let kind: &str = (&planned.step).into();
-        format!("{kind} of {} on {} ({})", planned.step.owner(), planned.step.server(), planned.why)
-    };
-    let all: Vec<String> = steps.iter().map(text).collect();
+    let all: Vec<String> = steps.iter().map(ToString::to_string).collect();
     texts::names(all.iter().map(String::as_str))
 }
 

@@ -29,12 +29,8 @@ pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
         };
         let mut beyond: Vec<_> = idle.into_iter().filter_map(behind).filter(|(bytes, _)| *bytes > bound).collect();
         beyond.sort_by(|(one, a), (other, b)| (other, a).cmp(&(one, b)));
-        for (_, owner) in beyond {
-            let why = match (leavers::has_left(world, &owner), is_absent(world, &owner, on)) {
-                (true, _) => Why::LeftSpec,
-                (false, true) => Why::RetainedWal,
-                (false, false) => continue,
-            };
+        for (_, owner) in beyond.into_iter().filter(|(_, owner)| is_absent(world, owner, on)) {
+            let why = if leavers::has_left(world, &owner) { Why::LeftSpec } else { Why::RetainedWal };
             plan.steps.retain(|planned| planned.step.server() != on || *planned.step.owner() != owner);
             plan.steps.push(Planned { step: Step::DropSlot { on: on.clone(), owner }, why });
         }
