@@ -269,12 +269,12 @@ impl Memory {
         (memory.asked_at.since(since) >= patience_milliseconds).then_some(passed)
     }
 
-    /// Whether a node has stood still for half the patience and not yet for all of it, so that it is worth a look before
-    /// the next tick: the patience is to end when it ends, not up to a tick later.
+    /// Whether a node has stood still for a quarter of the patience and not yet for all of it, so that it is worth a look
+    /// before the next tick: the patience, and half of it, are to end when they end, not up to a tick later.
     pub fn is_in_doubt(&self, node: &NodeName, patience_milliseconds: u64) -> bool {
         let Some(memory) = self.node(node).filter(|memory| memory.unseen_since.is_none()) else { return false };
         let still_for = self.still_since(memory).map(|since| memory.asked_at.since(since));
-        still_for.is_some_and(|t| t >= patience_milliseconds / 2 && t < patience_milliseconds)
+        still_for.is_some_and(|t| t >= patience_milliseconds / 4 && t < patience_milliseconds)
     }
 
     /// The first sample in which the primary was beyond a node. Samples are of one history, so their positions only grow.

@@ -137,11 +137,15 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>,
     Ok(Some(Next::Move(set(world, node, facts, route, urgent, why))))
 }
 
-/// No path to the primary for longer than the patience, or no connection at all.
+/// No path to the primary for longer than the patience, nothing from an upstream that failed for half of it, or no
+/// connection at all.
 fn is_urgent(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {
     let patience = world.desired.healing.suspect_after_milliseconds;
-    let long = world.observed.memory.unrooted_for(node).is_some_and(|t| t >= patience);
-    facts.receiver.is_none() || (long && !world.is_rooted(node))
+    let memory = &world.observed.memory;
+    let long = memory.unrooted_for(node).is_some_and(|t| t >= patience);
+    let failed = world.upstream(node).is_some_and(|upstream| world.standing(upstream) == Standing::Failed);
+    let starves = failed && memory.stands_still(node, patience / 2).is_some();
+    facts.receiver.is_none() || (long && !world.is_rooted(node)) || starves
 }
 
 /// The route is installed; is it in use, and from its first entry?

@@ -42,7 +42,11 @@ impl Memory {
         let observed = Observed { nodes: nodes.clone(), memory: std::mem::take(self) };
         let sight = Sight::of(desired, &observed);
         *self = observed.memory;
-        let feeding = |(child, edge): (&NodeName, &Edge)| edge.upstream().filter(|_| sight.is_rooted(child)).cloned();
+        // Two witnesses: one that does not answer and whose children have got nothing for half the patience is not fed by
+        // anybody's fault but its own, so the other half is not waited for.
+        let half = desired.healing.suspect_after_milliseconds / 2;
+        let fed = |child: &NodeName| sight.is_rooted(child) && self.stands_still(child, half).is_none();
+        let feeding = |(child, edge): (&NodeName, &Edge)| edge.upstream().filter(|_| fed(child)).cloned();
         let carrying: BTreeSet<NodeName> = sight.edges.iter().filter_map(feeding).collect();
         let settle = desired.healing.settle_seconds.saturating_mul(1000);
         let bound = desired.healing.lag_seconds.saturating_mul(1000);
