@@ -343,3 +343,22 @@ fn a_leaf_that_comes_back_a_little_behind_is_not_told_to_lag() {
     }
     assert_eq!(all, []);
 }
+
+#[test]
+fn a_walreceiver_is_stuck_when_one_and_the_same_is_stopping_for_the_patience() {
+    for (stays, is_stuck) in [(true, true), (false, false)] {
+        let mut fleet = formed();
+        let at = fleet.servers[&name("eu-3")].position;
+        let looks = std::cell::Cell::new(0);
+        fleet.says = Box::new(move |node, facts| {
+            if *node == name("eu-3") {
+                (facts.position, facts.replay) = (at, at);
+                let receiver = facts.receiver.as_mut().unwrap();
+                receiver.status = "stopping".to_owned();
+                receiver.pid = if stays { 7 } else { looks.replace(looks.get() + 1) };
+            }
+        });
+        let stuck = ("eu-3".to_owned(), "WalReceiverStuck".to_owned());
+        assert_eq!(told(&mut fleet, 20).concat().contains(&stuck), is_stuck);
+    }
+}

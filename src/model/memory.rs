@@ -109,6 +109,8 @@ pub struct NodeMemory {
     pub alone_since: Option<Millis>,
     /// The process id of its walreceiver, and when that was first seen.
     pub receiver: Option<(i32, Millis)>,
+    /// Since when that process is seen to be stopping.
+    pub stopping_since: Option<Millis>,
     /// Where a recovery conflict holds up its replay, and since when.
     pub conflict: Option<(Lsn, Millis)>,
     /// How many hops it was from the primary when it last had a path.
@@ -221,6 +223,11 @@ impl Memory {
     /// at each attempt at an upstream that then refuses to send (postgres-facts.md 2.3, 5.2).
     pub fn receives_steadily(&self, node: &NodeName) -> bool {
         self.node(node).is_some_and(|memory| memory.receiver.is_some_and(|(_, since)| since < memory.asked_at))
+    }
+
+    /// How long one walreceiver of a node has been stopping, in milliseconds; 0 when it is not.
+    pub fn stopping_for(&self, node: &NodeName) -> u64 {
+        self.node(node).and_then(|memory| memory.stopping_since).map_or(0, |since| self.at.since(since))
     }
 
     /// How long one recovery conflict has held up a node's replay, in milliseconds; 0 when none does.
@@ -386,6 +393,9 @@ impl NodeMemory {
         self.alone_since = self.alone_since.filter(|_| alone).or(alone.then_some(facts.asked_at));
         let pid = facts.receiver.as_ref().map(|receiver| receiver.pid);
         let known = self.receiver.filter(|(known, _)| Some(*known) == pid);
+        let stopping = facts.receiver.as_ref().is_some_and(|receiver| receiver.status == "stopping");
+        let since = self.stopping_since.filter(|_| known.is_some()).unwrap_or(facts.asked_at);
+        self.stopping_since = stopping.then_some(since);
         self.receiver = known.or(pid.map(|pid| (pid, facts.asked_at)));
         let held_at = Some(facts.replay).filter(|_| facts.is_in_conflict());
         let known = self.conflict.filter(|(at, _)| Some(*at) == held_at);

@@ -39,7 +39,8 @@ pub(super) fn stream(
         // Replay pauses by itself where a parameter is too low.
         return too_low().or_else(|| Some(replay_blocked(node, gate)));
     }
-    if unrooted && facts.receiver.as_ref().is_some_and(|receiver| receiver.status == "stopping") {
+    // Each move to another upstream ends the old one, which is seen to be stopping for a moment.
+    if unrooted && memory.stopping_for(node) >= patience {
         let cure = "Restart the server; nothing less ends it";
         return Some((
             Diagnosis::WalReceiverStuck,
