@@ -45,7 +45,7 @@ async fn calm(minutes: u32) {
     let server = ApiServer::start();
     install(&server);
     topology::apply(&server, &tree, "healing: {settleSeconds: 1}");
-    let operator = Process::start(&server).await;
+    let operator = Process::start(&server, "first").await;
     topology::converged(&server).await;
     operator.comes_to_rest().await;
     // Known only after a minute, and then told for the first time.

@@ -46,7 +46,7 @@ pub(super) async fn run(minutes: u32) {
     let server = ApiServer::start();
     install(&server);
     topology::apply(&server, &tree, "automation: Heal");
-    let operator = Process::start(&server).await;
+    let operator = Process::start(&server, "first").await;
     topology::converged(&server).await;
     operator.comes_to_rest().await;
     let moves = operator.figure(SET_ROUTES).await;

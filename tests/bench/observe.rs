@@ -87,7 +87,7 @@ async fn operator(tree: &Tree, minutes: u32) {
         &server,
         &format!("{secret}---\napiVersion: waltree.dev/v1alpha1\n{head}\nspec:\n  groups:\n{groups}"),
     );
-    let operator = Process::start(&server).await;
+    let operator = Process::start(&server, "first").await;
     topology::converged(&server).await;
     operator.comes_to_rest().await;
     let (cpu, passes) = (operator.cpu_seconds(), operator.passes().await);

@@ -33,14 +33,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts one for the whole cluster, and returns when it leads.
-    pub async fn start(server: &ApiServer) -> Self {
+    /// Starts one for the whole cluster, and returns when it leads. One of the same identity as the last takes its Lease over
+    /// at once.
+    pub async fn start(server: &ApiServer, identity: &str) -> Self {
         let kubeconfig = server.kubeconfig_as(SYSTEM, "waltree-operator").await;
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let child = Command::new(env!("CARGO_BIN_EXE_waltree"))
             .env("KUBECONFIG", kubeconfig)
-            .args(["operator", "--identity=calm", "--log=warn", "--lease-namespace", SYSTEM])
+            .args(["operator", "--identity", identity, "--log=warn", "--lease-namespace", SYSTEM])
             .args(["--listen", &address.to_string()])
             .stdin(Stdio::null())
             .spawn()
