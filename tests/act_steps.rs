@@ -268,3 +268,23 @@ async fn a_step_on_a_server_that_froze_is_overdue_and_not_done_when_it_thaws() {
     let seen = facts(&fleet, "core-1").await;
     assert_eq!((seen.route.slot.as_str(), seen.route.conninfo.is_empty()), ("", true));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_is_refused_changes_nothing_and_reloads_nothing() {
+    let mut tree = Tree::start(None);
+    tree.primary("core-1").await;
+    tree.standby("eu-1", "core-1").await;
+    let fleet = watch_all(&tree, &["core-1", "eu-1"]).await;
+    tree.sql("core-1", "REVOKE ALTER SYSTEM ON PARAMETER primary_conninfo FROM waltree").await;
+    tree.caught_up("eu-1", "core-1").await;
+    let loaded = "SELECT pg_conf_load_time()";
+    let before = tree.value("eu-1", loaded).await;
+    let step = set_route(&tree, "eu-1", "core-1", Some("eu_1"));
+    let refused = carry_out(&fleet, &step).await.unwrap_err();
+    assert!(matches!(refused, NotDone::Refused(_)), "{refused}");
+    // Whatever was sent to the session is answered by now.
+    let writer = fleet.writer(&name("eu-1")).await.unwrap();
+    writer.batch_execute("SELECT 1").await.unwrap();
+    assert_eq!(tree.value("eu-1", loaded).await, before);
+    assert_eq!(tree.value("eu-1", "SELECT current_setting('primary_slot_name')").await, "");
+}

@@ -14,7 +14,7 @@ use waltree::model::{
     Automation, ByNode, Desired, Diagnosis, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Millis,
     NodeName, NodeSpec, Observed,
 };
-use waltree::plan::{Done, Outcome, Plan, Planned, Step, StepKind, Why, plan, record};
+use waltree::plan::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Why, plan, record};
 
 const SEGMENT: u64 = 16 << 20;
 const BOUND: u64 = 128 << 20;
@@ -169,6 +169,46 @@ fn a_fallback_that_was_given_up_is_made_again_when_its_node_is_within_half_the_b
 }
 
 #[test]
+fn a_fallback_whose_slot_keeps_wal_only_from_beyond_what_its_node_replayed_is_not_relied_on_until_that_is_replayed() {
+    let mut fleet = formed();
+    fleet.tick(500);
+    let at = fleet.servers[&name("eu-2")].position;
+    let fallback = |made: &Plan| made.fallbacks[&name("eu-3")].iter().find(|(up, _)| *up == name("eu-2")).unwrap().1;
+    let slot = |fleet: &mut Fleet, restart| slots(fleet, "eu-2").insert("eu_3".to_owned(), restart);
+    // All that eu-3 would ask for is on the disk of eu-2, until the next restartpoint.
+    slot(&mut fleet, at);
+    let replayed = |replay| move |facts: &mut Facts| facts.replay = replay;
+    let (_, made) = planned_with(&mut fleet, "eu-3", replayed(Lsn(at.0 - SEGMENT)));
+    assert_eq!(fallback(&made), Readiness::Ahead);
+    assert_eq!(of(&made.steps, "eu-2", "eu-3"), [], "it comes right by itself");
+    assert!(!made.steps.iter().any(|planned| planned.step.kind() == StepKind::SetRoute), "and it stays in the route");
+    let (_, made) = planned_with(&mut fleet, "eu-3", replayed(at));
+    assert_eq!(fallback(&made), Readiness::Unproven);
+
+    // It does not come into a route before.
+    let route = fleet.servers[&name("eu-3")].conninfo.clone();
+    let alone = route.with_route("eu-3", &[("eu-1", 5432), ("core-1", 5432)], false);
+    fleet.servers.get_mut(&name("eu-3")).unwrap().conninfo = alone;
+    let set = |made: &Plan| {
+        made.steps.iter().any(|planned| {
+            matches!(&planned.step, Step::SetRoute { node, route, .. }
+        if *node == name("eu-3") && route.contains(&name("eu-2")))
+        })
+    };
+    let (_, made) = planned_with(&mut fleet, "eu-3", replayed(Lsn(at.0 - SEGMENT)));
+    assert!(!set(&made));
+    assert!(made.waits.iter().any(|wait| wait.node == name("eu-3") && wait.message.contains("replayed")), "{made:?}");
+    let (_, made) = planned_with(&mut fleet, "eu-3", replayed(at));
+    assert!(set(&made), "{made:?}");
+    let branch = |facts: &mut Facts| {
+        facts.timeline = Some(waltree::model::Timeline(2));
+        facts.history = vec![(waltree::model::Timeline(1), Lsn(at.0 - 2 * SEGMENT))];
+    };
+    let (_, made) = planned_with(&mut fleet, "eu-2", branch);
+    assert!(!set(&made), "nor one on whose history eu-3 is not");
+}
+
+#[test]
 fn an_idle_slot_is_moved_forward_every_ten_seconds_and_not_with_each_look() {
     let mut fleet = formed();
     let mut at = Vec::new();
@@ -247,8 +287,15 @@ fn a_walsender_is_ended_when_its_child_was_asked_afterwards_and_has_not_had_that
     assert!(!ends(&made), "it may have come since the child was asked");
     let made = with(&mut fleet, Namesake { silent_since: Millis(now.0 - 11_999), ..silent.clone() });
     assert!(!ends(&made), "it replied a short while ago");
-    let made = with(&mut fleet, Namesake { lives: true, ..silent });
+    let made = with(&mut fleet, Namesake { lives: true, ..silent.clone() });
     assert!(!ends(&made), "somebody is there");
+    for seldom in [0, 60] {
+        let (mut observed, _) = planned_with(&mut fleet, "eu-2", zombie);
+        observed.memory.namesakes.insert(key.clone(), silent.clone());
+        let facts = Arc::make_mut(observed.nodes[&name("eu-3")].last.as_mut().unwrap());
+        facts.parameters.insert("wal_receiver_status_interval".to_owned(), seldom);
+        assert!(!ends(&plan(&fleet.desired, &observed, now)), "it replies every {seldom} s, or never unasked");
+    }
     let (_, made) = planned_with(&mut fleet, "eu-2", |facts| {
         zombie(facts);
         facts.senders.last_mut().unwrap().application_name = "somebody".to_owned();

@@ -1,6 +1,6 @@
 //! The route of a node, as PostgreSQL settings.
 
-use futures::future::{OptionFuture, try_join3};
+use futures::future::{OptionFuture, try_join};
 use tokio_postgres::Client;
 
 use super::NotDone;
@@ -9,8 +9,8 @@ use crate::model::conninfo::MASK;
 
 const RELOAD: &str = "SELECT pg_reload_conf()";
 
-/// Writes the settings and reloads. The three commands leave in one go, because until the reload the files hold a route
-/// that the server does not follow; the answers are read afterwards.
+/// Writes the settings, and reloads when both were taken: with the slot's name alone the node would be led back to its old
+/// upstream, which may have no slot of that name. The two leave in one go, and the reload when both are answered.
 pub(super) async fn set(session: &Client, conninfo: &Conninfo, nudge: bool, slot: Option<&str>) -> Result<(), NotDone> {
     let text = writable(conninfo)?;
     // Only a changed string reconnects (postgres-facts.md 1.1), and a blank at the end changes nothing else.
@@ -21,8 +21,8 @@ pub(super) async fn set(session: &Client, conninfo: &Conninfo, nudge: bool, slot
     // Polled in this order, which is the order in which they are sent. The slot's name is first: it is the same for
     // ever after, so that a plan that is cut here leaves the old route with a right slot name.
     let slot = OptionFuture::from(slot.as_ref().map(|sql| session.batch_execute(sql)));
-    try_join3(async { slot.await.transpose() }, session.batch_execute(&conninfo), session.batch_execute(RELOAD))
-        .await?;
+    try_join(async { slot.await.transpose() }, session.batch_execute(&conninfo)).await?;
+    session.batch_execute(RELOAD).await?;
     Ok(())
 }
 

@@ -201,14 +201,25 @@ pub struct Facts {
     /// Our role may end the walsenders of replication users that are no superusers (postgres-facts.md 5.3).
     pub may_end_senders: bool,
     /// Parameters by which a standby must not be below its primary, or its replay stops (postgres-facts.md 14, 19);
-    /// `max_wal_senders` is among them.
+    /// `max_wal_senders` is among them. And [`STATUS_INTERVAL`], in seconds, by which it may be.
     pub parameters: BTreeMap<String, u64>,
 }
+
+/// How often a walreceiver replies when nothing is to be told.
+pub const STATUS_INTERVAL: &str = "wal_receiver_status_interval";
+/// What PostgreSQL sets it to by default, in seconds.
+const STATUS_INTERVAL_DEFAULT_SECONDS: u64 = 10;
 
 impl Facts {
     /// All its walsenders are in use: whoever else comes is refused, and libpq does not go on from there (safety.md X3).
     pub fn is_full(&self) -> bool {
         self.parameters.get("max_wal_senders").is_some_and(|most| self.senders.len() as u64 >= *most)
+    }
+
+    /// How often its walreceiver replies when nothing is to be told, in seconds; `None` for never.
+    pub fn status_interval_seconds(&self) -> Option<u64> {
+        let seconds = self.parameters.get(STATUS_INTERVAL).copied();
+        seconds.map_or(Some(STATUS_INTERVAL_DEFAULT_SECONDS), |seconds| (seconds > 0).then_some(seconds))
     }
 
     /// Up to where those see who read here: what is replayed, or all it has when replay waits for more. What the primary

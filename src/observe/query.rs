@@ -49,7 +49,8 @@ const TICK: &str = concat!(
      'restart_lsn', l.restart_lsn, 'xmin', l.xmin::text, 'lost', coalesce(l.wal_status = 'lost', false)
      OR to_jsonb(l)->>'invalidation_reason' IS NOT NULL)), '[]')
      FROM pg_replication_slots l WHERE l.slot_type = 'physical' AND NOT l.temporary),
- 'parameters', json_build_object({parameters}),
+ 'parameters', json_build_object({parameters},
+     'wal_receiver_status_interval', extract(epoch FROM current_setting('wal_receiver_status_interval')::interval)::bigint),
  'synchronous_standby_names', current_setting('synchronous_standby_names'),
  'alter_system_allowed', coalesce(current_setting('allow_alter_system', true), 'on') = 'on')
 FROM (SELECT pg_is_in_recovery() AS recovery) r,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::join3;
 use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode as WireSslMode;
@@ -31,6 +32,8 @@ const SETTINGS: &str = "-c search_path=pg_catalog -c standard_conforming_strings
                         -c work_mem=64kB -c temp_tablespaces=";
 /// Deadline of a segment of zeroes on the server's disk. A disk that is slower tells nothing; writes wait for it.
 const DISK_DEADLINE: Duration = Duration::from_secs(1);
+/// The server ends it before that: the next look would wait behind it, and a slow disk be taken for a server that is gone.
+const DISK_BOUND: &str = "SET statement_timeout = 800";
 /// SQLSTATE of a question that no longer fits, because the server was promoted while it answered.
 const NOT_IN_RECOVERY: &str = "55000";
 
@@ -154,7 +157,14 @@ impl Session {
         let _one_at_a_time = self.gate.lock().await;
         let rows = i64::try_from(segment_bytes / query::DISK_ROW_BYTES).ok()?;
         let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&rows, Type::INT8)];
-        match tokio::time::timeout(DISK_DEADLINE, self.client.query_typed(query::DISK, &parameters)).await.ok()? {
+        // Polled in this order, which is the order in which they are sent, all at once: whatever becomes of the one in the
+        // middle and of us, the last one follows it.
+        let bounded = join3(
+            self.client.batch_execute(DISK_BOUND),
+            self.client.query_typed(query::DISK, &parameters),
+            self.client.batch_execute("RESET statement_timeout"),
+        );
+        match tokio::time::timeout(DISK_DEADLINE, bounded).await.ok()?.1 {
             Ok(_) => Some(false),
             Err(error) => (error.code() == Some(&SqlState::DISK_FULL)).then_some(true),
         }

@@ -2,14 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::time::{Instant, timeout_at};
 
 use super::{Cluster, clock};
 use crate::act::{self, NotDone};
 use crate::model::{Automation, Desired, Memory, Millis, NodeName, Observed};
-use crate::observe::{Fence, Fleet, ServerAccess, ServerSpec, Timing, Wallet};
+use crate::observe::{Fence, Fleet, ServerAccess, ServerSpec, Timing, Wallet, Writer};
 use crate::plan::{self, Done, Outcome, Plan, Planned, Step};
+
+/// So long after a pass began to act nothing more is begun on a server. Everybody waits for the slowest, and nobody is
+/// judged before the next pass: a slow disk that is asked for many slots must not be what keeps a frozen relay from being
+/// left. With the deadline of the step that was begun last, acting takes 3 s at most.
+const BEGIN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The servers of one topology and what is remembered of them. Dropping it ends every session.
 pub struct LiveCluster {
@@ -51,25 +58,37 @@ impl LiveCluster {
         desired.nodes.iter().map(spec).collect()
     }
 
-    /// The steps of one server, in their order.
-    async fn on_one_server(&self, steps: Vec<(usize, &Planned)>) -> Vec<(usize, Done)> {
-        let mut done = Vec::with_capacity(steps.len());
+    /// The steps of one server, in their order, as far as it gets in time. What is not begun then did not fail: the next
+    /// pass decides about it anew.
+    async fn on_one_server(&self, server: &NodeName, steps: Vec<(usize, &Planned)>) -> Vec<(usize, Done)> {
+        let until = Instant::now() + BEGIN_WITHIN;
+        let all = steps.len();
+        let mut done = Vec::with_capacity(all);
         for (place, planned) in steps {
-            let result = self.one(&planned.step).await;
+            // Its turn does not come while a question waits for its answer.
+            let writer = timeout_at(until, self.fleet.writer(server)).await;
+            let Some(writer) = writer.ok().filter(|_| Instant::now() < until) else { break };
+            let result = match writer {
+                Ok(writer) => one(writer, &planned.step).await,
+                Err(no_right) => Err(no_right.to_string()),
+            };
             done.push((place, Done { planned: planned.clone(), result }));
+        }
+        if done.len() < all {
+            let topology = self.fence.as_ref().map_or("", |fence| fence.scope.as_str());
+            tracing::info!(topology, %server, left = all - done.len(), "slow; what is left is for the next pass");
         }
         done
     }
+}
 
-    async fn one(&self, step: &Step) -> Result<(), String> {
-        let writer = self.fleet.writer(step.server()).await.map_err(|no_right| no_right.to_string())?;
-        match act::carry_out(&writer, step).await {
-            Err(overdue @ NotDone::Overdue) => {
-                writer.give_up();
-                Err(overdue.to_string())
-            }
-            result => result.map_err(|not_done| not_done.to_string()),
+async fn one(writer: Writer, step: &Step) -> Result<(), String> {
+    match act::carry_out(&writer, step).await {
+        Err(overdue @ NotDone::Overdue) => {
+            writer.give_up();
+            Err(overdue.to_string())
         }
+        result => result.map_err(|not_done| not_done.to_string()),
     }
 }
 
@@ -90,12 +109,10 @@ impl Cluster for LiveCluster {
     }
 
     async fn carry_out(&self, plan: &Plan) -> Outcome {
-        let mut servers: BTreeMap<&NodeName, Vec<(usize, &Planned)>> = BTreeMap::new();
-        for step in plan.steps.iter().enumerate() {
-            servers.entry(step.1.step.server()).or_default().push(step);
-        }
+        let servers = plan.by_server();
         let touched: Vec<&NodeName> = plan.steps.iter().flat_map(|planned| touches(&planned.step)).collect();
-        let mut done = join_all(servers.into_values().map(|steps| self.on_one_server(steps))).await.concat();
+        let mut done =
+            join_all(servers.into_iter().map(|(server, steps)| self.on_one_server(server, steps))).await.concat();
         done.sort_by_key(|(place, _)| *place);
         for node in touched {
             self.fleet.poke(node);

@@ -24,7 +24,7 @@ use crate::model::primary::Primary as Seen;
 use crate::model::rooted::Rooted;
 use crate::model::tree::Edge;
 use crate::model::{Desired, Diagnosis, Finding, Group, NodeName, Observed, SessionAttrs, Unseen, WhyUnseen};
-use crate::plan::{Outcome, Plan, Planned, Readiness, Step, Why};
+use crate::plan::{Outcome, Plan, Planned, Step, Why};
 
 /// How coarsely lag is known: servers are asked once a second, so a node without any lag is seen up to a tick behind.
 /// A step of lag is left upwards only beyond this much more.
@@ -261,7 +261,7 @@ impl View<'_> {
     /// Fallbacks that would work, and all that the wanted routes name.
     fn fallbacks(&self) -> (usize, usize) {
         let all = || self.plan.fallbacks.values().flatten();
-        (all().filter(|(_, readiness)| *readiness != Readiness::NotReady).count(), all().count())
+        (all().filter(|(_, readiness)| readiness.is_ready()).count(), all().count())
     }
 
     fn summary(&self, nodes: &[NodeStatus]) -> Summary {

@@ -2,6 +2,7 @@
 //! of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex as PlainMutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use jiff::Timestamp;
 use kube::api::Api;
 use kube::runtime::controller::Action;
 use kube::runtime::events::Reporter;
-use kube::runtime::finalizer::{self, Event, finalizer};
+use kube::runtime::finalizer::{self, finalizer};
 use kube::{Client, ResourceExt as _};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -32,7 +33,7 @@ use crate::web::{Metrics, Tree};
 pub const FINALIZER: &str = "waltree.dev/teardown";
 /// How long a deletion may last after the last slots became free to be dropped, in milliseconds.
 const LAST_PASSES_MILLISECONDS: u64 = 5_000;
-/// Deadline of one pass with a change of the finalizer; each request to a server has a much shorter one.
+/// Deadline of a change of the finalizer.
 const FINALIZER_REQUEST: Duration = Duration::from_secs(30);
 /// When a pass that failed is repeated.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -45,7 +46,7 @@ pub enum Trouble {
     TearingDown(Duration),
     /// The finalizer could not be set or removed.
     #[error("the finalizer could not be changed")]
-    Finalizer(#[source] Box<finalizer::Error<Self>>),
+    Finalizer(#[source] Box<finalizer::Error<Infallible>>),
     /// The API server said nothing.
     #[error("no answer of the API server within {FINALIZER_REQUEST:?}")]
     Silent,
@@ -88,22 +89,22 @@ impl Drop for Tended {
 }
 
 impl Desk {
-    /// One pass over one topology, or the first half of its life: the finalizer.
+    /// One pass over one topology, or a change of its finalizer: before the first pass, and after the last.
     ///
     /// # Errors
     /// [`Trouble`] when it has to be repeated.
     pub async fn tend(self: Arc<Self>, topology: Arc<ReplicaTopology>) -> Result<Action, Trouble> {
-        let topologies = self.topologies(&topology);
-        let step = finalizer(&topologies, FINALIZER, topology, |event| async {
-            match event {
-                Event::Apply(topology) => Ok(Action::requeue(self.pass(&topology).await.look_again_after)),
-                Event::Cleanup(topology) => self.tear_down(&topology).await,
+        if topology.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+            // No deadline: what was written to servers is remembered when a pass ends, and each of its parts has one.
+            if topology.metadata.deletion_timestamp.is_none() {
+                return Ok(Action::requeue(self.pass(&topology).await.look_again_after));
             }
-        });
-        match tokio::time::timeout(FINALIZER_REQUEST, step).await {
-            Ok(Ok(action)) => Ok(action),
-            Ok(Err(finalizer::Error::ApplyFailed(trouble) | finalizer::Error::CleanupFailed(trouble))) => Err(trouble),
-            Ok(Err(error)) => Err(Trouble::Finalizer(Box::new(error))),
+            self.tear_down(&topology).await?;
+        }
+        let topologies = self.topologies(&topology);
+        let request = finalizer(&topologies, FINALIZER, topology, |_| async { Ok(Action::await_change()) });
+        match tokio::time::timeout(FINALIZER_REQUEST, request).await {
+            Ok(changed) => changed.map_err(|error| Trouble::Finalizer(Box::new(error))),
             Err(_) => Err(Trouble::Silent),
         }
     }
@@ -122,13 +123,13 @@ impl Desk {
         self.metrics.forget(tree);
     }
 
-    async fn tear_down(&self, topology: &ReplicaTopology) -> Result<Action, Trouble> {
+    async fn tear_down(&self, topology: &ReplicaTopology) -> Result<(), Trouble> {
         let tended = self.tended(topology);
         let since = *tended.lock().await.deleting_since.get_or_insert_with(clock::now);
         let pass = self.pass(topology).await;
         if is_torn_down(pass.at_rest, since, clock::now()) {
             self.forget(&tree(topology));
-            return Ok(Action::await_change());
+            return Ok(());
         }
         Err(Trouble::TearingDown(pass.look_again_after))
     }

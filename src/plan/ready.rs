@@ -1,7 +1,7 @@
 //! Whether a node could follow an upstream (law 2).
 
 use super::standing::Standing;
-use super::step::WaitReason;
+use super::step::{Readiness, WaitReason};
 use super::{World, slots};
 use crate::model::observed::Slot;
 use crate::model::{Facts, NodeName};
@@ -18,24 +18,54 @@ pub(super) enum SlotState {
     Useless,
     /// It reserves from later than the node's replay position, and the WAL before it is gone.
     TooLate,
+    /// All the node needs is there, and nothing keeps it there: the slot reserves from later than the node's replay
+    /// position, and the next restartpoint may remove what is before it. It comes right when the node has replayed so far.
+    Ahead,
     /// All the node needs is there.
     Ready,
 }
 
-/// Whether the upstream, with `slot` of the child's, holds what the child would ask for: WAL from the start of the segment of the child's replay
-/// position (postgres-facts.md 2.4).
+/// Whether the upstream, with `slot` of the child's, holds what the child would ask for: WAL from the start of the segment
+/// of the child's replay position (postgres-facts.md 2.4).
 pub(super) fn slot(slot: Option<&Slot>, child_facts: &Facts, upstream: &Facts) -> SlotState {
     let Some(slot) = slot else { return SlotState::Missing };
     let (Some(restart), false) = (slot.restart_lsn, slot.lost) else { return SlotState::Useless };
     let needed = child_facts.replay.segment_start(child_facts.segment_bytes);
     // A slot ahead of the child does not forbid streaming from WAL that is there (postgres-facts.md 2.2), and one that
     // stepped back with a hard restart claims what is gone (14).
-    let from = upstream.oldest_wal.unwrap_or_else(|| restart.segment_start(upstream.segment_bytes));
-    if from <= needed { SlotState::Ready } else { SlotState::TooLate }
+    let kept = restart.segment_start(upstream.segment_bytes);
+    if upstream.oldest_wal.unwrap_or(kept) > needed {
+        SlotState::TooLate
+    } else if kept > needed && slot.active_pid.is_none() {
+        SlotState::Ahead
+    } else {
+        // One in use is where its owner has got to.
+        SlotState::Ready
+    }
 }
 
-/// Whether `child` could go on from `upstream` as a fallback.
-pub(super) fn fallback(world: &World<'_>, child: &NodeName, upstream: &NodeName) -> Result<(), NotYet> {
+/// How far `upstream` is prepared as a fallback of `child`.
+pub(super) fn fallback(world: &World<'_>, child: &NodeName, upstream: &NodeName) -> Readiness {
+    match follows(world, child, upstream) {
+        Ok(()) if is_ahead(world, child, upstream) => Readiness::Ahead,
+        Ok(()) => Readiness::Unproven,
+        Err(_) => Readiness::NotReady,
+    }
+}
+
+fn is_ahead(world: &World<'_>, child: &NodeName, upstream: &NodeName) -> bool {
+    let both = both(world, child, upstream).ok();
+    both.is_some_and(|(facts, above)| slot(world.slot(child, upstream), facts, above) == SlotState::Ahead)
+}
+
+/// Why a fallback whose slot is [`SlotState::Ahead`] is not relied on.
+pub(super) fn ahead(child: &NodeName, upstream: &NodeName) -> NotYet {
+    let slot = child.slot();
+    (WaitReason::SlotNotReady, format!("the slot {slot} on {upstream} keeps WAL from beyond what {child} has replayed"))
+}
+
+/// Whether `child` could go on from `upstream` if it went there now.
+fn follows(world: &World<'_>, child: &NodeName, upstream: &NodeName) -> Result<(), NotYet> {
     let (child_facts, facts) = both(world, child, upstream)?;
     if world.standing(upstream) == Standing::Barred {
         return Err((WaitReason::NoUpstream, format!("{upstream} is one that nobody may follow")));
@@ -57,7 +87,8 @@ fn slot_is_ready(
     let alone = child_facts.receiver.is_none();
     let too_late = || Err((WaitReason::NoUpstream, format!("{upstream} has no WAL as old as {child} needs")));
     match slot(world.slot(child, upstream), child_facts, facts) {
-        SlotState::Ready => Ok(()),
+        // Whoever connects at once takes hold of what is there.
+        SlotState::Ready | SlotState::Ahead => Ok(()),
         SlotState::TooLate if alone => too_late(),
         SlotState::Missing if alone && !slots::may_arm(world, child, upstream) => too_late(),
         SlotState::Missing | SlotState::Useless => {
@@ -74,7 +105,7 @@ pub(super) fn first(world: &World<'_>, child: &NodeName, upstream: &NodeName, ur
         // It follows already; all that may be missing is the slot that its route is to name.
         return slot_is_ready(world, child, upstream, (child_facts, facts));
     }
-    fallback(world, child, upstream)?;
+    follows(world, child, upstream)?;
     if !urgent && facts.in_recovery && facts.receiver.is_none() {
         return Err((WaitReason::NoUpstream, format!("{upstream} receives from nobody at the moment")));
     }
@@ -92,7 +123,7 @@ fn both<'a>(world: &World<'a>, child: &NodeName, upstream: &NodeName) -> Result<
 }
 
 /// The child's timeline is in the upstream's history and the child is not past the point where that history left it.
-fn history(child: &NodeName, child_facts: &Facts, upstream: &NodeName, facts: &Facts) -> Result<(), NotYet> {
+pub(super) fn history(child: &NodeName, child_facts: &Facts, upstream: &NodeName, facts: &Facts) -> Result<(), NotYet> {
     let (theirs, ours) = match (child_facts.timeline, facts.timeline) {
         (Some(theirs), Some(ours)) => (theirs, ours),
         // Between a lower bound and the newest there is nothing.

@@ -128,10 +128,6 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>,
         return Err(without(why));
     }
     let route = provable(world, node, facts, wanted, urgent)?;
-    if world.has_installed(node, &route) {
-        let reason = "a fallback of its route cannot be prepared yet".to_owned();
-        return Err((WaitReason::SlotNotReady, reason));
-    }
     synchronous::hangs(world, plan, node, facts, &route)?;
     let why = reason(world, node, wanted, urgent);
     Ok(Some(Next::Move(set(world, node, facts, route, urgent, why))))
@@ -181,7 +177,8 @@ fn may_reload(world: &World<'_>, node: &NodeName) -> bool {
     memory.reloaded_at.is_none_or(|at| world.now.since(at) >= pace)
 }
 
-/// The part of the wanted route that is proven now (law 2). Without need nothing is installed until all of it is.
+/// The part of the wanted route that is proven now (law 2), if it is not installed already. Without need nothing is
+/// installed until all of it is.
 fn provable(
     world: &World<'_>,
     node: &NodeName,
@@ -189,7 +186,7 @@ fn provable(
     wanted: &Route,
     urgent: bool,
 ) -> Result<Route, ready::NotYet> {
-    let mut entries = Vec::new();
+    let (mut entries, mut ahead) = (Vec::new(), None);
     for (place, entry) in wanted.entries.iter().enumerate() {
         if place == 0 {
             ready::first(world, node, entry, urgent)?;
@@ -197,20 +194,38 @@ fn provable(
             continue;
         }
         let had = world.installed(node).is_some_and(|route| route.contains(entry));
-        match world.seen(entry).map(|upstream| ready::slot(world.slot(node, entry), facts, upstream)) {
-            Some(SlotState::Ready) => entries.push(entry.clone()),
+        let Some(upstream) = world.seen(entry) else {
             // Not seen at the moment; its slot was proven when it came into the route.
-            None if had => entries.push(entry.clone()),
+            entries.extend(had.then(|| entry.clone()));
+            continue;
+        };
+        if let Err(not_yet) = ready::history(node, facts, entry, upstream) {
+            // Who is well follows the same fork in a moment, and two rewritings would be two reconnects.
+            if urgent || world.standing(entry) != Standing::Good {
+                continue;
+            }
+            return Err(not_yet);
+        }
+        match ready::slot(world.slot(node, entry), facts, upstream) {
+            SlotState::Ready => entries.push(entry.clone()),
+            // It was right when it came into the route, and it would still work.
+            SlotState::Ahead if had => entries.push(entry.clone()),
             // It was given up, or would be: a route without it has to do (law 3, the bound wins).
-            Some(SlotState::Missing) if !slots::may_arm(world, node, entry) => {}
-            Some(SlotState::Missing | SlotState::Useless) if !urgent => {
+            SlotState::Missing if !slots::may_arm(world, node, entry) => {}
+            SlotState::Missing | SlotState::Useless if !urgent => {
                 let sentence = format!("the slot {} on {entry} is not there yet", node.slot());
                 return Err((WaitReason::SlotNotReady, sentence));
             }
-            _ => {}
+            SlotState::Ahead => ahead = Some(ready::ahead(node, entry)),
+            SlotState::Missing | SlotState::Useless | SlotState::TooLate => {}
         }
     }
-    Ok(Route { entries, attrs: wanted.attrs })
+    let route = Route { entries, attrs: wanted.attrs };
+    if world.has_installed(node, &route) {
+        let sentence = || "a fallback of its route cannot be prepared yet".to_owned();
+        return Err(ahead.unwrap_or_else(|| (WaitReason::SlotNotReady, sentence())));
+    }
+    Ok(route)
 }
 
 fn reason(world: &World<'_>, node: &NodeName, wanted: &Route, urgent: bool) -> Why {

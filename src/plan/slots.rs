@@ -87,7 +87,7 @@ fn prepare(world: &World<'_>, owner: &NodeName, owner_facts: &Facts, on: &NodeNa
         }
         (_, Some(slot)) if slot.active_pid.is_some() => return zombie::end(world, owner, on),
         (SlotState::Useless, Some(_)) => (recreate(), Why::SlotLost),
-        (SlotState::TooLate | SlotState::Ready, Some(slot)) => {
+        (SlotState::TooLate | SlotState::Ahead | SlotState::Ready, Some(slot)) => {
             if !world.streams_elsewhere(owner, on) {
                 return None;
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::tolerates::Tolerates;
+use crate::model::rooted::Rooted;
 use crate::model::{ByNode, Conninfo, Finding, Lsn, NodeName, Route, Sight};
 
 /// One write on one server. Each is idempotent: doing it twice is doing it once.
@@ -248,8 +249,21 @@ pub enum WaitReason {
 pub enum Readiness {
     /// Slot, WAL, history and path are right; that the child can log in there was not seen, as it has no agent.
     Unproven,
+    /// It would work now, and at any moment may not any more: the slot keeps WAL only from beyond what the child has
+    /// replayed. It is ready when the child has come so far.
+    Ahead,
     /// Something is missing.
     NotReady,
+}
+
+impl Readiness {
+    /// Whether it counts as ready.
+    pub fn is_ready(self) -> bool {
+        match self {
+            Self::Unproven => true,
+            Self::Ahead | Self::NotReady => false,
+        }
+    }
 }
 
 /// What is done next, and why; what is not done, and why not.
@@ -287,6 +301,33 @@ impl Plan {
     pub fn is_move(&self, step: &Step) -> bool {
         matches!(step, Step::SetRoute { node, route, .. } if route.first() != self.sight.upstream(node))
     }
+
+    /// The steps of each server, each with its place in the plan, in the order in which a server that is too slow for all
+    /// of them is asked: what heals before what prepares, and last what tidies up.
+    pub fn by_server(&self) -> BTreeMap<&NodeName, Vec<(usize, &Planned)>> {
+        let mut servers: BTreeMap<&NodeName, Vec<(usize, &Planned)>> = BTreeMap::new();
+        for (place, planned) in self.steps.iter().enumerate() {
+            servers.entry(planned.step.server()).or_default().push((place, planned));
+        }
+        for steps in servers.values_mut() {
+            steps.sort_by_key(|(_, planned)| self.rank(&planned.step));
+        }
+        servers
+    }
+
+    fn rank(&self, step: &Step) -> u8 {
+        match step {
+            // One of them a server at most; without the heartbeat nobody could be told from one who stands still.
+            Step::SetRoute { .. } | Step::Reload { .. } | Step::Heartbeat { .. } | Step::TryDisk { .. } => 0,
+            Step::CreateSlot { owner, .. } | Step::RecreateSlot { owner, .. } | Step::EndSender { owner, .. }
+                if !self.sight.rooted.get(owner).is_some_and(Rooted::is_yes) =>
+            {
+                1
+            }
+            _ if step.is_housekeeping() => 3,
+            _ => 2,
+        }
+    }
 }
 
 /// What became of one step.
@@ -301,6 +342,32 @@ pub struct Done {
 /// What became of the steps of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Outcome {
-    /// One entry a step.
+    /// One entry a step that was begun, in the plan's order. A step that is not here was left to the next pass, as its
+    /// server was slow: it neither worked nor failed.
     pub done: Vec<Done>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_server_is_first_asked_for_what_an_orphan_waits_for_and_last_to_tidy_up() {
+        let name = |name: &str| NodeName::new(name).unwrap();
+        let on = name("relay");
+        let create = |owner: &str| Step::CreateSlot { on: on.clone(), owner: name(owner) };
+        let steps = [
+            Step::AdvanceSlot { on: on.clone(), owner: name("leaf-1"), to: Lsn(1) },
+            create("leaf-2"),
+            Step::DropSlot { on: on.clone(), owner: name("leaf-3") },
+            create("orphan"),
+            Step::Reload { node: name("other") },
+            Step::Reload { node: on.clone() },
+        ];
+        let mut plan = Plan { steps: steps.map(|step| Planned { step, why: Why::Prepare }).into(), ..Plan::default() };
+        let rooted = Rooted::Yes { hops: 1, lag_milliseconds: 0, shown_lag_milliseconds: 0 };
+        plan.sight.rooted.insert(name("leaf-2"), rooted);
+        let places = |server: &str| plan.by_server()[&name(server)].iter().map(|(place, _)| *place).collect::<Vec<_>>();
+        assert_eq!((places("relay"), places("other")), (vec![5, 3, 1, 2, 0], vec![4]));
+    }
 }

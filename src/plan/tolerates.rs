@@ -5,7 +5,7 @@ mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Plan, Readiness, World, ready};
+use super::{Plan, World, ready};
 use crate::model::primary::Primary;
 use crate::model::{ByNodeRef, Desired, Loss, NodeName, SessionAttrs, WhyUnseen};
 
@@ -195,11 +195,8 @@ impl<'a> Tree<'a> {
     fn is_ready(&self, child: &NodeName, entry: &NodeName) -> bool {
         let refused = self.world.observed.memory.is_refused(child, entry);
         let known = self.plan.fallbacks.get(child).into_iter().flatten().find(|(fallback, _)| fallback == entry);
-        let ready = known.map_or_else(
-            || ready::fallback(self.world, child, entry).is_ok(),
-            |(_, readiness)| *readiness != Readiness::NotReady,
-        );
-        ready && !refused
+        let readiness = known.map_or_else(|| ready::fallback(self.world, child, entry), |(_, readiness)| *readiness);
+        readiness.is_ready() && !refused
     }
 
     /// Whether WAL would still reach a server; `None` when it cannot be told.

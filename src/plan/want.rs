@@ -4,7 +4,7 @@ use super::fallbacks::routes;
 use super::prefer::preferences;
 use super::spread::Spread;
 use super::standing::Standing;
-use super::step::{Plan, Readiness};
+use super::step::Plan;
 use super::{World, ready, slots};
 use crate::model::{Management, NodeName, Route};
 
@@ -16,10 +16,7 @@ pub(super) fn want(world: &World<'_>, plan: &mut Plan) {
     let ours =
         |node: &NodeName| world.standing(node) != Standing::Barred && world.management(node) == Management::Routes;
     for (node, route) in plan.wanted.iter().filter(|(node, _)| ours(node)) {
-        let state = |upstream: &NodeName| match ready::fallback(world, node, upstream) {
-            Ok(()) => Readiness::Unproven,
-            Err(_) => Readiness::NotReady,
-        };
+        let state = |upstream: &NodeName| ready::fallback(world, node, upstream);
         let states = route.fallbacks().iter().map(|up| (up.clone(), state(up))).collect();
         plan.fallbacks.insert(node.clone(), states);
         let given_up = route.fallbacks().iter().filter(|up| slots::is_given_up(world, node, up));

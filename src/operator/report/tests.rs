@@ -12,7 +12,7 @@ use crate::model::observed::{InstalledRoute, Receiver, Sender};
 use crate::model::primary::true_primary;
 use crate::model::tree::edges;
 use crate::model::{Conninfo, Facts, Lsn, Millis, NodeView, Route, Timeline};
-use crate::plan::{Done, Wait, WaitReason};
+use crate::plan::{Done, Readiness, Wait, WaitReason};
 
 const SYSTEM_IDENTIFIER: u64 = 7_300_000_000_000_000_001;
 const NODES: [(&str, Option<&str>); 5] = [
@@ -347,6 +347,10 @@ fn a_fallback_that_is_not_ready_and_a_shortage_are_told() {
             .starts_with("3 of 4 fallbacks are ready; not yet: core-2 for eu-2.")
     );
     assert_eq!(status.summary.unwrap().fallbacks, "3/4");
+    world.plan.fallbacks.insert(name("eu-2"), vec![(name("core-2"), Readiness::Ahead)]);
+    let status = world.report(None, 1);
+    let told = message(&status, ConditionType::FallbacksReady);
+    assert!(told.contains("not yet: core-2 for eu-2. Their slots keep WAL only from beyond"), "{told}");
 }
 
 #[test]

@@ -133,16 +133,21 @@ fn fallbacks_ready(view: &View<'_>) -> Verdict {
     let (ready, all) = view.fallbacks();
     if ready < all {
         let open = view.plan.fallbacks.iter().flat_map(|(node, fallbacks)| {
-            let open = fallbacks.iter().filter(|(_, readiness)| *readiness == Readiness::NotReady);
+            let open = fallbacks.iter().filter(|(_, readiness)| !readiness.is_ready());
             open.map(move |(upstream, _)| format!("{upstream} for {node}"))
         });
         let open: Vec<String> = open.collect();
+        let waits_for_replay = view.plan.fallbacks.values().flatten().all(|(_, state)| *state != Readiness::NotReady);
         let cure = match (changes(&view.plan.steps).is_empty(), view.desired.automation) {
             (_, Automation::Observe) => "Set automation: Heal to have them prepared.",
             (false, Automation::Heal) => "They are being prepared. Nothing to do.",
             (true, Automation::Heal) if !view.plan.given_up.is_empty() => {
                 "Slots that kept more WAL than limits.retainedWal were given up; they are made again when their node is near \
                  enough. Bring it back, or raise the limit."
+            }
+            (true, Automation::Heal) if waits_for_replay => {
+                "Their slots keep WAL only from beyond what these nodes have replayed; they are ready when that is \
+                 replayed. Nothing to do."
             }
             (true, Automation::Heal) => "See Converged for what they wait for.",
         };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::slots::zombie_cure;
 use super::unseen::{RESTARTS_MIN, crash_loop};
 use super::{Found, World, deed, deed_of_a_route, is_relay};
+use crate::model::observed::STATUS_INTERVAL;
 use crate::model::rooted::Rooted;
 use crate::model::tree::Edge;
 use crate::model::{Diagnosis, Facts, Management, NodeName, Route};
@@ -83,7 +84,9 @@ fn replay_blocked(node: &NodeName, gate: &str) -> (Diagnosis, String) {
 fn parameter_too_low(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
     let primary = world.primary()?;
     let theirs = &world.seen(primary)?.parameters;
-    let low = |(name, value): &(&String, &u64)| theirs.get(*name).is_some_and(|theirs| theirs > *value);
+    let low = |(name, value): &(&String, &u64)| {
+        *name != STATUS_INTERVAL && theirs.get(*name).is_some_and(|theirs| theirs > *value)
+    };
     let (name, value) = facts.parameters.iter().find(low)?;
     let theirs = theirs.get(name)?;
     let seen = format!("{name} is {value} on {node} and {theirs} on {primary}, so its replay stops");

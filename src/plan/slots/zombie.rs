@@ -8,9 +8,8 @@ use crate::model::NodeName;
 use crate::model::observed::Sender;
 use crate::model::tree::Edge;
 
-/// A walreceiver that lives replies at least every `wal_receiver_status_interval`, 10 s by default; beyond so many
-/// milliseconds without a reply it does not.
-const SILENT_MILLISECONDS: u64 = 12_000;
+/// A walreceiver that lives replies at least every `wal_receiver_status_interval`, and at most so many milliseconds later.
+const REPLY_MARGIN_MILLISECONDS: u64 = 2_000;
 
 /// Ends the walsender that holds `owner`'s slot on `on`, where that is surely the owner's own and surely left.
 pub(super) fn end(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<Planned> {
@@ -19,7 +18,9 @@ pub(super) fn end(world: &World<'_>, owner: &NodeName, on: &NodeName) -> Option<
     // Who replies is somebody, a namesake maybe (law 12): a connection that is lost never replies again.
     let memory = &world.observed.memory;
     let known = memory.namesakes.get(&(owner.clone(), on.clone(), pid))?;
-    let silent = !known.lives && memory.at.since(known.silent_since) >= SILENT_MILLISECONDS;
+    // Where none is sent on its own account, silence says nothing, and the walsender ends by wal_sender_timeout.
+    let longest = owner_facts.status_interval_seconds()?.saturating_mul(1000).saturating_add(REPLY_MARGIN_MILLISECONDS);
+    let silent = !known.lives && memory.at.since(known.silent_since) >= longest;
     // Whoever shows no connection after the other end has shown its walsender had lost it by then. The two are not asked in
     // one moment, so it is the first look at that walsender that counts, not the last.
     let asked_after = owner_facts.asked_at >= known.since;
