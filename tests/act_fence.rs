@@ -10,10 +10,10 @@
 
 mod support;
 
-use support::fleet::{fence, name, spec, until, watch};
+use support::fleet::{credentials, fence, name, spec, until, watch, watch_as};
 use support::postgres::{Tree, eventually};
 use waltree::act;
-use waltree::observe::{Fence, Fleet, NoRight};
+use waltree::observe::{Credentials, Fence, Fleet, NoRight};
 use waltree::plan::Step;
 
 fn heartbeat() -> Step {
@@ -54,6 +54,46 @@ async fn a_newer_leader_takes_over_and_the_older_one_is_refused_by_name() {
     until(&older, "core-1", "is seen", |_| true).await;
     drop(newer);
     gets_the_right(&older).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_logs_in_to_another_database_takes_over_all_the_same_and_the_older_one_is_refused() {
+    let mut tree = Tree::start(None);
+    tree.primary("core-1").await;
+    tree.sql("core-1", "CREATE DATABASE other").await;
+    let elsewhere = || Credentials { dbname: "other".into(), ..credentials() };
+    let watch_elsewhere = async |fence: &Fence| {
+        watch_as(elsewhere(), [(name("core-1"), spec(&tree, "core-1", Some(fence)))].into()).await
+    };
+    let older = watch(&tree, &["core-1"], Some(&fence(1, "old"))).await;
+    gets_the_right(&older).await;
+    let paused = older.writer(&name("core-1")).await.unwrap();
+
+    let newer = watch_elsewhere(&fence(2, "new")).await;
+    gets_the_right(&newer).await;
+    assert_eq!(tree.sql("core-1", HOLDERS).await, ["waltree:2:new"]);
+    assert!(act::carry_out(&paused, &heartbeat()).await.is_err(), "its session was ended");
+    drop(paused);
+
+    let superseded = NoRight::Superseded { holder: "waltree:2:new".into() };
+    eventually("the older one knows", async || right(&older).await == Err(superseded.clone())).await;
+    // Nor does it keep a lock that it may not use.
+    tree.until("core-1", HOLDERS, "waltree:2:new").await;
+    drop(newer);
+    gets_the_right(&older).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_leader_takes_over_whatever_number_the_name_of_the_topology_becomes() {
+    let mut tree = Tree::start(None);
+    tree.primary("core-1").await;
+    // 0xc6b86d58: below zero for one who sends it and above for one who reads it.
+    let of = |term, who| Fence { scope: "shop/bills".into(), ..fence(term, who) };
+    let older = watch(&tree, &["core-1"], Some(&of(1, "old"))).await;
+    gets_the_right(&older).await;
+    let newer = watch(&tree, &["core-1"], Some(&of(2, "new"))).await;
+    gets_the_right(&newer).await;
+    assert_eq!(tree.sql("core-1", HOLDERS).await, ["waltree:2:new"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,8 +11,8 @@ use fleet::Fleet;
 use waltree::model::memory::Namesake;
 use waltree::model::observed::Sender;
 use waltree::model::{
-    Automation, ByNode, Desired, Diagnosis, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Millis,
-    NodeName, NodeSpec, Observed,
+    Automation, ByNode, Desired, Diagnosis, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Memory, Millis,
+    NodeName, NodeSpec, Observed, Unseen, WhyUnseen,
 };
 use waltree::plan::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Why, plan, record};
 
@@ -467,4 +467,34 @@ fn who_has_a_slot_on_a_server_that_was_taken_out_of_the_spec_is_remembered() {
     pass(&mut fleet, 2);
     let left: Vec<&str> = fleet.memory.left_on[&name("eu-2")].iter().map(NodeName::as_str).collect();
     assert_eq!(left, ["eu-3", "eu-4", "eu-5", "eu-6"]);
+}
+
+#[test]
+fn whoever_left_the_spec_is_no_namesake_any_more_and_what_failed_there_is_forgotten() {
+    let mut fleet = formed();
+    let Observed { mut nodes, mut memory } = fleet.observe();
+    for (node, on) in [("eu-5", "eu-6"), ("eu-6", "eu-5"), ("eu-5", "eu-4")] {
+        memory.namesakes.insert((name(node), name(on), 7), Namesake { lives: true, ..Namesake::default() });
+        memory.failed_steps.insert((name(on), name(node), "CreateSlot"), (1, fleet.now));
+    }
+    let mut desired = fleet.desired.clone();
+    desired.nodes.retain(|node, _| *node != name("eu-6"));
+    desired.groups[1].members.retain(|node| *node != name("eu-6"));
+    nodes.retain(|node, _| *node != name("eu-6"));
+    for view in nodes.values_mut() {
+        Arc::make_mut(view.last.as_mut().unwrap()).slots.retain(|slot, _| slot != "eu_6");
+    }
+    let hidden = Some(Unseen { why: WhyUnseen::Timeout, detail: String::new() });
+    nodes.get_mut(&name("eu-4")).unwrap().unseen = hidden;
+    memory.advance(&desired, &nodes, fleet.now);
+    // One that is not seen may have everything still: also slots of a node that left (law 8).
+    assert_eq!(memory.namesakes.keys().cloned().collect::<Vec<_>>(), [(name("eu-5"), name("eu-4"), 7)]);
+    let failed = |memory: &Memory| memory.failed_steps.keys().map(|(on, owner, _)| format!("{on} {owner}")).collect();
+    let left: Vec<String> = failed(&memory);
+    assert_eq!(left, ["eu-4 eu-5", "eu-5 eu-6"]);
+
+    nodes.get_mut(&name("eu-4")).unwrap().unseen = None;
+    memory.advance(&desired, &nodes, fleet.now);
+    let left: Vec<String> = failed(&memory);
+    assert_eq!((memory.namesakes.len(), left), (0, vec!["eu-4 eu-5".to_owned()]));
 }

@@ -1,5 +1,9 @@
 //! The right to write on one server: an advisory lock that at most one session of one leader holds (safety.md 1.15).
 //!
+//! An advisory lock belongs to one database, and which one we log in to is written in a Secret that may change: so whoever
+//! has the lock looks for others who have it elsewhere, and has the right only when there are none. Both lock before they
+//! look, so of two at least one sees the other.
+//!
 //! The lock lives in the session that writes. A newer leader ends an older one's session, and with it every write that
 //! the older one may still send; losing the session loses the right.
 
@@ -94,30 +98,45 @@ pub(super) async fn take(client: &Client, fence: &Fence) -> Result<(), NoRight> 
 async fn contend(client: &Client, fence: &Fence) -> Result<(), NoRight> {
     let failed = |error: tokio_postgres::Error| NoRight::Failed(unseen::text(&error));
     let key = fence.key();
+    let mut locked = false;
     let mut last = String::new();
     for _ in 0..ATTEMPTS {
-        let lock = "SELECT pg_try_advisory_lock($1, $2)";
-        let rows = client.query_typed(lock, &[(&KEY, Type::INT4), (&key, Type::INT4)]).await.map_err(failed)?;
-        if rows.first().and_then(|row| row.try_get(0).ok()) == Some(true) {
+        if !locked {
+            let lock = "SELECT pg_try_advisory_lock($1, $2)";
+            let rows = client.query_typed(lock, &[(&KEY, Type::INT4), (&key, Type::INT4)]).await.map_err(failed)?;
+            locked = rows.first().and_then(|row| row.try_get(0).ok()) == Some(true);
+        }
+        let others = holders(client, key).await.map_err(failed)?;
+        if locked && others.is_empty() {
             return Ok(());
         }
-        // A pair of keys has objsubid 2; advisory locks belong to one database.
-        let holder = "SELECT a.pid, coalesce(a.application_name, '') FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
-                      WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = $1 AND l.objid::bigint = $2 \
-                      AND l.objsubid = 2 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-        let keys = (i64::from(KEY), i64::from(key));
-        let rows = client.query_typed(holder, &[(&keys.0, Type::INT8), (&keys.1, Type::INT8)]).await.map_err(failed)?;
-        let Some(row) = rows.first() else { continue }; // Freed in between.
-        let (pid, name): (i32, String) = row.try_get(0).and_then(|pid| Ok((pid, row.try_get(1)?))).map_err(failed)?;
-        if !fence.outranks(&name) {
-            return Err(NoRight::Superseded { holder: name });
+        for (pid, holder) in others {
+            if !fence.outranks(&holder) {
+                // Whoever has no right keeps it from nobody.
+                client.query_typed("SELECT pg_advisory_unlock_all()", &[]).await.map_err(failed)?;
+                return Err(NoRight::Superseded { holder });
+            }
+            let (topology, term) = (&fence.scope, fence.term);
+            tracing::info!(topology, holder, term, "an older session is ended to take its right to write");
+            let end = "SELECT pg_terminate_backend($1, $2)";
+            client.query_typed(end, &[(&pid, Type::INT4), (&END_MILLISECONDS, Type::INT8)]).await.map_err(failed)?;
+            last = holder;
         }
-        tracing::info!(holder = name, term = fence.term, "an older session is ended to take its right to write");
-        let end = "SELECT pg_terminate_backend($1, $2)";
-        client.query_typed(end, &[(&pid, Type::INT4), (&END_MILLISECONDS, Type::INT8)]).await.map_err(failed)?;
-        last = name;
     }
+    client.query_typed("SELECT pg_advisory_unlock_all()", &[]).await.map_err(failed)?;
     Err(NoRight::Superseded { holder: last })
+}
+
+/// The other sessions that hold the lock, of whatever database, with their `application_name`.
+async fn holders(client: &Client, key: i32) -> Result<Vec<(i32, String)>, tokio_postgres::Error> {
+    // A pair of keys has objsubid 2. All of them are shown, not only those of our database.
+    let holders = "SELECT a.pid, coalesce(a.application_name, '') FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+                   WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = $1 AND l.objid::bigint = $2 \
+                   AND l.objsubid = 2 AND l.pid <> pg_backend_pid()";
+    // They are shown without a sign.
+    let keys = (i64::from(KEY.cast_unsigned()), i64::from(key.cast_unsigned()));
+    let rows = client.query_typed(holders, &[(&keys.0, Type::INT8), (&keys.1, Type::INT8)]).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::session::Session;
 use super::unseen::unseen;
@@ -104,8 +105,13 @@ impl Task {
         let slow = self.sighting.borrow().view.unseen.as_ref().is_some_and(|u| u.why == WhyUnseen::Timeout);
         let turn = if slow { &shared.logins.slow } else { &shared.logins.prompt };
         let _turn = turn.acquire().await;
-        let opened = Session::open(&self.spec, &credentials, &shared.timing).await;
+        let opened = Session::open(&self.spec, &credentials, &shared.timing).instrument(self.span()).await;
         Ok(Arc::new(opened.map_err(|unseen| self.at(&unseen))?))
+    }
+
+    /// What is logged by a session is logged about this node.
+    fn span(&self) -> tracing::Span {
+        tracing::info_span!("session", topology = self.shared.topology, node = %self.node)
     }
 
     /// Says where, and for a rejection with which Secret: the server and the network name neither, and a wrong port or
@@ -141,7 +147,7 @@ impl Task {
             if next_tick <= next {
                 next_tick = Instant::now() + pause;
                 pause = self.shared.timing.tick;
-                session.take_right(self.spec.fence.as_ref()).await;
+                session.take_right(self.spec.fence.as_ref()).instrument(self.span()).await;
             }
             if let Err(unseen) = self.look(session, full_at).await {
                 return unseen;

@@ -31,6 +31,7 @@ const SERIES_MAX: usize = 1024;
 
 /// Writes about one topology. Dropping it ends both tasks; what is not written then is left to the next leader.
 pub struct Clerk {
+    topology: String,
     status: watch::Sender<Option<ReplicaTopologyStatus>>,
     notices: mpsc::Sender<Notice>,
     tasks: [JoinHandle<()>; 2],
@@ -55,7 +56,8 @@ impl Clerk {
         let written = topology.status.clone();
         let reports = write_statuses(topologies, topology.name_any(), written, wanted, metrics);
         let events = publish(Series::of(client, reporter), topology.object_ref(&()), waiting);
-        Self { status, notices, tasks: [tokio::spawn(reports), tokio::spawn(events)] }
+        let topology = format!("{}/{}", topology.namespace().unwrap_or_default(), topology.name_any());
+        Self { topology, status, notices, tasks: [tokio::spawn(reports), tokio::spawn(events)] }
     }
 
     /// Has this status written, if it is another than the one written last.
@@ -72,7 +74,8 @@ impl Clerk {
     /// Has an event written.
     pub fn tell(&self, notice: Notice) {
         if let Err(mpsc::error::TrySendError::Full(notice)) = self.notices.try_send(notice) {
-            tracing::warn!(node = %notice.node, reason = notice.reason, "an event was dropped: too many wait");
+            let (topology, reason) = (&self.topology, notice.reason);
+            tracing::warn!(topology, node = %notice.node, reason, "an event was dropped: too many wait");
         }
     }
 }
@@ -158,6 +161,8 @@ impl Series {
 }
 
 async fn publish(mut series: Series, topology: ObjectReference, mut notices: mpsc::Receiver<Notice>) {
+    let name = |part: &Option<String>| part.clone().unwrap_or_default();
+    let tree = format!("{}/{}", name(&topology.namespace), name(&topology.name));
     while let Some(notice) = notices.recv().await {
         let recorder = series.recorder(&notice);
         let event = Event {
@@ -173,6 +178,6 @@ async fn publish(mut series: Series, topology: ObjectReference, mut notices: mps
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {REQUEST:?}"),
         };
-        tracing::warn!(node = %notice.node, reason = notice.reason, error, "an event was not written");
+        tracing::warn!(topology = tree, node = %notice.node, reason = notice.reason, error, "an event was not written");
     }
 }

@@ -1,4 +1,4 @@
-//! Events: one for every change of what is wrong with a node, one for every route that was set.
+//! Events: one for every change of what is wrong with a node, one for every deed that is more than upkeep.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -85,7 +85,8 @@ pub fn acknowledged(taken: &Acknowledgement) -> Option<Notice> {
     Some(Notice { warning: false, reason: "Acknowledged", action: "Acknowledge", node: first, note })
 }
 
-/// The deeds of one pass that people should hear of: routes that were set, slots that were given up.
+/// The deeds of one pass that people should hear of: routes that were set, slots that were given up or made anew, sessions
+/// that were ended. What comes again and again is not told, nor what prepares or clears up after a route: that one is.
 pub fn deeds(outcome: &Outcome) -> Vec<Notice> {
     let done = outcome.done.iter().filter(|done| done.result.is_ok());
     let notice = |step: &Step, why: &'static str| match step {
@@ -100,7 +101,28 @@ pub fn deeds(outcome: &Outcome) -> Vec<Notice> {
             let note = note(&format!("{seen}. {cure}."));
             Some(Notice { warning: true, reason: why, action: "DropSlot", node: owner.clone(), note })
         }
-        _ => None,
+        Step::RecreateSlot { on, owner } if why == <&str>::from(Why::SlotLost) => {
+            let note = note(&format!("{owner}: its slot on {on} was lost and is made anew. Nothing to do."));
+            Some(Notice { warning: false, reason: why, action: "RecreateSlot", node: owner.clone(), note })
+        }
+        Step::RecreateSlot { on, owner } => {
+            let done = format!("{owner}: its slot on {on} held back what vacuum may remove and was made anew");
+            let cure = "Let our role in for replication there, in pg_hba.conf, and it is cleared without that";
+            let note = note(&format!("{done}. {cure}."));
+            Some(Notice { warning: false, reason: why, action: "RecreateSlot", node: owner.clone(), note })
+        }
+        Step::EndSender { on, owner, pid } => {
+            let done = format!("{owner}: walsender {pid} on {on} held its slot for a connection that {owner} has left");
+            let note = note(&format!("{done}, and was ended. Nothing to do."));
+            Some(Notice { warning: false, reason: why, action: "EndSender", node: owner.clone(), note })
+        }
+        Step::Heartbeat { .. }
+        | Step::CreateSlot { .. }
+        | Step::AdvanceSlot { .. }
+        | Step::ClearXmin { .. }
+        | Step::DropSlot { .. }
+        | Step::TryDisk { .. }
+        | Step::Reload { .. } => None,
     };
     done.filter_map(|done| notice(&done.planned.step, done.planned.why.into())).collect()
 }
@@ -180,6 +202,26 @@ mod tests {
         let notices = deeds(&Outcome { done: vec![failed, reload, done(step, Ok(()))] });
         assert_eq!(told(&notices), [("l1", "Unrooted", false)]);
         assert_eq!(notices[0].note, "l1: route set to r2, then r1. Nothing to do.");
+    }
+
+    #[test]
+    fn whoever_is_ended_and_whatever_is_made_anew_is_told_and_upkeep_is_not() {
+        let (on, owner) = (node("r1"), node("l1"));
+        let steps = [
+            (Step::EndSender { on: on.clone(), owner: owner.clone(), pid: 7 }, Why::Zombie),
+            (Step::RecreateSlot { on: on.clone(), owner: owner.clone() }, Why::SlotLost),
+            (Step::RecreateSlot { on: on.clone(), owner: owner.clone() }, Why::ReleaseXmin),
+            (Step::DropSlot { on: on.clone(), owner: owner.clone() }, Why::LeftRoute),
+            (Step::CreateSlot { on: on.clone(), owner: owner.clone() }, Why::Prepare),
+            (Step::ClearXmin { on, owner }, Why::ReleaseXmin),
+        ];
+        let done = steps.map(|(step, why)| Done { planned: Planned { step, why }, result: Ok(()) });
+        let notices = deeds(&Outcome { done: done.into() });
+        let words = [("l1", "Zombie", false), ("l1", "SlotLost", false), ("l1", "ReleaseXmin", false)];
+        assert_eq!(told(&notices), words);
+        let ended =
+            "l1: walsender 7 on r1 held its slot for a connection that l1 has left, and was ended. Nothing to do.";
+        assert_eq!((notices[0].action, notices[0].note.as_str()), ("EndSender", ended));
     }
 
     #[test]

@@ -24,7 +24,7 @@ const LEASE_SECONDS: i32 = 15;
 const RENEW_WITHIN_MILLISECONDS: u64 = 9_000;
 /// Between two looks at the Lease, and between two renewals.
 const PACE: Duration = Duration::from_secs(2);
-/// Deadline of one request: a frozen API server accepts TCP and says nothing.
+/// Deadline of one look with its write: a frozen API server accepts TCP and says nothing.
 const REQUEST: Duration = Duration::from_secs(3);
 
 /// Grows with every change of leader: an order of an older term is refused (law 13).
@@ -51,6 +51,17 @@ enum Deed {
     Wait,
 }
 
+/// How often one look is taken anew because the Lease changed between reading and writing it.
+const LOOKS: usize = 3;
+
+/// A write of ours whose answer has not come: it may be stored all the same, now or later.
+#[derive(Debug)]
+struct Sent {
+    term: Term,
+    renewed: MicroTime,
+    at: Millis,
+}
+
 /// What decides, without the API server.
 #[derive(Debug, Default)]
 struct Judge {
@@ -59,6 +70,8 @@ struct Judge {
     held: Option<Term>,
     /// When the request was sent by which we held it last.
     confirmed_at: Millis,
+    /// What was sent since, the oldest first.
+    sent: Vec<Sent>,
     /// What stood in the Lease when it last changed, and when that was seen.
     seen: Option<(Seen, Millis)>,
     /// Whether the Lease was ever seen: a holder of our name before that was an earlier life of ours.
@@ -93,9 +106,10 @@ pub async fn campaign(
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(error = %trouble, cause = trouble.cause(), "the Lease cannot be reached");
                 }
-                candidate.judge.expire(clock::now());
             }
         }
+        // Also after an answer: we may have been paused since.
+        candidate.judge.expire(clock::now());
         announce(&leading, candidate.judge.held);
         tokio::select! {
             () = stop.cancelled() => {}
@@ -103,9 +117,8 @@ pub async fn campaign(
         }
     }
     announce(&leading, None);
-    if let Some(term) = candidate.judge.held
-        && let Err(trouble) =
-            tokio::time::timeout(REQUEST, candidate.release(term)).await.unwrap_or(Err(Trouble::Silent))
+    if candidate.judge.may_hold()
+        && let Err(trouble) = tokio::time::timeout(REQUEST, candidate.release()).await.unwrap_or(Err(Trouble::Silent))
     {
         tracing::warn!(error = %trouble, cause = trouble.cause(), "the Lease was not given back; it ends by itself");
     }
@@ -127,6 +140,8 @@ enum Trouble {
     Silent,
     #[error("the API server refused")]
     Api(#[from] kube::Error),
+    #[error("it was changed {LOOKS} times between reading and writing it")]
+    Contended,
 }
 
 impl Trouble {
@@ -138,46 +153,61 @@ impl Trouble {
 impl Candidate {
     /// Looks at the Lease, and renews or takes it when that is right.
     async fn attempt(&mut self) -> Result<(), Trouble> {
-        let sent_at = clock::now();
-        let found = self.leases.get_opt(LEASE).await?;
-        let seen = found.as_ref().map(read).unwrap_or_default();
-        let deed = self.judge.decide(&seen, sent_at);
-        let term = match deed {
-            Deed::Renew => Term(seen.term),
-            Deed::Take => Term(seen.term + 1),
-            Deed::Wait => {
+        for _ in 0..LOOKS {
+            let sent_at = clock::now();
+            let found = self.leases.get_opt(LEASE).await?;
+            let seen = found.as_ref().map(read).unwrap_or_default();
+            let deed = self.judge.decide(&seen, sent_at);
+            if deed != Deed::Renew {
                 self.judge.held = None;
+            }
+            let term = match deed {
+                Deed::Renew => Term(seen.term),
+                Deed::Take => Term(seen.term + 1),
+                Deed::Wait => return Ok(()),
+            };
+            let renewed = now();
+            // Before it is sent: the answer may never come.
+            self.judge.sent.push(Sent { term, renewed: renewed.clone(), at: sent_at });
+            if self.write(found, (term, renewed), deed == Deed::Take).await? {
+                self.judge.confirm(term, sent_at);
                 return Ok(());
             }
-        };
-        self.judge.held = if self.write(found, term, deed == Deed::Take).await? { Some(term) } else { None };
-        self.judge.confirmed_at = sent_at;
-        Ok(())
+            // Somebody wrote to it since it was read. That may be no more than an annotation, so it is read again; what
+            // we hold is bounded by when it was confirmed.
+        }
+        Err(Trouble::Contended)
     }
 
     /// Writes the Lease over the version that was read. False: somebody else was faster.
-    async fn write(&self, found: Option<Lease>, Term(term): Term, taking: bool) -> Result<bool, Trouble> {
-        let now = Some(MicroTime(Timestamp::now()));
+    async fn write(
+        &self,
+        found: Option<Lease>,
+        (Term(term), renewed): (Term, MicroTime),
+        taking: bool,
+    ) -> Result<bool, Trouble> {
         let exists = found.is_some();
         let mut lease = found.unwrap_or_default();
         let spec = lease.spec.get_or_insert_default();
         spec.holder_identity = Some(self.judge.identity.clone());
         spec.lease_duration_seconds = Some(LEASE_SECONDS);
         spec.lease_transitions = Some(i32::try_from(term).unwrap_or(i32::MAX));
-        spec.renew_time.clone_from(&now);
+        spec.renew_time = Some(renewed.clone());
         if taking {
-            spec.acquire_time = now;
+            spec.acquire_time = Some(renewed);
         }
         lease.metadata.managed_fields = None;
         self.store(exists, lease).await
     }
 
-    async fn release(&self, Term(term): Term) -> Result<(), Trouble> {
+    /// Gives the Lease back, if it is ours.
+    async fn release(&mut self) -> Result<(), Trouble> {
         let Some(mut lease) = self.leases.get_opt(LEASE).await? else { return Ok(()) };
         let seen = read(&lease);
-        if seen.holder.as_deref() == Some(&self.judge.identity) && seen.term == term {
+        self.judge.recognise(&seen, clock::now());
+        if seen.holder.as_deref() == Some(&self.judge.identity) && self.judge.held == Some(Term(seen.term)) {
             // The term stays: it only ever grows.
-            lease.spec = Some(LeaseSpec { lease_transitions: i32::try_from(term).ok(), ..LeaseSpec::default() });
+            lease.spec = Some(LeaseSpec { lease_transitions: i32::try_from(seen.term).ok(), ..LeaseSpec::default() });
             lease.metadata.managed_fields = None;
             self.store(true, lease).await?;
         }
@@ -206,6 +236,7 @@ impl Judge {
         if self.seen.as_ref().is_none_or(|(known, _)| known != seen) {
             self.seen = Some((seen.clone(), now));
         }
+        self.recognise(seen, now);
         let still_for = self.seen.as_ref().map_or(0, |(_, since)| now.since(*since));
         match &seen.holder {
             None => Deed::Take,
@@ -217,12 +248,41 @@ impl Judge {
         }
     }
 
+    /// A write of ours that was stored, whatever became of its answer, counts from when it was sent: nobody can have seen
+    /// it, and begun to wait for us, before. One that is older than that is worth nothing.
+    fn recognise(&mut self, seen: &Seen, now: Millis) {
+        self.sent.retain(|sent| now.since(sent.at) < RENEW_WITHIN_MILLISECONDS);
+        let stored = |sent: &&Sent| sent.term == Term(seen.term) && seen.renewed.as_ref() == Some(&sent.renewed);
+        let ours = seen.holder.as_deref() == Some(&self.identity);
+        if let Some(sent) = self.sent.iter().find(stored).filter(|_| ours) {
+            (self.held, self.confirmed_at) = (Some(sent.term), sent.at);
+        }
+    }
+
+    /// We hold the Lease by a write that was answered. What was sent before it was sent over an older version, and is
+    /// refused.
+    fn confirm(&mut self, term: Term, sent_at: Millis) {
+        (self.held, self.confirmed_at) = (Some(term), sent_at);
+        self.sent.clear();
+    }
+
+    /// Whether the Lease may be ours.
+    fn may_hold(&self) -> bool {
+        self.held.is_some() || !self.sent.is_empty()
+    }
+
     /// Stops leading when it could not be confirmed for too long.
     fn expire(&mut self, now: Millis) {
         if now.since(self.confirmed_at) >= RENEW_WITHIN_MILLISECONDS {
             self.held = None;
         }
     }
+}
+
+/// As fine as the API server keeps it, so that our own is known again.
+fn now() -> MicroTime {
+    let now = Timestamp::now();
+    MicroTime(Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now))
 }
 
 fn read(lease: &Lease) -> Seen {
@@ -270,6 +330,30 @@ mod tests {
         let mut judge = judge(Some(3));
         assert_eq!(judge.decide(&lease("a", 3, 1), Millis(0)), Deed::Renew);
         assert_eq!(judge.decide(&lease("a", 4, 1), Millis(1)), Deed::Wait);
+    }
+
+    fn sent(term: u64, renewed: i64, at: u64) -> Sent {
+        let renewed = MicroTime(Timestamp::from_second(renewed).unwrap());
+        Sent { term: Term(term), renewed, at: Millis(at) }
+    }
+
+    #[test]
+    fn a_write_that_was_stored_and_not_answered_holds_from_when_it_was_sent_and_no_longer() {
+        let mut judge = Judge { began: true, sent: vec![sent(3, 7, 1_000), sent(3, 8, 6_000)], ..judge(None) };
+        assert_eq!(judge.decide(&lease("a", 3, 8), Millis(9_000)), Deed::Renew);
+        assert_eq!((judge.held, judge.confirmed_at), (Some(Term(3)), Millis(6_000)));
+        judge.expire(Millis(15_000));
+        assert_eq!(judge.held, None);
+        assert_eq!(judge.decide(&lease("a", 3, 8), Millis(15_000)), Deed::Wait, "it was paused for too long");
+    }
+
+    #[test]
+    fn a_lease_that_is_not_exactly_what_was_sent_is_not_ours_by_it() {
+        for other in [lease("b", 3, 7), lease("a", 4, 7), lease("a", 3, 8), Seen { renewed: None, ..lease("a", 3, 7) }]
+        {
+            let mut judge = Judge { began: true, sent: vec![sent(3, 7, 1_000)], ..judge(None) };
+            assert_eq!((judge.decide(&other, Millis(2_000)), judge.held), (Deed::Wait, None), "{other:?}");
+        }
     }
 
     #[test]

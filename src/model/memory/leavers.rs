@@ -29,8 +29,8 @@ impl Leaver {
 }
 
 impl Memory {
-    /// Who was taken out of the spec. One whose slots are nowhere any more is forgotten; a server that is not seen may
-    /// have one (law 8).
+    /// Who was taken out of the spec. One whose slots are nowhere any more is forgotten, with the steps that failed for its
+    /// sake; a server that is not seen may have one (law 8).
     pub(super) fn note_leavers(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
         let is_gone = |name: &NodeName| !desired.nodes.contains_key(name);
         let at = self.at;
@@ -58,6 +58,9 @@ impl Memory {
             }
             is_gone(name) && (slots().next().is_some() || is_hidden) && !leaver.is_taken_over(slot, nodes)
         });
+        let leaving = &self.leaving;
+        let is_known = |owner: &NodeName| !is_gone(owner) || leaving.contains_key(owner);
+        self.failed_steps.retain(|(server, owner, _), _| !is_gone(server) && is_known(owner));
     }
 
     /// Servers on which nobody will drop our slots, with their owners as far as they are known: those that were taken out

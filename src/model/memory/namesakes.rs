@@ -77,7 +77,10 @@ impl Memory {
                 self.namesakes.insert(key, namesake);
             }
         }
-        before.retain(|(name, on, _), _| seen(name).is_none() || seen(on).is_none());
+        // Of whoever left the spec nothing new will ever be known.
+        let here = |name: &NodeName| desired.nodes.contains_key(name);
+        let unseen = |name: &NodeName| seen(name).is_none();
+        before.retain(|(name, on, _), _| here(name) && here(on) && (unseen(name) || unseen(on)));
         self.namesakes.append(&mut before);
     }
 }
