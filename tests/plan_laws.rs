@@ -7,83 +7,11 @@ mod fleet;
 use std::collections::BTreeMap;
 
 use fleet::Fleet;
+use fleet::laws::{as_wanted, no_ring, round, settle};
 use fleet::shapes::{brownfield, config, desired, draws, shapes};
 use proptest::prelude::*;
-use waltree::model::tree::{self, Union};
-use waltree::model::{Desired, NodeName, Observed};
-use waltree::plan::{Plan, Step, plan};
-
-/// Rounds of 500 ms within which any fleet here comes to rest: settling takes 10 of them, moves go 8 at a time.
-const ROUNDS_MAX: usize = 80;
-
-/// Every prefix of a plan is legal: no ring, only seen servers written, nothing dropped that is in use (laws 1, 3, 4, 8).
-fn legal(desired: &Desired, observed: &Observed, made: &Plan) -> Result<(), TestCaseError> {
-    let mut union = Union::of(desired, observed);
-    prop_assert!(!union.is_cyclic(), "the fleet has a ring already");
-    for planned in &made.steps {
-        prop_assert!(observed.seen(planned.step.server()).is_some(), "law 8: written unseen: {planned:?}");
-        if let Step::SetRoute { node, route, .. } = &planned.step {
-            union.add_route(node, route);
-            prop_assert!(!union.is_cyclic(), "law 1: a ring through {planned:?}");
-            let installed = tree::entries(&desired.addresses(), &observed.last(node).unwrap().route.conninfo);
-            let proven = |up: &NodeName| match observed.seen(up) {
-                Some(facts) => facts.slots.contains_key(node.slot()),
-                None => installed.contains(up),
-            };
-            prop_assert!(route.entries.iter().all(proven), "law 2: a route before its slots: {planned:?}");
-        }
-    }
-    Ok(())
-}
-
-/// Runs rounds until the planner has nothing to change; checks the laws in each.
-fn settle(fleet: &mut Fleet) -> Result<Plan, TestCaseError> {
-    let mut last = Plan::default();
-    let mut calm = 0;
-    for _ in 0..ROUNDS_MAX {
-        fleet.tick(500);
-        let (observed, made) = fleet.plan();
-        legal(&fleet.desired, &observed, &made)?;
-        fleet.carry_out(&made, |_| true);
-        last = made;
-        calm = if last.steps.iter().any(|planned| !planned.step.is_housekeeping())
-            || !observed.memory.nodes.values().all(calm_node)
-        {
-            0
-        } else {
-            calm + 1
-        };
-        if calm > 6 {
-            return Ok(last);
-        }
-    }
-    Err(TestCaseError::fail(format!("no rest after {ROUNDS_MAX} rounds: {:?} {:?}", last.steps, last.waits)))
-}
-
-fn calm_node(memory: &waltree::model::memory::NodeMemory) -> bool {
-    memory.settling_until.is_none()
-        || memory.failing_since.is_some()
-        || memory.settling_until < Some(memory.advanced_at)
-}
-
-/// The tree is the wanted one, everybody is fed, the slots are exactly those that routes need.
-fn as_wanted(fleet: &Fleet, made: &Plan) -> Result<(), TestCaseError> {
-    for (node, route) in &made.wanted {
-        let server = &fleet.servers[node];
-        if server.up {
-            let waits = &made.waits;
-            prop_assert_eq!(server.upstream.as_ref(), route.first(), "{} is not where it is wanted: {:?}", node, waits);
-        }
-    }
-    for (on, server) in fleet.servers.iter().filter(|(_, server)| server.up) {
-        for slot in server.slots.keys() {
-            let owner = fleet.desired.nodes.keys().find(|name| name.slot() == *slot).unwrap();
-            let needed = made.wanted.get(owner).is_some_and(|route| route.contains(on));
-            prop_assert!(needed || !fleet.servers[owner].up, "the slot of {owner} is left over on {on}");
-        }
-    }
-    Ok(())
-}
+use waltree::model::{Desired, NodeName};
+use waltree::plan::{Plan, plan};
 
 /// Nobody who runs has more children than in an emergency, and no region takes more streams from others than it may.
 fn within_limits(fleet: &Fleet) -> Result<(), TestCaseError> {
@@ -108,7 +36,8 @@ fn within_limits(fleet: &Fleet) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Law 7, by libpq alone: whoever is lost, nobody has more than his burst limit and everybody else is fed.
+/// Law 7, by libpq alone: whoever is lost, nobody has more than his burst limit, and everybody else is fed unless the lost
+/// one is the primary.
 fn survives_any_one_loss(fleet: &mut Fleet) -> Result<(), TestCaseError> {
     let servers = fleet.servers.clone();
     for lost in fleet.desired.nodes.keys().cloned().collect::<Vec<_>>() {
@@ -118,13 +47,41 @@ fn survives_any_one_loss(fleet: &mut Fleet) -> Result<(), TestCaseError> {
             let burst = fleet.desired.burst(&node);
             prop_assert!(children <= burst, "law 7: {children} on {node} after the loss of {lost}, burst {burst}");
         }
+        for node in fleet.servers.keys().filter(|node| **node != lost && lost != fleet.primary) {
+            prop_assert!(fleet.is_rooted(node), "law 7: {node} is fed by nobody after the loss of {lost}");
+        }
         fleet.servers.clone_from(&servers);
     }
     Ok(())
 }
 
+/// A route of up to three upstreams for everybody, wherever the limits leave room.
+fn fallbacks_where_there_is_room(fleet: &Fleet, made: &Plan) -> Result<(), TestCaseError> {
+    let load = fleet.load();
+    let load = |node: &NodeName| load.get(node).copied().unwrap_or(0);
+    for (node, route) in &made.wanted {
+        let first = route.first().unwrap();
+        let others: Vec<_> = upstreams(&fleet.desired, node).filter(|up| *up != node && *up != first).collect();
+        // Even if all children of the first go to the same one.
+        let has_room = |up: &&NodeName| load(up) + load(first) <= fleet.desired.burst(up);
+        if others.iter().copied().any(|up| has_room(&up)) {
+            let (have, wants) = (route.fallbacks().len(), others.len().min(2));
+            prop_assert!(have == wants, "{node} has {have} fallbacks and could have {wants}: {route:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Whom the spec gives a node as upstreams: the root group, and to a leaf the relays of its group.
+fn upstreams<'a>(desired: &'a Desired, node: &NodeName) -> impl Iterator<Item = &'a NodeName> {
+    let group = desired.group_of(node).unwrap();
+    let is_relay = group.members.iter().take(group.relays).any(|relay| relay == node);
+    let relays = group.members.iter().take(if is_relay { 0 } else { group.relays });
+    desired.root().unwrap().members.iter().chain(relays)
+}
+
 proptest! {
-    #![proptest_config(config(3_400))]
+    #![proptest_config(config(2_000))]
 
     #[test]
     fn any_tree_becomes_the_declared_one_and_then_rests(shape in shapes(), parents in draws()) {
@@ -136,6 +93,7 @@ proptest! {
         for (node, children) in fleet.load() {
             prop_assert!(children <= desired.fan_out(&node), "{children} children on {node}");
         }
+        fallbacks_where_there_is_room(&fleet, &made)?;
         survives_any_one_loss(&mut fleet)?;
         let moves = fleet.moves;
         for _ in 0..20 {
@@ -156,10 +114,7 @@ proptest! {
         let desired = desired(&shape);
         let mut fleet = brownfield(&desired, &parents);
         for cut in &cuts {
-            fleet.tick(500);
-            let (observed, made) = fleet.plan();
-            legal(&fleet.desired, &observed, &made)?;
-            fleet.carry_out(&made, |step| cut >> (step % 16) & 1 == 1);
+            round(&mut fleet, |step| cut >> (step % 16) & 1 == 1)?;
             if cut % 3 == 0 {
                 fleet.memory = waltree::model::Memory::default();
             }
@@ -203,11 +158,11 @@ proptest! {
             }
             fleet.set_up(&names[usize::from(*which) % names.len()], false);
             for _ in 0..*rounds {
-                fleet.tick(500);
                 if *operator_is_there {
-                    let (observed, made) = fleet.plan();
-                    legal(&desired, &observed, &made)?;
-                    fleet.carry_out(&made, |_| true);
+                    round(&mut fleet, |_| true)?;
+                } else {
+                    fleet.tick(500);
+                    no_ring(&fleet, "a tick without an operator")?;
                 }
             }
         }
@@ -217,6 +172,65 @@ proptest! {
         let made = settle(&mut fleet)?;
         as_wanted(&fleet, &made)?;
         prop_assert_eq!(fleet.tree(), before);
+        fallbacks_where_there_is_room(&fleet, &made)?;
         survives_any_one_loss(&mut fleet)?;
+    }
+
+    #[test]
+    fn no_ring_arises_while_routes_are_written_and_not_in_use_yet(
+        shape in shapes(),
+        parents in draws(),
+        blows in prop::collection::vec((any::<u8>(), any::<u8>(), 1..16_usize, 1..6_usize), 1..9),
+    ) {
+        let desired = desired(&shape);
+        let mut fleet = brownfield(&desired, &parents);
+        settle(&mut fleet)?;
+        let names: Vec<NodeName> = desired.nodes.keys().filter(|node| **node != fleet.primary).cloned().collect();
+        for (lost, held, for_ticks, rounds) in blows.iter().filter(|_| !names.is_empty()) {
+            let at = |which: &u8| &names[usize::from(*which) % names.len()];
+            let (lost, held) = (at(lost), at(held));
+            fleet.set_up(lost, !fleet.servers[lost].up);
+            fleet.servers.get_mut(held).unwrap().held = *for_ticks;
+            for _ in 0..*rounds {
+                round(&mut fleet, |_| true)?;
+            }
+        }
+        for node in &names {
+            fleet.set_up(node, true);
+            fleet.servers.get_mut(node).unwrap().held = 0;
+        }
+        let made = settle(&mut fleet)?;
+        as_wanted(&fleet, &made)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(config(200))]
+
+    #[test]
+    fn a_plan_cut_after_each_of_its_steps_is_legal_and_ends_as_declared(
+        shape in shapes(),
+        parents in draws(),
+        rounds_before in 0..12_usize,
+        lost in prop::option::of(any::<u8>()),
+    ) {
+        let desired = desired(&shape);
+        let mut fleet = brownfield(&desired, &parents);
+        for _ in 0..rounds_before {
+            round(&mut fleet, |_| true)?;
+        }
+        let names: Vec<NodeName> = desired.nodes.keys().filter(|node| **node != fleet.primary).cloned().collect();
+        if let Some(lost) = lost.filter(|_| !names.is_empty()) {
+            fleet.set_up(&names[usize::from(lost) % names.len()], false);
+        }
+        let (_, made) = round(&mut fleet.copy(), |_| false)?;
+        for cut in 0..=made.steps.len() {
+            let mut cut_short = fleet.copy();
+            round(&mut cut_short, |step| step < cut)?;
+            // The next operator remembers nothing.
+            cut_short.memory = waltree::model::Memory::default();
+            let made = settle(&mut cut_short)?;
+            as_wanted(&cut_short, &made)?;
+        }
     }
 }

@@ -5,9 +5,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "every test binary compiles this module and uses a part of it")]
 
+pub(crate) mod laws;
 pub(crate) mod shapes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use waltree::model::observed::{InstalledRoute, Receiver, Sender, Slot};
@@ -19,10 +20,14 @@ use waltree::plan::{Done, Outcome, Plan, Planned, Step, plan, record};
 
 /// Bytes of WAL the primary writes in a tick.
 const WAL_A_TICK: u64 = 4 << 20;
-const SEGMENT: u64 = 16 << 20;
+pub(crate) const SEGMENT: u64 = 16 << 20;
+
+/// Ticks by which a reload may be late without a reason that can be seen; longer ones are due to paused replay.
+const LATE_RELOAD_TICKS: usize = 3;
 
 /// One server.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Server {
     pub(crate) up: bool,
     pub(crate) standby: bool,
@@ -34,6 +39,18 @@ pub(crate) struct Server {
     pub(crate) slots: BTreeMap<String, Lsn>,
     /// Walreceivers so far that a route began.
     pub(crate) connections: i32,
+    pub(crate) timeline: Timeline,
+    pub(crate) history: Vec<(Timeline, Lsn)>,
+    /// The start of the oldest segment that it has.
+    pub(crate) oldest_wal: Lsn,
+    /// Slots that were invalidated.
+    pub(crate) lost: BTreeSet<String>,
+    /// Slots that hold back transactions.
+    pub(crate) xmin: BTreeSet<String>,
+    /// For so many ticks a route is only written: its reload is late, or replay is paused (safety.md 2.4).
+    pub(crate) held: usize,
+    /// Its route is written and not in use yet.
+    pub(crate) stale: bool,
 }
 
 /// Changes what a server says.
@@ -74,6 +91,13 @@ impl Fleet {
                 slot: String::new(),
                 slots: BTreeMap::new(),
                 connections: 1,
+                timeline: Timeline(1),
+                history: Vec::new(),
+                oldest_wal: Lsn(0),
+                lost: BTreeSet::new(),
+                xmin: BTreeSet::new(),
+                held: 0,
+                stale: false,
             }
         };
         let servers = desired.nodes.keys().map(|name| (name.clone(), server(name))).collect();
@@ -103,17 +127,21 @@ impl Fleet {
         for _ in 0..self.desired.limits.depth + 2 {
             self.flow();
         }
+        self.servers.values_mut().for_each(Server::remove_wal);
     }
 
     fn connect(&mut self, name: &NodeName) {
         let server = &self.servers[name];
         let refused = |up: &NodeName| self.refuses.as_ref() == Some(&(name.clone(), up.clone()));
         let lost = server.upstream.as_ref().is_some_and(|up| !self.servers[up].up || refused(up));
-        if !server.standby || !server.up {
-            self.servers.get_mut(name).unwrap().upstream = None;
-        } else if lost || server.upstream.is_none() {
-            let new = self.libpq(name);
-            self.servers.get_mut(name).unwrap().upstream = new;
+        let (waits, begins) = (server.held > 0, lost || server.stale || server.upstream.is_none());
+        let new = if begins && !waits { self.libpq(name) } else { None };
+        let server = self.servers.get_mut(name).unwrap();
+        server.held = server.held.saturating_sub(1);
+        if !server.standby || !server.up || (waits && lost) {
+            server.upstream = None;
+        } else if begins && !waits {
+            (server.upstream, server.stale) = (new, false);
         }
     }
 
@@ -124,15 +152,64 @@ impl Fleet {
         let entries = tree::entries(&self.desired.addresses(), &server.conninfo);
         let accepts = |up: &&NodeName| self.servers[*up].up && !(primary_only && self.servers[*up].standby);
         let first = entries.iter().find(accepts)?;
-        let slot = server.slot.is_empty() || self.servers[first].slots.contains_key(&server.slot);
         let refused = self.refuses.as_ref() == Some(&(name.clone(), first.clone()));
-        (slot && !refused).then(|| first.clone())
+        (self.serves(first, name) && !refused).then(|| first.clone())
+    }
+
+    /// Whether `up` sends WAL to `child` when that asks: its slot is of use, the segment that it asks for is there, and
+    /// the child has nothing beyond the fork where the history of `up` left its timeline (postgres-facts.md 2, 4).
+    pub(crate) fn serves(&self, up: &NodeName, child: &NodeName) -> bool {
+        let (up, child) = (&self.servers[up], &self.servers[child]);
+        let slot = child.slot.is_empty() || (up.slots.contains_key(&child.slot) && !up.lost.contains(&child.slot));
+        slot && up.oldest_wal <= child.position.segment_start(SEGMENT) && is_ancestor(child, up)
+    }
+
+    /// Somebody who receives from himself through others, as the streams are (law 1).
+    pub(crate) fn ring(&self) -> Option<&NodeName> {
+        self.servers.keys().find(|node| self.above(node).any(|up| up == *node))
+    }
+
+    /// Whether the streams lead from a node to the primary.
+    pub(crate) fn is_rooted(&self, node: &NodeName) -> bool {
+        self.servers[&self.primary].up && (*node == self.primary || self.above(node).any(|up| *up == self.primary))
+    }
+
+    /// Whom a node receives from, whom that one receives from, and so on.
+    fn above<'a>(&'a self, node: &NodeName) -> impl Iterator<Item = &'a NodeName> + use<'a> {
+        let next = |at: &&NodeName| self.servers[*at].upstream.as_ref();
+        std::iter::successors(self.servers[node].upstream.as_ref(), next).take(self.servers.len())
+    }
+
+    /// The same fleet again; what servers say otherwise is not in it.
+    pub(crate) fn copy(&self) -> Self {
+        let (rejects_us, refuses) = (self.rejects_us.clone(), self.refuses.clone());
+        Self {
+            desired: self.desired.clone(),
+            servers: self.servers.clone(),
+            now: self.now,
+            memory: self.memory.clone(),
+            primary: self.primary.clone(),
+            rejects_us,
+            refuses,
+            says: Box::new(|_, _| {}),
+            moves: self.moves,
+        }
     }
 
     fn flow(&mut self) {
         for name in self.servers.keys().cloned().collect::<Vec<_>>() {
             if let Some(up) = self.servers[&name].upstream.clone() {
                 let position = self.servers[&up].position;
+                if self.servers[&up].timeline != self.servers[&name].timeline {
+                    let (timeline, history) = (self.servers[&up].timeline, self.servers[&up].history.clone());
+                    let follows = is_ancestor(&self.servers[&name], &self.servers[&up]);
+                    let server = self.servers.get_mut(&name).unwrap();
+                    if !follows {
+                        server.upstream = None;
+                        continue;
+                    }
+                    (server.timeline, server.history) = (timeline, history);
+                }
                 let server = self.servers.get_mut(&name).unwrap();
                 server.position = server.position.max(position);
                 let (slot, replay) = (server.slot.clone(), server.position);
@@ -173,7 +250,7 @@ impl Fleet {
             host: spec(up).address.clone(),
             port: spec(up).port,
             slot: Some(server.slot.clone()),
-            timeline: Timeline(1),
+            timeline: server.timeline,
         });
         let children: Vec<_> = self.servers.iter().filter(|(_, s)| s.upstream.as_ref() == Some(name)).collect();
         let pid =
@@ -190,9 +267,9 @@ impl Fleet {
         };
         let slot = |owner: &String, restart: &Lsn| Slot {
             active_pid: pid(owner),
-            restart_lsn: Some(*restart),
-            xmin: None,
-            lost: false,
+            restart_lsn: (!server.lost.contains(owner)).then_some(*restart),
+            xmin: server.xmin.contains(owner).then_some(700),
+            lost: server.lost.contains(owner),
         };
         Facts {
             asked_at: self.now,
@@ -204,13 +281,13 @@ impl Fleet {
             in_recovery: server.standby,
             position: server.position,
             replay: server.position,
-            timeline: Some(Timeline(1)),
-            timeline_at_least: Some(Timeline(1)),
-            history: Vec::new(),
+            timeline: Some(server.timeline),
+            timeline_at_least: Some(server.timeline),
+            history: server.history.clone(),
             redo: Lsn(server.position.0.saturating_sub(SEGMENT)),
-            oldest_wal: Some(Lsn(server.position.0.saturating_sub(2 * SEGMENT)).segment_start(SEGMENT)),
+            oldest_wal: Some(server.oldest_wal),
             segment_bytes: SEGMENT,
-            replay_paused: false,
+            replay_paused: server.held > LATE_RELOAD_TICKS,
             startup_wait: None,
             receiver,
             route: InstalledRoute {
@@ -247,20 +324,21 @@ impl Fleet {
     }
 
     /// One step, as a server does it.
-    fn carry_out_one(&mut self, planned: Planned) {
+    pub(crate) fn carry_out_one(&mut self, planned: Planned) {
         let position = self.servers[planned.step.server()].position;
         let server = self.servers.get_mut(planned.step.server()).unwrap();
         assert!(server.up, "a step on a server that was not seen: {planned:?}");
         match &planned.step {
             Step::Heartbeat { .. } => server.position.0 += 64,
             Step::CreateSlot { owner, .. } | Step::RecreateSlot { owner, .. } => {
+                server.forget_slot(owner);
                 server.slots.insert(owner.slot().to_owned(), Lsn(position.0.saturating_sub(SEGMENT)));
             }
             Step::AdvanceSlot { owner, to, .. } => {
                 server.slots.insert(owner.slot().to_owned(), (*to).min(position));
             }
             Step::DropSlot { on, owner } => {
-                server.slots.remove(owner.slot());
+                server.forget_slot(owner);
                 assert!(
                     self.servers.get(owner).is_none_or(|owner| owner.upstream.as_ref() != Some(on)),
                     "law 3: dropped under its owner: {planned:?}"
@@ -277,13 +355,19 @@ impl Fleet {
                 if let Some(slot) = slot {
                     server.slot.clone_from(slot);
                 }
-                server.upstream = None;
                 server.connections += 1;
-                let new = self.libpq(node);
-                self.servers.get_mut(node).unwrap().upstream = new;
+                server.stale = server.held > 0;
+                if !server.stale {
+                    server.upstream = None;
+                    let new = self.libpq(node);
+                    self.servers.get_mut(node).unwrap().upstream = new;
+                }
             }
-            // Nothing here holds back transactions, and no connection vanishes without a word.
-            Step::Reload { .. } | Step::ClearXmin { .. } | Step::EndSender { .. } | Step::TryDisk { .. } => {}
+            Step::ClearXmin { owner, .. } => {
+                server.xmin.remove(owner.slot());
+            }
+            // No connection vanishes without a word, and a reload that is late comes by itself.
+            Step::Reload { .. } | Step::EndSender { .. } | Step::TryDisk { .. } => {}
         }
         record(&mut self.memory, &Outcome { done: vec![Done { planned, result: Ok(()) }] }, self.now);
     }
@@ -304,8 +388,36 @@ impl Fleet {
         server.upstream = None;
     }
 
+    /// The primary goes on on another timeline, as after a promotion.
+    pub(crate) fn begin_timeline(&mut self) {
+        let server = self.servers.get_mut(&self.primary).unwrap();
+        server.history.push((server.timeline, server.position));
+        server.timeline.0 += 1;
+    }
+
     /// Who receives from whom.
     pub(crate) fn tree(&self) -> ByNode<Option<NodeName>> {
         self.servers.iter().map(|(name, server)| (name.clone(), server.upstream.clone())).collect()
     }
+}
+
+impl Server {
+    fn forget_slot(&mut self, owner: &NodeName) {
+        self.slots.remove(owner.slot());
+        self.lost.remove(owner.slot());
+        self.xmin.remove(owner.slot());
+    }
+
+    /// A checkpoint: what neither its own recovery nor a slot needs is removed, and does not come back.
+    fn remove_wal(&mut self) {
+        let kept = self.slots.iter().filter(|(slot, _)| !self.lost.contains(*slot)).map(|(_, restart)| *restart);
+        let needed = kept.fold(Lsn(self.position.0.saturating_sub(2 * SEGMENT)), Lsn::min);
+        self.oldest_wal = self.oldest_wal.max(needed.segment_start(SEGMENT));
+    }
+}
+
+/// Whether what `child` holds is part of what `up` holds or will hold.
+fn is_ancestor(child: &Server, up: &Server) -> bool {
+    let fork = up.history.iter().find(|(timeline, _)| *timeline == child.timeline).map(|(_, fork)| *fork);
+    child.timeline == up.timeline || fork.is_some_and(|fork| child.position <= fork)
 }
