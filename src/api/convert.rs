@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::quantity;
+use super::metadata::{is_object_name, object_name_cure};
 use super::topology::{
     AutomationMode, CROSS_REGION_STREAMS_MAX, DEPTH_MAX, FAN_OUT_MAX, GROUPS_MAX, GroupSpec, HOSTS_MAX, HealingSpec,
     HostSpec, LimitsSpec, ManagementMode, RETAINED_WAL_BYTES_MAX, RETAINED_WAL_BYTES_MIN, ReplicaTopologySpec,
     SECONDS_MAX, SUSPECT_AFTER_MILLISECONDS_MAX, SUSPECT_AFTER_MILLISECONDS_MIN, SslMode, UPSTREAMS_MAX,
 };
+use super::{address, quantity};
 use crate::model::check::{Rejection, check};
 use crate::model::{Automation, BadName, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
 
@@ -180,6 +181,10 @@ impl Reader {
         let hosts_max = i32::try_from(HOSTS_MAX).unwrap_or(i32::MAX);
         let relays = self.number(&at("relays"), spec.relays, 0..=hosts_max - 1, 0);
         let fan_out = self.number(&at("fanOut"), spec.fan_out, 1..=FAN_OUT_MAX, limits.fan_out);
+        if let Some(secret) = spec.credentials_secret_ref.as_ref().filter(|secret| !is_object_name(&secret.name)) {
+            let message = format!("{:?} is no name of a Secret: {}", secret.name, object_name_cure(&secret.name));
+            self.reject(&at("credentialsSecretRef.name"), message);
+        }
         let region = self.place(&at("region"), spec.region.as_ref());
         self.at_most(&at("hosts"), "hosts", spec.hosts.len(), HOSTS_MAX);
         let mut members = Vec::with_capacity(spec.hosts.len());
@@ -197,13 +202,9 @@ impl Reader {
 
     fn host(&mut self, at: &str, group: usize, spec: &HostSpec) -> Option<NodeSpec> {
         let name = self.name(&format!("{at}.name"), NodeName::new(&spec.name));
-        let inner = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
-        let edge = |c: char| c.is_ascii_alphanumeric() || c == ':';
         let address = spec.address.as_str();
-        if address.len() > 253 || !address.chars().all(inner) || !address.starts_with(edge) || !address.ends_with(edge)
-        {
-            let message = format!("{address:?} of {} is no IP and no host name: write one, without a port", spec.name);
-            self.reject(&format!("{at}.address"), message);
+        if let Some(fault) = address::fault(address) {
+            self.reject(&format!("{at}.address"), format!("{address:?} of {} {fault}", spec.name));
         }
         let port = match spec.port {
             None => 5432,

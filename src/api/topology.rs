@@ -9,6 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::address::ADDRESS_PATTERN;
 use super::quantity::QUANTITY_PATTERN;
 use super::schema::plain;
 use super::status::ReplicaTopologyStatus;
@@ -38,8 +39,6 @@ pub const SUSPECT_AFTER_MILLISECONDS_MAX: i32 = 600_000;
 pub const SECONDS_MAX: i32 = 86_400;
 /// A group or host name. The same as [`crate::model::NodeName`] takes.
 pub const NAME_PATTERN: &str = "^[a-z]([-a-z0-9]*[a-z0-9])?$";
-/// A host name or IP as libpq takes it: no comma, blank, quote or slash, which have a meaning of their own there.
-pub const ADDRESS_PATTERN: &str = "^[A-Za-z0-9:]([A-Za-z0-9._:-]*[A-Za-z0-9:])?$";
 /// A region or zone: the same as the value of a Kubernetes label.
 pub const PLACE_PATTERN: &str = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
 /// The name of a Kubernetes Secret.
@@ -262,6 +261,8 @@ pub struct HostSpec {
     /// IP or host name under which both the operator and the other servers reach it. An IP is better: PostgreSQL cannot
     /// give up a name lookup that hangs.
     #[schemars(length(min = 1, max = 253), regex(pattern = ADDRESS_PATTERN))]
+    #[x_kube(validation = Rule::new("self.split(':').size() != 2")
+        .message("address is an IP or a host name without a port. Write the port in port."))]
     pub address: String,
     /// TCP port of the server. Default: 5432.
     #[serde(skip_serializing_if = "Option::is_none")]

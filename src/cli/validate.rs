@@ -1,9 +1,10 @@
 //! `waltree validate -f FILE`: the rules of the API server and of the operator, without either.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use kube::Resource;
 use serde::Deserialize;
 use serde_json::Value;
@@ -17,7 +18,7 @@ use crate::model::check::Rejection;
 #[derive(Debug, clap::Args)]
 pub struct Validate {
     /// A file with one or more YAML or JSON documents, `-` for the standard input; can be given more than once.
-    /// Documents of other kinds are passed over.
+    /// A List is looked into; documents of other kinds are passed over.
     #[arg(short, long = "filename", required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 }
@@ -27,15 +28,15 @@ enum Judgement {
     Good,
     OtherKind,
     Refused(Vec<Rejection>),
-    Unreadable(String),
 }
 
 /// Judges every document of every file; the worst of them decides the exit code.
 pub(super) fn run(what: &Validate, out: &mut impl Write) -> anyhow::Result<u8> {
     let mut worst = OK;
+    let mut named = Named::new();
     for file in &what.files {
         let text = read(file).with_context(|| format!("read {}", file.display()))?;
-        worst = worse(worst, documents(&text, &file.display().to_string(), out)?);
+        worst = worse(worst, documents(&text, &file.display().to_string(), &mut named, out)?);
     }
     Ok(worst)
 }
@@ -45,16 +46,26 @@ fn worse(one: u8, other: u8) -> u8 {
     if one == ERROR || other == ERROR { ERROR } else { one.max(other) }
 }
 
-fn documents(text: &str, file: &str, out: &mut impl Write) -> anyhow::Result<u8> {
+/// Where the topology of a namespace and name is written.
+type Named = BTreeMap<(String, String), String>;
+
+fn documents(text: &str, file: &str, named: &mut Named, out: &mut impl Write) -> anyhow::Result<u8> {
     let mut worst = OK;
     let mut topologies = 0;
     for (index, document) in serde_yaml::Deserializer::from_str(text).enumerate() {
-        let (name, judgement) = judge(document);
-        topologies += usize::from(!matches!(judgement, Judgement::OtherKind));
-        worst = worse(worst, report(out, &format!("{file}[{index}]"), &name, &judgement)?);
-        // The reader would give the same error for ever.
-        if matches!(judgement, Judgement::Unreadable(_)) {
-            return Ok(ERROR);
+        let place = format!("{file}[{index}]");
+        let value = match document_value(document) {
+            Ok(value) => value,
+            // The reader would give the same error for ever.
+            Err(error) => {
+                writeln!(out, "{place}: cannot be read: {error}")?;
+                return Ok(ERROR);
+            }
+        };
+        for (place, value) in objects(&place, value) {
+            let judgement = judge(&place, &value, named);
+            topologies += usize::from(!matches!(judgement, Judgement::OtherKind));
+            worst = worse(worst, report(out, &place, &subject(&value), &judgement)?);
         }
     }
     if topologies == 0 {
@@ -75,27 +86,26 @@ pub(super) fn only_topology(file: &Path) -> anyhow::Result<ReplicaTopology> {
     let mut found = Vec::new();
     for document in serde_yaml::Deserializer::from_str(&text) {
         let value = document_value(document).with_context(|| format!("{name} cannot be read"))?;
-        if kind(&value) == ReplicaTopology::kind(&()) {
-            found.push(value);
+        for (_, value) in objects("", value) {
+            match is_topology(&value) {
+                Ok(true) => found.push(value),
+                Ok(false) => {}
+                Err(rejection) => bail!("{name}: {rejection}"),
+            }
         }
     }
     let [value] = found.as_slice() else {
         bail!("{name} is to hold one ReplicaTopology and holds {}", found.len());
     };
-    let unknown = value.get("spec").map(api::unknown_fields).unwrap_or_default();
-    if let Some(rejection) = unknown.first() {
-        bail!("{name}: {rejection}");
+    match typed(value) {
+        Ok(topology) => Ok(topology),
+        Err(faults) => bail!("{name}: {}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
     }
-    typed(value).map_err(|rejection| anyhow!("{name}: {rejection}"))
 }
 
 /// Through YAML's own values: they refuse a key that is there twice.
 fn document_value(document: serde_yaml::Deserializer<'_>) -> anyhow::Result<Value> {
     Ok(serde_json::to_value(serde_yaml::Value::deserialize(document)?)?)
-}
-
-fn kind(value: &Value) -> &str {
-    value.get("kind").and_then(Value::as_str).unwrap_or_default()
 }
 
 fn read(file: &Path) -> std::io::Result<String> {
@@ -107,11 +117,37 @@ fn read(file: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(file)
 }
 
+/// The objects of a document, each with its place: those of a list, which kubectl takes apart as well, or the one that it is;
+/// none of an empty document.
+fn objects(place: &str, mut value: Value) -> Vec<(String, Value)> {
+    let is_list = matches!(text(&value, "/kind"), "List" | "ReplicaTopologyList");
+    match value.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) if is_list => {
+            let items = items.into_iter().enumerate();
+            items.flat_map(|(index, item)| objects(&format!("{place}.items[{index}]"), item)).collect()
+        }
+        _ if value.is_null() => Vec::new(),
+        _ => vec![(place.to_owned(), value)],
+    }
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// What a document calls itself.
+fn subject(value: &Value) -> String {
+    let kind = Some(text(value, "/kind")).filter(|kind| !kind.is_empty()).unwrap_or("a document");
+    match text(value, "/metadata/name") {
+        "" => format!("{kind} without a name"),
+        name => format!("{kind} {name}"),
+    }
+}
+
 fn report(out: &mut impl Write, place: &str, name: &str, judgement: &Judgement) -> std::io::Result<u8> {
     match judgement {
         Judgement::OtherKind => Ok(OK),
         Judgement::Good => writeln!(out, "{place}: {name} is valid").map(|()| OK),
-        Judgement::Unreadable(why) => writeln!(out, "{place}: cannot be read: {why}").map(|()| ERROR),
         Judgement::Refused(rejections) => {
             for rejection in rejections {
                 writeln!(out, "{place}: {name}: {rejection}")?;
@@ -121,46 +157,65 @@ fn report(out: &mut impl Write, place: &str, name: &str, judgement: &Judgement) 
     }
 }
 
-fn judge(document: serde_yaml::Deserializer<'_>) -> (String, Judgement) {
-    let value = match document_value(document) {
-        Ok(value) => value,
-        Err(error) => return (String::new(), Judgement::Unreadable(error.to_string())),
+fn judge(place: &str, value: &Value, named: &mut Named) -> Judgement {
+    match is_topology(value) {
+        Ok(true) => {}
+        Ok(false) => return Judgement::OtherKind,
+        Err(rejection) => return Judgement::Refused(vec![rejection]),
+    }
+    let mut rejections = match typed(value) {
+        Ok(topology) => api::metadata_faults(&topology.metadata).into_iter().chain(not_planned(&topology)).collect(),
+        // What else could be said would follow from these.
+        Err(faults) => faults,
     };
-    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let name = format!("ReplicaTopology {}", text("/metadata/name"));
-    if kind(&value) != ReplicaTopology::kind(&()) {
-        return (name, Judgement::OtherKind);
+    let name = (text(value, "/metadata/namespace").to_owned(), text(value, "/metadata/name").to_owned());
+    if !name.1.is_empty()
+        && let Some(other) = named.insert(name, place.to_owned())
+    {
+        let message = format!("{other} has the same name in the same namespace: rename one, or take it out");
+        rejections.push(Rejection::new("metadata.name", message));
     }
-    let version = ReplicaTopology::api_version(&());
-    if text("/apiVersion") != version {
-        let message = format!("{:?} is not {version}: correct it", text("/apiVersion"));
-        return (name, Judgement::Refused(vec![Rejection::new("apiVersion", message)]));
-    }
-    let mut rejections = value.get("spec").map(api::unknown_fields).unwrap_or_default();
-    if text("/metadata/name").is_empty() {
-        rejections.push(Rejection::new("metadata.name", "it has none: give it one"));
-    }
-    match typed(&value) {
-        Err(rejection) => rejections.push(rejection),
-        Ok(topology) => rejections.extend(Desired::try_from(&topology.spec).err().unwrap_or_default()),
-    }
-    let judgement = if rejections.is_empty() { Judgement::Good } else { Judgement::Refused(rejections) };
-    (name, judgement)
+    if rejections.is_empty() { Judgement::Good } else { Judgement::Refused(rejections) }
 }
 
-/// Reads a document through YAML text again, because only that reader names the path of a wrong type.
-fn typed(value: &Value) -> Result<ReplicaTopology, Rejection> {
-    let refused = |error: serde_yaml::Error| {
-        let text = error.to_string();
-        // "spec.groups[0].relays: invalid type: ... at line 9 column 11": the line is that of our own text.
-        let text = text.split(" at line ").next().unwrap_or(&text).to_owned();
-        match text.split_once(": ") {
-            Some((path, why)) if !path.contains(' ') => Rejection::new(path, why),
-            _ => Rejection::new("spec", text),
-        }
+/// Whether it is a topology, or of another kind. What is meant to be one and is called otherwise would pass silently.
+fn is_topology(value: &Value) -> Result<bool, Rejection> {
+    let (wanted, version) = (ReplicaTopology::kind(&()), ReplicaTopology::api_version(&()));
+    let (kind, given) = (text(value, "/kind"), text(value, "/apiVersion"));
+    let is_ours = given.split('/').next() == Some(ReplicaTopology::group(&()).as_ref());
+    if kind.is_empty() {
+        return Err(Rejection::new("kind", format!("it has none: write {wanted}, or what else it is")));
+    }
+    if kind != wanted && (is_ours || api::same_letters(kind, &wanted)) {
+        return Err(Rejection::new("kind", format!("{kind:?} is no kind of {version}: write {wanted}")));
+    }
+    if kind == wanted && given != version {
+        return Err(Rejection::new("apiVersion", format!("{given:?} is not {version}: correct it")));
+    }
+    Ok(kind == wanted)
+}
+
+/// Reads a document that has only fields that there are, and values of their types.
+fn typed(value: &Value) -> Result<ReplicaTopology, Vec<Rejection>> {
+    let faults = api::document_faults(value);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    serde_json::from_value(value.clone()).map_err(|error| vec![Rejection::new("spec", error.to_string())])
+}
+
+/// What the operator would not take.
+fn not_planned(topology: &ReplicaTopology) -> Vec<Rejection> {
+    let desired = match Desired::try_from(&topology.spec) {
+        Ok(desired) => desired,
+        Err(rejections) => return rejections,
     };
-    let yaml = serde_yaml::to_string(value).map_err(refused)?;
-    serde_yaml::from_str(&yaml).map_err(refused)
+    let acknowledged = api::acknowledgement(topology, &desired, None).filter(|taken| taken.nodes.is_empty());
+    let message = |taken: api::Acknowledgement| {
+        format!("{:?} names no host of it: write HOST[,HOST...] or all, or take it out", taken.value)
+    };
+    let field = format!("metadata.annotations.{}", api::acknowledge::ACKNOWLEDGE);
+    acknowledged.map(|taken| Rejection::new(field, message(taken))).into_iter().collect()
 }
 
 #[cfg(test)]
@@ -170,7 +225,7 @@ mod tests {
     /// Exit code and output for a file with this text.
     fn validate(text: &str) -> (u8, String) {
         let mut out = Vec::new();
-        let code = documents(text, "t.yaml", &mut out).unwrap();
+        let code = documents(text, "t.yaml", &mut Named::new(), &mut out).unwrap();
         (code, String::from_utf8(out).unwrap())
     }
 
@@ -206,7 +261,7 @@ mod tests {
         assert!(said.contains("duplicate entry with key \"region\""), "{said}");
         let (code, said) = validate(&manifest(CORE).replace("{name: orders}", "{}"));
         assert_eq!(code, REFUSED);
-        assert!(said.contains("metadata.name: it has none"), "{said}");
+        assert_eq!(said, "t.yaml[0]: ReplicaTopology without a name: metadata.name: it is missing: add it\n");
     }
 
     #[test]
@@ -236,7 +291,90 @@ mod tests {
         let (code, said) =
             validate(&manifest("  - {name: core, fanOut: many, hosts: [{name: core-1, address: 192.0.2.1}]}"));
         assert_eq!(code, REFUSED);
-        assert!(said.contains("spec.groups[0].fanOut: invalid type"), "{said}");
+        let expected =
+            "spec.groups[0].fanOut: \"many\" is a text, and a whole number is wanted: write one within 1 to 100";
+        assert!(said.contains(expected), "{said}");
+        let (_, said) = validate(&manifest(CORE).replace("spec:", "spce:"));
+        assert!(said.contains("spce: there is no such field: use one of apiVersion, kind, metadata, spec"), "{said}");
+        assert!(said.contains(": spec: it is missing: add it"), "{said}");
+    }
+
+    #[test]
+    fn a_field_that_does_not_exist_is_told_without_what_follows_from_it() {
+        let hosts: Vec<String> = (1..=4).map(|n| format!("{{name: eu-{n}, address: 192.0.2.1{n}}}")).collect();
+        let eu = |relays: &str| {
+            let hosts = hosts.join(", ");
+            let groups =
+                format!("{CORE}\n  - {{name: eu, region: eu, upstreams: [core], {relays}: 2, hosts: [{hosts}]}}");
+            validate(&manifest(&groups))
+        };
+        assert_eq!(eu("relays").0, OK);
+        let (code, said) = eu("relay");
+        assert_eq!(code, REFUSED);
+        assert!(said.contains("spec.groups[1].relay: there is no such field") && said.lines().count() == 1, "{said}");
+    }
+
+    #[test]
+    fn what_is_meant_to_be_a_topology_does_not_pass_as_something_else() {
+        for (kind, told) in [
+            ("kind: ReplicaTopo", "kind: \"ReplicaTopo\" is no kind of waltree.dev/v1alpha1: write ReplicaTopology"),
+            (
+                "kind: replicatopology",
+                "kind: \"replicatopology\" is no kind of waltree.dev/v1alpha1: write ReplicaTopology",
+            ),
+            ("x: y", "kind: it has none: write ReplicaTopology, or what else it is"),
+        ] {
+            let wrong = manifest(CORE).replace("kind: ReplicaTopology", kind);
+            let (code, said) = validate(&format!("{}---\n{wrong}", manifest(CORE)));
+            assert_eq!(code, REFUSED);
+            assert!(said.contains("t.yaml[1]: ") && said.contains(told), "{said}");
+        }
+        let (code, said) = validate("apiVersion: v2\nkind: Replica-Topology\n");
+        assert_eq!(code, REFUSED, "{said}");
+    }
+
+    #[test]
+    fn a_list_is_looked_into() {
+        let list = |address: &str| {
+            let item: Value = serde_yaml::from_str(&manifest(CORE).replace("192.0.2.1", address)).unwrap();
+            let secret = serde_json::json!({"apiVersion": "v1", "kind": "Secret"});
+            validate(&serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [secret, item]}).to_string())
+        };
+        assert_eq!(list("192.0.2.1"), (OK, "t.yaml[0].items[1]: ReplicaTopology orders is valid\n".to_owned()));
+        let (code, said) = list("192.0.2.1:5433");
+        assert_eq!(code, REFUSED);
+        let told = "t.yaml[0].items[1]: ReplicaTopology orders: spec.groups[0].hosts[0].address: \"192.0.2.1:5433\" of core-1 \
+                    has a port in it: write 192.0.2.1 here and 5433 in `port`\n";
+        assert_eq!(said, told);
+    }
+
+    #[test]
+    fn two_of_one_name_are_told_unless_their_namespaces_differ() {
+        let (code, said) = validate(&format!("{0}---\n---\n{0}", manifest(CORE)));
+        assert_eq!(code, REFUSED);
+        assert!(
+            said.contains("t.yaml[2]: ReplicaTopology orders: metadata.name: t.yaml[0] has the same name"),
+            "{said}"
+        );
+        let elsewhere = manifest(CORE).replace("{name: orders}", "{name: orders, namespace: shop}");
+        assert_eq!(validate(&format!("{}---\n{elsewhere}", manifest(CORE))).0, OK);
+    }
+
+    #[test]
+    fn an_acknowledgement_of_nobody_is_told() {
+        let acknowledging = |value: &str| {
+            let metadata = format!("{{name: orders, annotations: {{waltree.dev/acknowledge: {value:?}}}}}");
+            validate(&manifest(CORE).replace("{name: orders}", &metadata))
+        };
+        for good in ["all", "core-1 again", "core-1,gone-1"] {
+            assert_eq!(acknowledging(good).0, OK, "{good}");
+        }
+        let (code, said) = acknowledging("core-9");
+        assert_eq!(code, REFUSED);
+        assert!(
+            said.contains("metadata.annotations.waltree.dev/acknowledge: \"core-9\" names no host of it"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use crate::api::{ReplicaTopologySpec, unknown_fields};
+use crate::api::{ReplicaTopologySpec, spec_faults};
 
 /// The words of a spec so far.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -92,8 +92,8 @@ impl Shape {
     fn change(&mut self, act: impl FnOnce(&mut Self) -> Result<(), String>) -> Result<(), String> {
         let mut changed = self.clone();
         act(&mut changed)?;
-        if let Some(unknown) = unknown_fields(&changed.value()).first() {
-            return Err(unknown.to_string());
+        if let Some(fault) = spec_faults(&changed.value()).first() {
+            return Err(fault.to_string());
         }
         changed.spec()?;
         *self = changed;
