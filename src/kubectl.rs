@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use waltree::cli::plugin;
+use waltree::cli::{self, plugin};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    waltree::cli::ended(plugin::run(plugin::Arguments::parse(), &mut std::io::stdout()).await)
+    match cli::arguments() {
+        Ok(arguments) => cli::ended(plugin::run(arguments, &mut std::io::stdout()).await),
+        Err(code) => code,
+    }
 }

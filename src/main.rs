@@ -2,8 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use waltree::cli;
 
 fn main() -> ExitCode {
-    waltree::cli::ended(waltree::cli::run(waltree::cli::Arguments::parse()))
+    match cli::arguments() {
+        Ok(arguments) => cli::ended(cli::run(arguments)),
+        Err(code) => code,
+    }
 }

@@ -87,7 +87,7 @@ async fn happens(ground: &mut Ground, lost: &str, told: &Value, left: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_loss_of_each_node_is_tried_and_the_primary_is_said_to_be_followed_by_nobody() {
-    let ground = region("what-if-each").await;
+    let mut ground = region("what-if-each").await;
     let before = ground.connected(&REGION).await;
     let (code, table) = ground.plugin("what-if", &["--repeat", "all"]);
     assert_eq!(code, 0, "{table}");
@@ -103,6 +103,16 @@ async fn the_loss_of_each_node_is_tried_and_the_primary_is_said_to_be_followed_b
     let (code, text) = ground.plugin("what-if", &["--lose", "eu-9"]);
     assert_eq!((code, text.as_str()), (3, "there is no eu-9 in this topology\n"));
     ground.untouched(&before).await;
+    assert_eq!(ground.plugin("tree", &[]).0, 0);
+
+    ground.tree.kill(PRIMARY);
+    reported(&ground, PRIMARY, "DeadPrimary").await;
+    let (code, text) = ground.plugin("plan", &[]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.starts_with("DeadPrimary: core-1"), "{text}");
+    let (code, text) = ground.plugin("tree", &[]);
+    assert_eq!(code, 2, "{text}");
+    assert_eq!(text.matches("the primary, core-1, is not seen").count(), 1, "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

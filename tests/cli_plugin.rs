@@ -54,10 +54,15 @@ async fn the_tree_and_the_plan_are_shown_from_the_servers_and_nothing_is_written
         r#"[(("core-1"), Null), (("core-2"), ("core-1")), (("eu-1"), ("core-1"))]"#
     );
     assert_eq!((&lines[2]["state"], &lines[2]["depth"]), (&"rooted".into(), &1.into()), "{}", text(&shown));
+    assert_eq!(lines[2]["fallbacks"], serde_json::json!([]), "none is installed");
+    assert_eq!(lines[2]["wanted"], "core-2", "the root's standby spares the primary");
+    assert_eq!(shown.status.code(), Some(2), "one receives from another than it should");
 
     let planned = plugin(&server, &["plan", "orders", "-n", "default"]);
     assert_eq!(planned.status.code(), Some(2), "there is something to do");
     assert!(text(&planned).contains("create the slot of eu-1 on core-2 (Prepare)"), "{}", text(&planned));
+    assert!(!text(&planned).contains("heartbeat"), "one look cannot tell a quiet primary: {}", text(&planned));
+    the_plan_is_data_too(&server);
     assert!(tree.sql("core-2", "SELECT slot_name FROM pg_replication_slots").await.is_empty(), "a plan writes nothing");
 
     let file = server.directory().join("new.yaml");
@@ -68,7 +73,9 @@ async fn the_tree_and_the_plan_are_shown_from_the_servers_and_nothing_is_written
     .unwrap();
     let refused = plugin(&server, &["plan", "orders", "-n", "default", "-f", file.to_str().unwrap()]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("wrong"), "the culprit is named");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(said.contains("wrong"), "the culprit is named");
+    assert!(said.contains("`kubectl waltree history orders`"), "what can be asked all the same is named: {said}");
 
     std::fs::write(&file, manifest(&tree, "eu-1").replace("name: orders,", "name: invoices,")).unwrap();
     let other = plugin(&server, &["plan", "orders", "-n", "default", "-f", file.to_str().unwrap()]);
@@ -78,6 +85,45 @@ async fn the_tree_and_the_plan_are_shown_from_the_servers_and_nothing_is_written
     let missing = plugin(&server, &["tree", "nothing", "-n", "default"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("default/nothing"), "what was not found is named");
+}
+
+/// The shape that the README tells.
+fn the_plan_is_data_too(server: &ApiServer) {
+    let planned = plugin(server, &["plan", "orders", "-n", "default", "-o", "json"]);
+    assert_eq!(planned.status.code(), Some(2));
+    let plan: serde_json::Value = serde_json::from_slice(&planned.stdout).unwrap();
+    let route = plan["routes"].as_array().unwrap().iter().find(|route| route["node"] == "eu-1").unwrap();
+    assert_eq!((&route["upstream"], &route["installed"]), (&"core-1".into(), &serde_json::json!(["core-1"])), "{plan}");
+    assert_eq!(
+        (&route["wanted"], &route["set"]),
+        (&serde_json::json!(["core-2", "core-1"]), &"later".into()),
+        "{plan}"
+    );
+    assert_eq!(route["waitsFor"]["reason"], "SlotNotReady", "{plan}");
+    let step = serde_json::json!({
+        "kind": "CreateSlot", "server": "core-2", "owner": "eu-1", "why": "Prepare",
+        "what": "create the slot of eu-1 on core-2 (Prepare)", "withheld": false,
+    });
+    let withheld = |mut step: serde_json::Value| {
+        step["withheld"] = true.into();
+        step
+    };
+    let steps = plan["steps"].as_array().unwrap();
+    assert!(steps.contains(&step) || steps.contains(&withheld(step)), "{plan}");
+    let moves = serde_json::json!([{"node": "eu-1", "from": "core-1", "to": "core-2", "now": false}]);
+    assert_eq!((&plan["moves"], &plan["findings"]), (&moves, &serde_json::json!([])), "{plan}");
+}
+
+#[test]
+fn arguments_that_are_wrong_end_with_the_code_of_an_error_and_not_with_that_of_a_tree_that_is_not_as_declared() {
+    let ended =
+        |program: &str, arguments: &[&str]| Command::new(program).args(arguments).output().unwrap().status.code();
+    for program in [env!("CARGO_BIN_EXE_waltree"), env!("CARGO_BIN_EXE_kubectl-waltree")] {
+        assert_eq!(ended(program, &["--help"]), Some(0));
+        assert_eq!(ended(program, &["no-such-verb"]), Some(1));
+        assert_eq!(ended(program, &[]), Some(1));
+    }
+    assert_eq!(ended(env!("CARGO_BIN_EXE_kubectl-waltree"), &["tree"]), Some(1));
 }
 
 #[test]

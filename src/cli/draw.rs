@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::model::primary::Primary;
 use crate::model::rooted::Rooted;
-use crate::model::{Desired, Facts, Finding, Lsn, NodeName, Observed, about};
-use crate::plan::{Plan, Readiness, Step};
+use crate::model::{ByNode, Desired, Diagnosis, Facts, Finding, Lsn, NodeName, Observed, about};
+use crate::plan::{Plan, Readiness, installed_fallbacks, intents};
 
 /// One node of the tree as seen. The shape of `-o json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -17,6 +18,9 @@ pub struct Line {
     pub node: String,
     /// The server it receives from, as both ends or at least the node itself tells.
     pub upstream: Option<String>,
+    /// The server that it is to receive from, where that is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<String>,
     /// Edges between it and the primary; absent for a node without a path.
     pub depth: Option<usize>,
     /// `primary`, `rooted`, or the name of what is wrong.
@@ -25,7 +29,7 @@ pub struct Line {
     pub hop_lag_bytes: Option<u64>,
     /// Bytes of WAL the primary has and readers of it do not see, as it is not replayed yet.
     pub total_lag_bytes: Option<u64>,
-    /// Where it goes on when its upstream dies, in order.
+    /// Where it goes on by itself when its upstream dies, in order: what is installed and runs, not what is wanted.
     pub fallbacks: Vec<Fallback>,
     /// What is seen and what to do, where something is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,6 +60,8 @@ pub fn lines(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Line> {
         observed,
         findings: plan.findings.iter().map(|finding| (&finding.node, finding)).collect(),
         plan,
+        fallbacks: installed_fallbacks(desired, observed, plan, observed.memory.at),
+        wanted: wanted(desired, observed, plan),
         upstream: edges.iter().filter_map(|(child, edge)| Some((child, edge.upstream()?))).collect(),
         children,
         drawn: BTreeSet::new(),
@@ -77,9 +83,29 @@ pub fn lines(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Line> {
     drawing.lines
 }
 
+/// Whom those are to receive from who receive from another. While there is no primary to be seen nobody is asked back.
+fn wanted(desired: &Desired, observed: &Observed, plan: &Plan) -> BTreeMap<NodeName, NodeName> {
+    if !matches!(plan.sight.primary, Primary::Known { .. }) {
+        return BTreeMap::new();
+    }
+    let moves = intents(desired, observed, plan).into_iter().filter(|intent| intent.is_move);
+    moves
+        .filter_map(|intent| Some((intent.wanted.first()?.clone(), intent.node)))
+        .map(|(to, node)| (node, to))
+        .collect()
+}
+
+/// Nothing is wrong, and everybody receives from the server that he is to.
+pub fn is_as_declared(lines: &[Line], plan: &Plan) -> bool {
+    let failing = plan.findings.iter().any(|finding| Diagnosis::is_failure(finding.diagnosis));
+    !failing && lines.iter().all(|line| line.wanted.is_none())
+}
+
 struct Drawing<'a> {
     observed: &'a Observed,
     plan: &'a Plan,
+    fallbacks: ByNode<Vec<(NodeName, Readiness)>>,
+    wanted: BTreeMap<NodeName, NodeName>,
     findings: BTreeMap<&'a NodeName, &'a Finding>,
     upstream: BTreeMap<&'a NodeName, &'a NodeName>,
     children: BTreeMap<&'a NodeName, Vec<&'a NodeName>>,
@@ -124,7 +150,7 @@ impl<'a> Drawing<'a> {
         };
         let hop_lag_bytes = behind(upstream, |facts| facts.position);
         let total_lag_bytes = behind(self.observed.memory.primary.as_ref().filter(|_| !is_primary), Facts::shown);
-        let fallbacks = self.plan.fallbacks.get(node).into_iter().flatten();
+        let fallbacks = self.fallbacks.get(node).into_iter().flatten();
         let fallback = |(name, readiness): &(NodeName, Readiness)| Fallback {
             node: name.to_string(),
             prepared: *readiness == Readiness::Unproven,
@@ -132,6 +158,7 @@ impl<'a> Drawing<'a> {
         Line {
             node: node.to_string(),
             upstream: upstream.map(NodeName::to_string),
+            wanted: self.wanted.get(node).map(NodeName::to_string),
             depth: match verdict {
                 Some(Rooted::Yes { hops, .. }) => Some(*hops),
                 _ => None,
@@ -149,26 +176,43 @@ impl<'a> Drawing<'a> {
 
 /// The lines as a table for people. A `?` marks a fallback that is not prepared.
 pub fn text(lines: &[Line]) -> String {
-    let width = lines.iter().map(|line| line.indent.chars().count() + line.node.len()).max().unwrap_or(0).max(4);
+    let name = |line: &Line| {
+        let wanted = line.wanted.as_ref().map(|wanted| format!(" (wants {wanted})"));
+        format!("{}{}{}", line.indent, line.node, wanted.unwrap_or_default())
+    };
+    let width = lines.iter().map(|line| name(line).chars().count()).max().unwrap_or(0).max(4);
     let mut text = format!("{:<width$}  {:<14} {:>9} {:>9}  FALLBACKS\n", "NODE", "STATE", "HOP LAG", "LAG");
     for line in lines {
-        let name = format!("{}{}", line.indent, line.node);
-        let pad = width - name.chars().count();
         let mark = |f: &Fallback| if f.prepared { f.node.clone() } else { format!("{}?", f.node) };
         let fallbacks = line.fallbacks.iter().map(mark).collect::<Vec<_>>().join(", ");
         let row = format!(
-            "{name}{:pad$}  {:<14} {:>9} {:>9}  {fallbacks}",
-            "",
+            "{:<width$}  {:<14} {:>9} {:>9}  {fallbacks}",
+            name(line),
             line.state,
             bytes(line.hop_lag_bytes),
             bytes(line.total_lag_bytes)
         );
         let _ = writeln!(text, "{}", row.trim_end());
     }
-    for (line, message) in lines.iter().filter_map(|line| Some((line, line.message.as_deref()?))) {
-        let _ = writeln!(text, "\n{}", about(&line.node, message));
+    if lines.iter().flat_map(|line| &line.fallbacks).any(|fallback| !fallback.prepared) {
+        text.push_str("\n?: named by its route, and not ready: it lacks the slot, the WAL, the history or a path.\n");
+    }
+    for (nodes, message) in messages(lines) {
+        let _ = writeln!(text, "\n{}", about(&nodes.join(", "), message));
     }
     text
+}
+
+/// What is said about nodes, in the order of the lines; what is the same of many is said once.
+fn messages(lines: &[Line]) -> Vec<(Vec<&str>, &str)> {
+    let mut all: Vec<(Vec<&str>, &str)> = Vec::new();
+    for (line, message) in lines.iter().filter_map(|line| Some((line, line.message.as_deref()?))) {
+        match all.iter_mut().find(|(_, said)| *said == message) {
+            Some((nodes, _)) => nodes.push(&line.node),
+            None => all.push((vec![&line.node], message)),
+        }
+    }
+    all
 }
 
 /// A number of bytes, or nothing where it is not known.
@@ -180,32 +224,6 @@ pub fn bytes(count: Option<u64>) -> String {
         Some(n) if n < 10 << 30 => format!("{} MiB", n >> 20),
         Some(n) => format!("{} GiB", n >> 30),
     }
-}
-
-/// A plan for people: what would be done and why, what is waited for.
-pub fn plan_text(plan: &Plan) -> String {
-    let mut text = String::new();
-    let groups = [("", &plan.steps), (" (withheld: automation or management is Observe)", &plan.withheld)];
-    for (note, steps) in groups {
-        for planned in steps {
-            let _ = writeln!(text, "{planned}{note}");
-        }
-    }
-    for wait in &plan.waits {
-        let _ = writeln!(text, "{} waits, {}: {}", wait.node, wait.reason, wait.message);
-    }
-    for shortage in &plan.shortages {
-        let _ = writeln!(text, "{shortage}");
-    }
-    for (node, route) in &plan.wanted {
-        let entries = route.entries.iter().map(NodeName::as_str).collect::<Vec<_>>().join(" > ");
-        let _ = writeln!(text, "{node} is to receive from {entries}.");
-    }
-    let planned = || plan.steps.iter().chain(&plan.withheld);
-    let routes = planned().filter(|p| matches!(p.step, Step::SetRoute { .. })).count();
-    let moves = planned().filter(|p| plan.is_move(&p.step)).count();
-    let _ = writeln!(text, "{routes} routes to set, {moves} moves planned.");
-    text
 }
 
 #[cfg(test)]
@@ -237,5 +255,86 @@ mod tests {
         let lines = lines(drama.desired(), &observed, &drama.plan());
         let lags: Vec<_> = lines.iter().map(|line| (line.hop_lag_bytes, line.total_lag_bytes)).collect();
         assert_eq!(lags, [(None, None), (Some(0), Some(0)), (Some(150), Some(300))]);
+    }
+    /// A primary, a standby, two relays and their two leaves; all stream from the primary.
+    fn star() -> (Drama, impl Fn(&str) -> NodeName) {
+        let host = |node: &str| json!({"name": node, "address": node});
+        let hosts = ["eu-1", "eu-2", "eu-3", "eu-4"].map(host);
+        let spec = json!({"automation": "Heal", "groups": [
+            {"name": "core", "hosts": [host("core-1"), host("core-2")]},
+            {"name": "eu", "upstreams": ["core"], "relays": 2, "hosts": hosts},
+        ]});
+        let name = |text: &str| NodeName::new(text).unwrap();
+        (Drama::new(serde_json::from_value(spec).unwrap(), 1, move |_| name("core-1")).unwrap(), name)
+    }
+
+    fn drawn(drama: &Drama, observed: &Observed) -> (Vec<Line>, Plan) {
+        let plan = crate::plan::plan(drama.desired(), observed, observed.memory.at);
+        (lines(drama.desired(), observed, &plan), plan)
+    }
+
+    fn line<'a>(lines: &'a [Line], node: &str) -> &'a Line {
+        lines.iter().find(|line| line.node == node).unwrap()
+    }
+
+    #[test]
+    fn fallbacks_are_those_that_are_installed_and_who_is_to_be_elsewhere_is_marked_and_not_as_declared() {
+        let (mut drama, name) = star();
+        let observed = drama.cluster().observe(drama.desired()).now_or_never().unwrap();
+        let (before, plan) = drawn(&drama, &observed);
+        assert!(!plan.fallbacks[&name("eu-3")].is_empty(), "some are planned");
+        assert_eq!(line(&before, "eu-3").fallbacks, []);
+        assert_eq!(line(&before, "eu-3").wanted.as_deref(), Some("eu-1"));
+        assert_eq!(line(&before, "eu-1").wanted, None);
+        assert!(!is_as_declared(&before, &plan));
+        assert!(text(&before).contains("eu-3 (wants eu-1)"), "{}", text(&before));
+
+        assert!(drama.rest(600_000));
+        let mut observed = drama.cluster().observe(drama.desired()).now_or_never().unwrap();
+        let (after, plan) = drawn(&drama, &observed);
+        let fallbacks = |lines: &[Line]| {
+            let all = line(lines, "eu-3").fallbacks.iter();
+            all.map(|one| (one.node.clone(), one.prepared)).collect::<Vec<_>>()
+        };
+        assert_eq!(line(&after, "eu-3").upstream.as_deref(), Some("eu-1"));
+        assert_eq!(fallbacks(&after), [("eu-2".to_owned(), true), ("core-2".to_owned(), true)]);
+        assert!(is_as_declared(&after, &plan));
+        assert!(!text(&after).contains('?'), "{}", text(&after));
+
+        let relay = Arc::make_mut(observed.nodes.get_mut(&name("eu-2")).unwrap().last.as_mut().unwrap());
+        relay.slots.remove("eu_3").unwrap();
+        let (after, _) = drawn(&drama, &observed);
+        assert_eq!(fallbacks(&after), [("eu-2".to_owned(), false), ("core-2".to_owned(), true)]);
+        assert!(text(&after).contains("eu-2?, core-2"), "{}", text(&after));
+        assert!(text(&after).contains("\n?: named by its route, and not ready"), "{}", text(&after));
+    }
+
+    #[test]
+    fn who_went_on_to_a_fallback_has_the_first_of_its_route_as_one_now() {
+        let (mut drama, name) = star();
+        assert!(drama.rest(600_000));
+        drama.strike(&crate::simulate::Fault::OperatorStop);
+        drama.strike(&crate::simulate::Fault::Kill(name("eu-1")));
+        drama.pass(1_000);
+        let observed = drama.cluster().observe(drama.desired()).now_or_never().unwrap();
+        let (lines, _) = drawn(&drama, &observed);
+        let leaf = line(&lines, "eu-3");
+        assert_eq!(leaf.upstream.as_deref(), Some("eu-2"));
+        let fallbacks: Vec<_> = leaf.fallbacks.iter().map(|one| (one.node.as_str(), one.prepared)).collect();
+        assert_eq!(fallbacks, [("eu-1", false), ("core-2", true)]);
+    }
+
+    #[test]
+    fn what_is_the_same_of_many_is_said_once() {
+        let (mut drama, name) = star();
+        assert!(drama.rest(600_000));
+        drama.strike(&crate::simulate::Fault::Kill(name("core-1")));
+        drama.pass(10_000);
+        let observed = drama.cluster().observe(drama.desired()).now_or_never().unwrap();
+        let (lines, plan) = drawn(&drama, &observed);
+        assert!(!is_as_declared(&lines, &plan));
+        let text = text(&lines);
+        assert_eq!(text.matches("the primary, core-1, is not seen").count(), 1, "{text}");
+        assert!(text.contains("core-2, eu-1, "), "{text}");
     }
 }

@@ -13,6 +13,11 @@ use super::OK;
 use super::plugin::Output;
 use crate::api::ReplicaTopology;
 
+/// What the status tells.
+const CHANGE: &str = "Change";
+/// What was over so soon is not worth a word.
+const AT_ONCE_SECONDS: i64 = 1;
+
 /// Of which topology.
 #[derive(Debug, Args)]
 pub(super) struct History {
@@ -54,14 +59,13 @@ impl History {
         // The status has the newest first.
         entries.extend(topology.status.iter().flat_map(|status| status.history.iter().rev()).map(|change| Entry {
             at: change.at.0,
-            kind: "Change".to_owned(),
+            kind: CHANGE.to_owned(),
             why: change.why.clone(),
             what: change.what.clone(),
             healed_after_seconds: change.healed_after_seconds,
             times: 1,
         }));
-        // Times of the status are whole seconds, so what it tells of one second keeps its order.
-        entries.sort_by_key(|entry| entry.at);
+        in_order(&mut entries);
         match self.output {
             Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&entries)?)?,
             Output::Text if entries.is_empty() => writeln!(out, "nothing is told of it yet")?,
@@ -69,6 +73,16 @@ impl History {
         }
         Ok(OK)
     }
+}
+
+/// The oldest first. Times of the status are whole seconds, those of events are not: of one second, what was found and done
+/// comes before what changed by it, and the status keeps its own order.
+fn in_order(entries: &mut [Entry]) {
+    entries.sort_by_key(|entry| {
+        let is_change = entry.kind == CHANGE;
+        let within = if is_change { 0 } else { entry.at.subsec_nanosecond() };
+        (entry.at.as_second(), is_change, within)
+    });
 }
 
 fn event(event: &Event) -> Option<Entry> {
@@ -87,11 +101,50 @@ fn event(event: &Event) -> Option<Entry> {
 fn line(entry: &Entry, out: &mut impl Write) -> std::io::Result<()> {
     let Entry { at, kind, why, what, .. } = entry;
     write!(out, "{at:.0}  {kind:<11} {why:<14} {what}")?;
-    if let Some(seconds) = entry.healed_after_seconds {
+    if let Some(seconds) = entry.healed_after_seconds.filter(|seconds| *seconds > AT_ONCE_SECONDS) {
         write!(out, " (as declared again after {seconds} s)")?;
     }
     if entry.times > 1 {
         write!(out, " ({} times)", entry.times)?;
     }
     writeln!(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(at: &str, kind: &str, what: &str, healed_after_seconds: Option<i64>) -> Entry {
+        let at = at.parse().unwrap();
+        let (kind, what) = (kind.to_owned(), what.to_owned());
+        Entry { at, kind, why: "DeadRelay".to_owned(), what, healed_after_seconds, times: 1 }
+    }
+
+    #[test]
+    fn of_one_second_what_was_done_is_told_before_what_changed_by_it() {
+        let mut entries = [
+            entry("2026-01-01T00:00:05Z", CHANGE, "eu-1 cannot be seen", Some(1)),
+            entry("2026-01-01T00:00:05Z", CHANGE, "eu-3 moved from eu-1 to eu-2", Some(2)),
+            entry("2026-01-01T00:00:05.9Z", "SetRoute", "eu-3: route set", None),
+            entry("2026-01-01T00:00:05.1Z", "Diagnose", "eu-1 refuses", None),
+            entry("2026-01-01T00:00:04.9Z", "Prepare", "before", None),
+        ];
+        in_order(&mut entries);
+        let mut told = Vec::new();
+        for entry in &entries {
+            line(entry, &mut told).unwrap();
+        }
+        let told = String::from_utf8(told).unwrap();
+        let what: Vec<&str> = told.lines().map(|line| line.split_once("DeadRelay").unwrap().1.trim()).collect();
+        assert_eq!(
+            what,
+            [
+                "before",
+                "eu-1 refuses",
+                "eu-3: route set",
+                "eu-1 cannot be seen",
+                "eu-3 moved from eu-1 to eu-2 (as declared again after 2 s)"
+            ]
+        );
+    }
 }

@@ -41,7 +41,14 @@ pub async fn topology(client: &Client, namespace: &str, name: &str) -> anyhow::R
 pub async fn look(client: &Client, namespace: &str, topology: &ReplicaTopology) -> anyhow::Result<Look> {
     let desired = Desired::try_from(&topology.spec).map_err(|rejections| {
         let all: Vec<String> = rejections.iter().map(ToString::to_string).collect();
-        anyhow!("{} is refused:\n{}", topology.name_any(), all.join("\n"))
+        let name = topology.name_any();
+        anyhow!(
+            "{name} is refused, so which servers to ask and what for is not to be told:\n{}\n\nCorrect it; until then \
+             nothing is done about the tree, and its servers stream on. The tree is shown by `kubectl waltree adopt ADDRESS` \
+             from any of them, what happened by `kubectl waltree history {name}`, and a corrected manifest is tried out by \
+             `kubectl waltree plan {name} -f FILE`.",
+            all.join("\n")
+        )
     })?;
     let timing = Timing { tick: Duration::from_millis(500), ..Timing::default() };
     let wallet = Wallet::secrets(Api::namespaced(client.clone(), namespace));

@@ -8,6 +8,7 @@ mod history;
 pub mod look;
 mod operator;
 pub mod plugin;
+mod proposal;
 mod simulate;
 mod validate;
 mod what_if;
@@ -48,6 +49,19 @@ pub enum Command {
     Simulate(simulate::Simulate),
     /// Run the operator until it is told to stop.
     Operator(operator::Operator),
+}
+
+/// The arguments, or the exit code when there is nothing to be done by them: after `--help` 0, and where they are wrong that of
+/// what could not be done. Left to itself clap ends with 2, which says here that a tree is not as declared.
+///
+/// # Errors
+/// The exit code, when help was asked for or the arguments are wrong; either is printed by then.
+pub fn arguments<A: Parser>() -> Result<A, ExitCode> {
+    A::try_parse().map_err(|error| {
+        // Nothing is to be done when the output is closed.
+        let _ = error.print();
+        ExitCode::from(if error.use_stderr() { ERROR } else { OK })
+    })
 }
 
 /// The exit code of a command that has ended. What kept it from being done is told in one line: it is for whoever typed

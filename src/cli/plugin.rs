@@ -1,7 +1,6 @@
 //! `kubectl waltree`: the verbs for people.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -13,11 +12,12 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use super::acknowledge::Acknowledge;
 use super::history::History;
 use super::look::{Look, look, topology};
+use super::proposal::{self, Planned};
 use super::what_if::WhatIf;
 use super::why::Why;
 use super::{DEGRADED, OK, adopt, draw, validate};
 use crate::api::ReplicaTopology;
-use crate::model::Diagnosis;
+use crate::model::Desired;
 
 /// Shows PostgreSQL replica trees and what is done about them.
 #[derive(Debug, Parser)]
@@ -36,10 +36,10 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Show the tree as it is seen now, asked of the servers: lag of each hop and in all, fallbacks, what is wrong.
-    /// Exit code 0: as declared, 2: something is wrong.
+    /// Exit code 0: nothing is wrong and everybody receives from the server that the spec gives it, 2: not so.
     Tree(Named),
-    /// Show what would be done now and why, and what is waited for; with -f, if that manifest were applied. Nothing is
-    /// written. Exit code 0: nothing to do, 2: there is.
+    /// Show what would be done and why, what is waited for, and who would receive from whom; with -f, if that manifest were
+    /// applied. Nothing is written. Exit code 0: nothing to do and nothing wrong, 2: there is.
     Plan(Planned),
     /// Crawl a running fleet from any of its servers, and print a manifest in which it is as it is now: groups read off
     /// the tree, `automation: Observe`, and what is to be known as comments. Nothing is written to any server, and no
@@ -67,15 +67,6 @@ struct Named {
     /// How to print it.
     #[arg(long, short, default_value = "text")]
     output: Output,
-}
-
-#[derive(Debug, Args)]
-struct Planned {
-    /// Name of the ReplicaTopology.
-    name: String,
-    /// A manifest to plan for instead of the applied one.
-    #[arg(long, short)]
-    file: Option<PathBuf>,
 }
 
 /// How an answer is printed.
@@ -110,6 +101,7 @@ pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<E
         Verb::Plan(planned) => {
             let cluster = cluster().await?;
             let mut topology = cluster.topology(&planned.name).await?;
+            let before = Desired::try_from(&topology.spec).ok();
             if let Some(file) = &planned.file {
                 let manifest = validate::only_topology(file)?;
                 if let Some(other) = manifest.metadata.name.filter(|name| *name != planned.name) {
@@ -117,7 +109,8 @@ pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<E
                 }
                 topology.spec = manifest.spec;
             }
-            plan(&look(&cluster.client, &cluster.namespace, &topology).await?, out)?
+            let look = look(&cluster.client, &cluster.namespace, &topology).await?;
+            proposal::show(&planned, &look, before.as_ref(), out)?
         }
         Verb::WhatIf(what) => {
             if let Some(file) = &what.file {
@@ -184,13 +177,5 @@ fn tree(look: &Look, output: Output, out: &mut impl Write) -> anyhow::Result<u8>
         Output::Text => write!(out, "{}", draw::text(&lines))?,
         Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&lines)?)?,
     }
-    let failing = look.plan.findings.iter().any(|finding| Diagnosis::is_failure(finding.diagnosis));
-    Ok(if failing { DEGRADED } else { OK })
-}
-
-fn plan(look: &Look, out: &mut impl Write) -> anyhow::Result<u8> {
-    write!(out, "{}", draw::plan_text(&look.plan))?;
-    let mut steps = look.plan.steps.iter().chain(&look.plan.withheld);
-    let calm = steps.all(|planned| planned.step.is_housekeeping()) && look.plan.waits.is_empty();
-    Ok(if calm { OK } else { DEGRADED })
+    Ok(if draw::is_as_declared(&lines, &look.plan) { OK } else { DEGRADED })
 }

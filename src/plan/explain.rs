@@ -1,11 +1,13 @@
-//! Why a node is wanted where it is: what it prefers, what each of those is good for now, and who has room.
+//! Why a node is wanted where it is: what it prefers, what each of those is good for now, and who has room. And how far what
+//! is wanted is from what is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::prefer::preferences;
 use super::spread::Spread;
-use super::{Plan, Standing, World, ready};
-use crate::model::{Desired, Millis, NodeName, Observed, Route};
+use super::{Plan, Readiness, Standing, Step, Wait, World, ready, standing};
+use crate::model::tree::Edge;
+use crate::model::{ByNode, Desired, Management, Millis, NodeName, Observed, Route};
 
 /// One possible upstream of a node, the most preferred first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,4 +90,80 @@ pub fn explain(desired: &Desired, observed: &Observed, plan: &Plan, node: &NodeN
         candidates: listed.into_iter().map(candidate).collect(),
         installed: world.installed(node).cloned(),
     }
+}
+
+/// A wanted route beside what is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Intent {
+    /// Whose.
+    pub node: NodeName,
+    /// The route that it is to have.
+    pub wanted: Route,
+    /// The route that was installed when it was seen last.
+    pub installed: Option<Route>,
+    /// It is not there yet.
+    pub is_due: bool,
+    /// A step of this plan sets it, or would if that were allowed.
+    pub is_now: bool,
+    /// The node does not receive from its first entry, and will.
+    pub is_move: bool,
+    /// What it waits for.
+    pub wait: Option<Wait>,
+}
+
+/// Every wanted route, in the order of the spec, and how far it is from being there. The steps of a plan are those of one
+/// moment: where a route waits for its slots, its move is a later plan's and no less certain.
+pub fn intents(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Intent> {
+    let addresses = desired.addresses();
+    let set: BTreeSet<&NodeName> = plan
+        .steps
+        .iter()
+        .chain(&plan.withheld)
+        .filter(|planned| matches!(planned.step, Step::SetRoute { .. }))
+        .map(|planned| planned.step.owner())
+        .collect();
+    let intent = |node: &NodeName| {
+        let wanted = plan.wanted.get(node)?;
+        let ours = desired.group_of(node).is_some_and(|group| group.management == Management::Routes);
+        let last = observed.last(node);
+        let is_there = last.is_some_and(|facts| desired.has_installed(node, wanted, facts));
+        let edge = plan.sight.edges.get(node);
+        let elsewhere = edge.is_some_and(|edge| edge.upstream() != wanted.first());
+        // One that receives from nobody at the moment and has its route is not moved by us.
+        let strays = elsewhere && edge.is_some_and(|edge| *edge != Edge::None);
+        let is_now = set.contains(node);
+        let is_due = ours && (is_now || !is_there || strays);
+        Some(Intent {
+            node: node.clone(),
+            wanted: wanted.clone(),
+            installed: last.and_then(|facts| standing::installed(&addresses, facts)),
+            is_due,
+            is_now,
+            is_move: is_due && elsewhere,
+            wait: plan.waits.iter().find(|wait| wait.node == *node).cloned(),
+        })
+    };
+    desired.groups.iter().flat_map(|group| &group.members).filter_map(intent).collect()
+}
+
+/// Where each standby would go on by itself now when the server that it receives from is lost: what is installed and runs
+/// there, not what is wanted.
+pub fn fallbacks(
+    desired: &Desired,
+    observed: &Observed,
+    plan: &Plan,
+    now: Millis,
+) -> ByNode<Vec<(NodeName, Readiness)>> {
+    let world = World::new(desired, observed, &plan.sight, now);
+    let standby = |node: &&NodeName| observed.last(node).is_some_and(|facts| facts.in_recovery);
+    let all = desired.nodes.keys().filter(standby).filter_map(|node| Some((node, world.installed(node)?)));
+    let state = |node: &NodeName, upstream: &NodeName| match ready::fallback(&world, node, upstream) {
+        Ok(()) => Readiness::Unproven,
+        Err(_) => Readiness::NotReady,
+    };
+    all.map(|(node, route)| {
+        let others = route.entries.iter().filter(|entry| world.upstream(node) != Some(*entry));
+        (node.clone(), others.map(|entry| (entry.clone(), state(node, entry))).collect())
+    })
+    .collect()
 }

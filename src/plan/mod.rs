@@ -28,7 +28,7 @@ mod want;
 mod world;
 
 pub use adopt::{Adoption, adopt};
-pub use explain::{Candidate, Explanation, explain};
+pub use explain::{Candidate, Explanation, Intent, explain, fallbacks as installed_fallbacks, intents};
 pub use record::record;
 pub use slots::TEARDOWN_MILLISECONDS;
 pub use standing::Standing;
