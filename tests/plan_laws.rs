@@ -36,7 +36,8 @@ fn within_limits(fleet: &Fleet) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Law 7, by libpq alone: whoever is lost, nobody has more than his burst limit, and everybody else is fed unless the lost
+/// Law 7, by libpq alone: whoever is lost, nobody has more than his burst limit, and everybody else is fed unless the
+/// lost
 /// one is the primary.
 fn survives_any_one_loss(fleet: &mut Fleet) -> Result<(), TestCaseError> {
     let servers = fleet.servers.clone();

@@ -83,7 +83,8 @@ fn standbys(fleet: &Fleet) -> Vec<NodeName> {
     fleet.desired.nodes.keys().filter(|node| **node != fleet.primary).cloned().collect()
 }
 
-/// Law 2, of what counts as ready: a slot that is of use, the WAL that the child would ask for, and a history that has all
+/// Law 2, of what counts as ready: a slot that is of use, the WAL that the child would ask for, and a history that
+/// has all
 /// of the child's.
 /// `rooted`: when a path was there last; one that is away for less than the patience is not given up.
 fn ready_is_proven(
@@ -169,12 +170,15 @@ fn say(facts: &mut Facts, lie: Lie, other: &NodeName) {
         Lie::HasNoSenders => facts.senders.clear(),
         Lie::HasNoHolders => facts.slots.values_mut().for_each(|slot| slot.active_pid = None),
         Lie::SendersWithoutNames => {
-            facts.senders.iter_mut().for_each(|sender| sender.application_name = "walreceiver".to_owned());
+            for sender in &mut facts.senders {
+                "walreceiver".clone_into(&mut sender.application_name);
+            }
         }
     }
 }
 
-/// The upstream that both ends agree on: the child names it and uses its own slot, and there a walsender of the child's name
+/// The upstream that both ends agree on: the child names it and uses its own slot, and there a walsender of the
+/// child's name
 /// holds that slot.
 fn agreed(desired: &Desired, observed: &Observed, child: &NodeName) -> Option<NodeName> {
     let receiver = observed.seen(child)?.receiver.as_ref()?;
@@ -186,7 +190,8 @@ fn agreed(desired: &Desired, observed: &Observed, child: &NodeName) -> Option<No
     (held && receiver.slot.as_deref() == Some(child.slot())).then(|| named.name.clone())
 }
 
-/// Law 9: an edge is seen when both ends agree, a slot is released and an arrival recorded only by an edge that is seen.
+/// Law 9: an edge is seen when both ends agree, a slot is released and an arrival recorded only by an edge that is
+/// seen.
 fn verified_before_recorded(fleet: &Fleet, observed: &Observed, made: &Plan) -> Result<(), TestCaseError> {
     let desired = &fleet.desired;
     for (node, edge) in tree::edges(desired, observed) {
@@ -251,11 +256,17 @@ proptest! {
         let names = standbys(&fleet);
         let at = |which: &u8| &names[usize::from(*which) % names.len()];
         if !names.is_empty() {
-            holding.iter().for_each(|which| strike(&mut fleet, Blow::HoldsXmin, at(which)));
-            away.iter().for_each(|which| strike(&mut fleet, Blow::Dies, at(which)));
+            for which in &holding {
+                strike(&mut fleet, Blow::HoldsXmin, at(which));
+            }
+            for which in &away {
+                strike(&mut fleet, Blow::Dies, at(which));
+            }
         }
-        // A slot whose owner streams elsewhere is moved forward every 10 s, within which it keeps less than six segments here.
-        // Ten seconds count as a reconnect, ten more is the pace of what is moved forward; then the bound has to be passed.
+        // A slot whose owner streams elsewhere is moved forward every 10 s, within which it keeps less than six
+        // segments here.
+        // Ten seconds count as a reconnect, ten more is the pace of what is moved forward; then the bound has to be
+        // passed.
         for _ in 0..40 + 4 * bound_segments {
             round(&mut fleet, |_| true)?;
         }
@@ -302,7 +313,8 @@ proptest! {
     }
 }
 
-/// Law 3 in the end: no idle slot on a server that runs holds back transactions, or keeps more WAL than the bound beyond
+/// Law 3 in the end: no idle slot on a server that runs holds back transactions, or keeps more WAL than the bound
+/// beyond
 /// what the server needs for its own recovery.
 fn is_released(fleet: &Fleet) -> Result<(), TestCaseError> {
     for (on, server) in fleet.servers.iter().filter(|(_, server)| server.up) {

@@ -153,7 +153,7 @@ impl<'a> Drawing<'a> {
         let fallbacks = self.fallbacks.get(node).into_iter().flatten();
         let fallback = |(name, readiness): &(NodeName, Readiness)| Fallback {
             node: name.to_string(),
-            prepared: *readiness == Readiness::Unproven,
+            prepared: readiness.is_ready(),
         };
         Line {
             node: node.to_string(),

@@ -157,10 +157,7 @@ pub fn fallbacks(
     let world = World::new(desired, observed, &plan.sight, now);
     let standby = |node: &&NodeName| observed.last(node).is_some_and(|facts| facts.in_recovery);
     let all = desired.nodes.keys().filter(standby).filter_map(|node| Some((node, world.installed(node)?)));
-    let state = |node: &NodeName, upstream: &NodeName| match ready::fallback(&world, node, upstream) {
-        Ok(()) => Readiness::Unproven,
-        Err(_) => Readiness::NotReady,
-    };
+    let state = |node: &NodeName, upstream: &NodeName| ready::fallback(&world, node, upstream);
     all.map(|(node, route)| {
         let others = route.entries.iter().filter(|entry| world.upstream(node) != Some(*entry));
         (node.clone(), others.map(|entry| (entry.clone(), state(node, entry))).collect())

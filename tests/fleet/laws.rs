@@ -11,7 +11,8 @@ use super::Fleet;
 /// Rounds of 500 ms within which any fleet here comes to rest: settling takes 10 of them, moves go 8 at a time.
 const ROUNDS_MAX: usize = 80;
 
-/// Every prefix of a plan is legal: no ring, only seen servers written, nothing dropped that is in use (laws 1, 3, 4, 8).
+/// Every prefix of a plan is legal: no ring, only seen servers written, nothing dropped that is in use (laws 1, 3, 4,
+/// 8).
 pub(crate) fn legal(desired: &Desired, observed: &Observed, made: &Plan) -> Result<(), TestCaseError> {
     let mut union = Union::of(desired, observed);
     prop_assert!(!union.is_cyclic(), "the fleet has a ring already");

@@ -120,9 +120,10 @@ fn rooted(view: &View<'_>, primary: &Primary<'_>) -> Verdict {
         (None, _) => Plain::Unrooted.into(),
     };
     let message = format!(
-        "{} of {} nodes have no proven path to the primary: {}. {}",
+        "{} of {} nodes {} no proven path to the primary: {}. {}",
         not.len(),
         view.desired.nodes.len(),
+        if not.len() == 1 { "has" } else { "have" },
         texts::names(not.iter().map(|node| node.as_str())),
         about(first.as_str(), &explain(view, first)),
     );
