@@ -171,6 +171,42 @@ async fn a_topology_is_built_healed_reported_and_taken_down_with_the_operators_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_waits_for_slots_that_a_server_does_not_let_go() {
+    let (server, tree) = (ApiServer::start(), star().await);
+    install(&server);
+    let client = server.client().await;
+    let operator = Operator::start(&server, "first").await;
+    apply(&server, "default", &manifest(&tree));
+    eventually("the topology is ready", async || ready(&client, "default").await.is_some()).await;
+    let attributes = async |attributes: &str| {
+        tree.sql("core-1", &format!("ALTER ROLE waltree {attributes}")).await;
+        let flag = "SELECT rolreplication FROM pg_roles WHERE rolname = 'waltree'";
+        for node in ["core-1", "eu-1", "eu-2", "eu-3"] {
+            tree.until(node, flag, if attributes == "REPLICATION" { "t" } else { "f" }).await;
+        }
+    };
+    attributes("NOREPLICATION").await;
+    let topologies: Api<ReplicaTopology> = Api::namespaced(client.clone(), "default");
+    topologies.delete("orders", &DeleteParams::default()).await.unwrap();
+    // Some try, and the others wait before they are tried again: neither is the end.
+    let failed = async || {
+        let figure = "waltree_steps_total{kind=\"DropSlot\",outcome=\"failed\"}";
+        operator.figure(figure).await.unwrap_or(0.0)
+    };
+    eventually("it was tried again and again", async || failed().await >= 12.0).await;
+    let status = topologies.get("orders").await.unwrap().status.unwrap();
+    let converged = status.conditions.iter().find(|condition| condition.type_ == "Converged").unwrap();
+    assert_eq!((&*converged.status, &*converged.reason), ("False", "StepFailed"), "{}", converged.message);
+
+    attributes("REPLICATION").await;
+    eventually("the topology is gone", async || topologies.get_opt("orders").await.unwrap().is_none()).await;
+    for node in ["core-1", "eu-1", "eu-2", "eu-3"] {
+        let idle = "SELECT count(*)::text FROM pg_replication_slots WHERE NOT active";
+        assert_eq!(tree.value(node, idle).await, "0", "an idle slot is left on {node}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_of_another_text_is_told_anew_and_the_same_text_is_told_as_a_repetition() {
     let server = ApiServer::start();
     let client = server.client().await;

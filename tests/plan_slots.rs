@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fleet::Fleet;
-use waltree::model::memory::Namesake;
+use waltree::model::memory::{FailedStep, Namesake};
 use waltree::model::observed::Sender;
 use waltree::model::{
     Automation, ByNode, Desired, Diagnosis, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Memory, Millis,
@@ -475,7 +475,7 @@ fn whoever_left_the_spec_is_no_namesake_any_more_and_what_failed_there_is_forgot
     let Observed { mut nodes, mut memory } = fleet.observe();
     for (node, on) in [("eu-5", "eu-6"), ("eu-6", "eu-5"), ("eu-5", "eu-4")] {
         memory.namesakes.insert((name(node), name(on), 7), Namesake { lives: true, ..Namesake::default() });
-        memory.failed_steps.insert((name(on), name(node), "CreateSlot"), (1, fleet.now));
+        memory.failed_steps.insert((name(on), name(node), "CreateSlot"), FailedStep::default());
     }
     let mut desired = fleet.desired.clone();
     desired.nodes.retain(|node, _| *node != name("eu-6"));

@@ -11,6 +11,7 @@ use std::time::Duration;
 use strum::{EnumMessage as _, IntoEnumIterator as _};
 use waltree::api::{ConditionType, Reason};
 use waltree::model::{Diagnosis, NodeName};
+use waltree::plan::{WaitReason, Why};
 use waltree::web::{Metrics, Tree};
 
 const README: &str = include_str!("../README.md");
@@ -40,6 +41,18 @@ fn what_is_done_about_each_diagnosis_is_in_the_readme_as_the_code_says_it() {
 }
 
 #[test]
+fn why_a_step_is_done_and_what_it_waits_for_are_in_the_readme_as_the_code_says_it() {
+    let why = Why::iter().map(|why| (why.to_string(), why.get_documentation().unwrap()));
+    let waits = WaitReason::iter().map(|reason| (reason.to_string(), reason.get_documentation().unwrap()));
+    let expected: BTreeMap<_, _> = why.chain(waits).collect();
+    assert_eq!(first_cells("Steps"), expected.keys().cloned().collect());
+    for (reason, what) in expected {
+        let row = format!("| `{reason}` | {what} |");
+        assert!(README.lines().any(|line| line == row), "the README lacks this row:\n{row}");
+    }
+}
+
+#[test]
 fn every_metric_is_in_the_readme_and_no_other() {
     // A figure with labels is shown from its first value on.
     let metrics = Metrics::default();
@@ -48,6 +61,7 @@ fn every_metric_is_in_the_readme_and_no_other() {
     let retained = BTreeMap::from([(NodeName::new("eu-1").unwrap(), 0)]);
     metrics.show(&tree, &lag, &BTreeMap::from([(Diagnosis::DeadRelay, 1)]), &retained);
     metrics.stepped("SetRoute", true);
+    metrics.accepted(&tree, true);
     let text = metrics.text().unwrap();
     let name = |line: &str| {
         let mut words = line.strip_prefix("# TYPE ")?.split(' ');

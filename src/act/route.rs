@@ -1,6 +1,5 @@
 //! The route of a node, as PostgreSQL settings.
 
-use futures::future::{OptionFuture, try_join};
 use tokio_postgres::Client;
 
 use super::NotDone;
@@ -9,8 +8,8 @@ use crate::model::conninfo::MASK;
 
 const RELOAD: &str = "SELECT pg_reload_conf()";
 
-/// Writes the settings, and reloads when both were taken: with the slot's name alone the node would be led back to its old
-/// upstream, which may have no slot of that name. The two leave in one go, and the reload when both are answered.
+/// Writes the settings, and reloads when both were taken: with one alone the node would be led to an upstream that has no
+/// slot of the name that it asks for.
 pub(super) async fn set(session: &Client, conninfo: &Conninfo, nudge: bool, slot: Option<&str>) -> Result<(), NotDone> {
     let text = writable(conninfo)?;
     // Only a changed string reconnects (postgres-facts.md 1.1), and a blank at the end changes nothing else.
@@ -18,10 +17,12 @@ pub(super) async fn set(session: &Client, conninfo: &Conninfo, nudge: bool, slot
     let slot = slot.map(|slot| format!("ALTER SYSTEM SET primary_slot_name = {}", literal(slot)));
     let conninfo = format!("ALTER SYSTEM SET primary_conninfo = {}", literal(&text));
     session.batch_execute("SELECT 1").await?;
-    // Polled in this order, which is the order in which they are sent. The slot's name is first: it is the same for
-    // ever after, so that a plan that is cut here leaves the old route with a right slot name.
-    let slot = OptionFuture::from(slot.as_ref().map(|sql| session.batch_execute(sql)));
-    try_join(async { slot.await.transpose() }, session.batch_execute(&conninfo)).await?;
+    // The slot's name is first, once in the life of a node: a plan that is cut here leaves the old route with a right slot
+    // name. Only when it was taken is there anything for the new one.
+    if let Some(slot) = slot {
+        session.batch_execute(&slot).await?;
+    }
+    session.batch_execute(&conninfo).await?;
     session.batch_execute(RELOAD).await?;
     Ok(())
 }

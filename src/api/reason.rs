@@ -96,7 +96,7 @@ impl Reason {
             Self::Unseen(_) => &[Ready, Writable, Serving, Rooted, Converged],
             Self::Plain(reason) => match reason {
                 Plain::Valid => &[Accepted],
-                Plain::Invalid => &[Accepted, Ready],
+                Plain::Invalid => &[Ready, Accepted, Writable, Serving, Rooted, FallbacksReady, Converged, Progressing],
                 Plain::AsDeclared => &[Ready, Converged],
                 Plain::Degraded | Plain::Healing => &[Ready],
                 Plain::PrimarySeen => &[Writable],

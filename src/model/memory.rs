@@ -57,8 +57,8 @@ pub struct Memory {
     pub blind_since: Option<Millis>,
     /// Per node.
     pub nodes: ByNode<NodeMemory>,
-    /// Steps that failed last time: on which server, for whom, of which kind; how often in a row, and when last.
-    pub failed_steps: BTreeMap<(NodeName, NodeName, &'static str), (u32, Millis)>,
+    /// Steps that failed last time: on which server, for whom, of which kind.
+    pub failed_steps: BTreeMap<(NodeName, NodeName, &'static str), FailedStep>,
     /// Walsenders that use a node's name and are not the node's: whose, on which server, with which process id.
     pub namesakes: BTreeMap<(NodeName, NodeName, i32), Namesake>,
     /// Nodes that were taken out of the spec and whose slots may still be somewhere.
@@ -67,6 +67,17 @@ pub struct Memory {
     pub left_on: BTreeMap<NodeName, BTreeSet<NodeName>>,
     /// Since when the topology is being deleted; `None` when it is not.
     pub deleting_since: Option<Millis>,
+}
+
+/// A step that failed last time.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FailedStep {
+    /// How often in a row.
+    pub times: u32,
+    /// When last.
+    pub at: Millis,
+    /// What the server said then, without any secret.
+    pub error: String,
 }
 
 /// Where the primary was.
@@ -248,7 +259,7 @@ impl Memory {
 
     /// When a step failed last that has not succeeded since.
     pub fn failed_at(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> Option<Millis> {
-        self.failed_steps.get(&(server.clone(), owner.clone(), kind)).map(|(_, at)| *at)
+        self.failed_steps.get(&(server.clone(), owner.clone(), kind)).map(|failed| failed.at)
     }
 
     /// Whether a node's readers have seen data older than the bound for at least so long.
@@ -257,13 +268,11 @@ impl Memory {
         since.is_some_and(|since| self.at.since(since) >= patience_milliseconds)
     }
 
-    /// Whether a step that failed is to wait before it is tried again: twice as long each time, up to ten seconds.
-    pub fn is_to_wait(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> bool {
-        let failed = self.failed_steps.get(&(server.clone(), owner.clone(), kind));
-        failed.is_some_and(|(times, at)| {
-            let pause = TRY_AGAIN_MILLISECONDS.saturating_mul(1 << times.saturating_sub(1).min(DOUBLINGS_MAX));
-            self.at.since(*at) < pause
-        })
+    /// What failed, of a step that is to wait before it is tried again: twice as long each time, up to ten seconds.
+    pub fn is_to_wait(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> Option<&FailedStep> {
+        let failed = self.failed_steps.get(&(server.clone(), owner.clone(), kind))?;
+        let pause = TRY_AGAIN_MILLISECONDS.saturating_mul(1 << failed.times.saturating_sub(1).min(DOUBLINGS_MAX));
+        (self.at.since(failed.at) < pause).then_some(failed)
     }
 
     /// The sample that shows a node standing still: the primary was beyond the node's position then, that is
@@ -411,15 +420,23 @@ impl NodeMemory {
         while self.restarts.front().is_some_and(|at| now.since(*at) >= FORGIVEN_AFTER_MILLISECONDS) {
             self.restarts.pop_front();
         }
-        self.asked_at = facts.asked_at;
         // One that was just started has had no time to receive anything: how long it stood still before says nothing.
         if facts.position != self.position || started_anew {
+            let first_look = self.asked_at == Millis(0) || started_anew;
             self.position = facts.position;
-            self.advanced_at = now;
+            let silent_for = facts.receiver.as_ref().map_or(0, |receiver| receiver.silent_for_milliseconds);
+            self.advanced_at = if first_look { now } else { advanced_at(facts.asked_at, silent_for, self.asked_at) };
         }
+        self.asked_at = facts.asked_at;
         self.reached = self.reached.max(reached);
         self.shown = self.shown.max(shown);
     }
+}
+
+/// When a node whose position is another one than at the look before came to it: not before that look, and not after the
+/// last word of its upstream. The look that shows it may be a whole tick later.
+fn advanced_at(look: Millis, silent_for_milliseconds: u64, look_before: Millis) -> Millis {
+    Millis(look.0.saturating_sub(silent_for_milliseconds)).max(look_before)
 }
 
 #[cfg(test)]
@@ -436,5 +453,12 @@ mod tests {
         assert_eq!(memory.stands_still(&node, 500), None);
         memory.nodes.insert(node.clone(), asked(1_500));
         assert_eq!(memory.stands_still(&node, 500), Some(&sample));
+    }
+
+    #[test]
+    fn a_node_last_moved_when_its_upstream_last_spoke_and_between_two_looks_whatever_its_clock_says() {
+        assert_eq!(advanced_at(Millis(5_000), 700, Millis(4_000)), Millis(4_300));
+        assert_eq!(advanced_at(Millis(5_000), 86_400_000, Millis(4_000)), Millis(4_000));
+        assert_eq!(advanced_at(Millis(5_000), 0, Millis(4_000)), Millis(5_000));
     }
 }

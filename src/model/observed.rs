@@ -88,6 +88,9 @@ pub struct Receiver {
     pub slot: Option<String>,
     /// Timeline of the WAL received last.
     pub timeline: Timeline,
+    /// How long ago its upstream said anything, in milliseconds; 0 when that is not known. By the wall clock of the server,
+    /// which may have been stepped meanwhile: good for choosing between two looks at it, and for no more.
+    pub silent_for_milliseconds: u64,
 }
 
 /// One walsender, from `pg_stat_replication` joined with the slot it holds.

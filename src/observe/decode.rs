@@ -47,6 +47,7 @@ struct ReceiverRow {
     port: Option<i32>,
     slot: Option<String>,
     timeline: Option<u32>,
+    silent_for_milliseconds: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -169,6 +170,7 @@ fn receiver(row: ReceiverRow) -> Option<Receiver> {
         port: u16::try_from(row.port?).ok()?,
         slot: row.slot.filter(|slot| !slot.is_empty()),
         timeline: Timeline(row.timeline?),
+        silent_for_milliseconds: row.silent_for_milliseconds.and_then(|t| u64::try_from(t).ok()).unwrap_or(0),
     })
 }
 

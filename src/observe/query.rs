@@ -61,7 +61,8 @@ FROM (SELECT pg_is_in_recovery() AS recovery) r,
      THEN ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS own) t,
  LATERAL (SELECT $1::int AS remembered) m
  LEFT JOIN LATERAL (SELECT received_tli, json_build_object('pid', pid, 'status', status, 'host', sender_host,
-     'port', sender_port, 'slot', slot_name, 'timeline', received_tli) AS receiver FROM pg_stat_wal_receiver) w ON true"
+     'port', sender_port, 'slot', slot_name, 'timeline', received_tli, 'silent_for_milliseconds',
+     (extract(epoch FROM clock_timestamp() - last_msg_receipt_time) * 1000)::bigint) AS receiver FROM pg_stat_wal_receiver) w ON true"
 );
 
 /// Bytes of one row of [`DISK`].

@@ -138,7 +138,11 @@ pub fn slots_left(server: &NodeName, owners: &BTreeSet<NodeName>, deleting: bool
         }
         many => format!("its slots of {many} nodes are"),
     };
-    let reason = if deleting { "was not seen while the topology was deleted" } else { "was taken out of the spec" };
+    let reason = if deleting {
+        "was not seen, or did not let go, while the topology was deleted"
+    } else {
+        "was taken out of the spec"
+    };
     let cure = "If it runs on, call pg_drop_replication_slot there for each, or they hold its WAL for ever";
     let note = note(&format!("{server} {reason}: {which} not dropped. {cure}."));
     Notice { warning: true, reason: "SlotsLeft", action: "DropSlot", node: server.clone(), note }

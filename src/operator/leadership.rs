@@ -74,6 +74,9 @@ struct Judge {
     sent: Vec<Sent>,
     /// What stood in the Lease when it last changed, and when that was seen.
     seen: Option<(Seen, Millis)>,
+    /// The highest term that ever stood in the Lease, as far as we saw. One that is deleted and made anew begins at nothing,
+    /// and whoever led before keeps its sessions: their right to write has to be outranked all the same (safety.md 1.15).
+    highest_term: u64,
     /// Whether the Lease was ever seen: a holder of our name before that was an earlier life of ours.
     began: bool,
 }
@@ -163,7 +166,7 @@ impl Candidate {
             }
             let term = match deed {
                 Deed::Renew => Term(seen.term),
-                Deed::Take => Term(seen.term + 1),
+                Deed::Take => Term(self.judge.highest_term + 1),
                 Deed::Wait => return Ok(()),
             };
             let renewed = now();
@@ -236,6 +239,7 @@ impl Judge {
         if self.seen.as_ref().is_none_or(|(known, _)| known != seen) {
             self.seen = Some((seen.clone(), now));
         }
+        self.highest_term = self.highest_term.max(seen.term);
         self.recognise(seen, now);
         let still_for = self.seen.as_ref().map_or(0, |(_, since)| now.since(*since));
         match &seen.holder {
@@ -322,6 +326,14 @@ mod tests {
         assert_eq!(judge.decide(&lease("b", 3, 2), Millis(115_000)), Deed::Wait, "it was renewed");
         assert_eq!(judge.decide(&lease("b", 3, 2), Millis(129_999)), Deed::Wait);
         assert_eq!(judge.decide(&lease("b", 3, 2), Millis(130_000)), Deed::Take);
+    }
+
+    #[test]
+    fn a_lease_that_was_deleted_and_made_anew_does_not_bring_back_an_old_term() {
+        let mut judge = judge(None);
+        assert_eq!(judge.decide(&lease("b", 7, 1), Millis(0)), Deed::Wait);
+        assert_eq!(judge.decide(&Seen::default(), Millis(1)), Deed::Take);
+        assert_eq!(judge.highest_term, 7);
     }
 
     #[test]

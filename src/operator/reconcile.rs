@@ -10,8 +10,8 @@ use super::Cluster;
 use super::report::{rejected, status};
 use crate::api::{Acknowledgement, ReplicaTopology, ReplicaTopologyStatus, acknowledgement};
 use crate::model::rooted::Rooted;
-use crate::model::{Desired, Finding, NodeName, Sight};
-use crate::plan::{Outcome, plan};
+use crate::model::{Desired, Finding, NodeName, Observed, Sight};
+use crate::plan::{Done, Outcome, Plan, plan};
 
 /// How often a topology that was refused is looked at again; a change of its spec wakes at once.
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(300);
@@ -73,8 +73,9 @@ pub async fn reconcile<C: Cluster>(
         acknowledged,
         status,
         lag: lag(&plan.sight),
-        out_of_reach: observed.memory.out_of_reach(&desired, &observed.nodes),
+        out_of_reach: out_of_reach(&desired, &observed, &plan, &outcome),
         at_rest: plan.steps.is_empty()
+            && plan.postponed.is_empty()
             && plan.waits.is_empty()
             && observed.nodes.values().all(|view| view.seen().is_some()),
         look_again_after: Duration::from_millis(plan.look_again_after_milliseconds),
@@ -100,6 +101,22 @@ impl Pass {
             look_again_after: REFUSED_AGAIN_AFTER,
         }
     }
+}
+
+/// Servers on which nobody will drop slots of ours, be it that they are not seen or that they refuse to drop them while
+/// the topology is deleted.
+fn out_of_reach(
+    desired: &Desired,
+    observed: &Observed,
+    plan: &Plan,
+    outcome: &Outcome,
+) -> BTreeMap<NodeName, BTreeSet<NodeName>> {
+    let mut left = observed.memory.out_of_reach(desired, &observed.nodes);
+    let refused = plan.postponed.iter().chain(&outcome.done).filter(|done| desired.deleting && done.result.is_err());
+    for Done { planned, .. } in refused {
+        left.entry(planned.step.server().clone()).or_default().insert(planned.step.owner().clone());
+    }
+    left
 }
 
 fn lag(sight: &Sight) -> BTreeMap<NodeName, Duration> {

@@ -54,7 +54,8 @@ pub fn status(
     compose(&view, generation, now)
 }
 
-/// The status of a spec that cannot be acted on: the rest of the previous status stays, as the tree goes on as it is.
+/// The status of a spec that cannot be acted on. Nobody looks at the servers until it is corrected, so what was true of
+/// them may be so no more (law 8); their nodes stay as they were seen last.
 pub fn rejected(rejections: &[Rejection], previous: Option<&Status>, generation: i64, now: Timestamp) -> Status {
     const NAMED: usize = 5;
     let mut status = previous.cloned().unwrap_or_default();
@@ -68,6 +69,17 @@ pub fn rejected(rejections: &[Rejection], previous: Option<&Status>, generation:
     for kind in [ConditionType::Accepted, ConditionType::Ready] {
         let verdict = Verdict::new(Truth::False, Plain::Invalid, message.clone());
         set_condition(&mut status.conditions, kind, verdict, generation, now);
+    }
+    let known: Vec<String> = status.conditions.iter().map(|condition| condition.type_.clone()).collect();
+    let others = ConditionType::iter().filter(|kind| known.contains(&kind.to_string()));
+    for kind in others.filter(|kind| ![ConditionType::Accepted, ConditionType::Ready].contains(kind)) {
+        let message = "No server is looked at until the spec is corrected. See Accepted for what to correct.";
+        let verdict = Verdict::new(Truth::Unknown, Plain::Invalid, message.to_owned());
+        set_condition(&mut status.conditions, kind, verdict, generation, now);
+    }
+    status.tolerates = status.tolerates.map(|_| tolerates(&crate::plan::Tolerates::default()));
+    if let Some(summary) = &mut status.summary {
+        summary.lag = LagBucket::Unknown.to_string();
     }
     status
 }
@@ -125,6 +137,21 @@ impl View<'_> {
     /// The first finding about a node, which is the worst.
     fn finding(&self, node: &NodeName) -> Option<&Finding> {
         self.plan.findings.iter().find(|finding| &finding.node == node)
+    }
+
+    /// Steps that failed when they were tried last, and what was said. Which of them is tried again in this pass does not
+    /// show: they come in the order of their servers.
+    fn failed(&self) -> BTreeMap<(&NodeName, &NodeName, &'static str), (&Planned, &str)> {
+        let tried = self.plan.postponed.iter().chain(&self.outcome.done);
+        let failed =
+            tried.filter_map(|done| Some((key(&done.planned), (&done.planned, done.result.as_ref().err()?.as_str()))));
+        failed.collect()
+    }
+
+    /// Steps that change the tree and did not fail.
+    fn under_way(&self) -> Vec<&Planned> {
+        let failed = self.failed();
+        changes(&self.plan.steps).into_iter().filter(|planned| !failed.contains_key(&key(planned))).collect()
     }
 
     fn unseen(&self, node: &NodeName) -> Option<&Unseen> {
@@ -295,6 +322,11 @@ fn tolerates(planned: &crate::plan::Tolerates) -> Tolerates {
         region: told(planned.region),
         weakest: planned.weakest.clone(),
     }
+}
+
+/// What a step does where to whom.
+fn key(planned: &Planned) -> (&NodeName, &NodeName, &'static str) {
+    (planned.step.server(), planned.step.owner(), (&planned.step).into())
 }
 
 /// Steps that change the tree; the others only keep it as it is and come again and again.

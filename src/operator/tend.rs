@@ -199,6 +199,7 @@ impl Desk {
         for finding in &pass.findings {
             *findings.entry(finding.diagnosis).or_default() += 1;
         }
+        self.metrics.accepted(&tree(topology), pass.accepted);
         self.metrics.show(&tree(topology), &pass.lag, &findings, &pass.retained_bytes);
     }
 

@@ -65,8 +65,8 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
     }
     diagnose::diagnose(&world, &mut plan);
     let memory = &observed.memory;
-    plan.steps.retain(|p| !memory.is_to_wait(p.step.server(), p.step.owner(), (&p.step).into()));
     withhold(&world, &mut plan);
+    postpone(&world, &mut plan);
     let patience = desired.healing.suspect_after_milliseconds;
     if desired.nodes.keys().any(|node| memory.is_in_doubt(node, patience)) {
         plan.look_again_after_milliseconds = plan.look_again_after_milliseconds.min(DOUBT_MILLISECONDS);
@@ -77,6 +77,17 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
     }
     plan.sight = sight;
     plan
+}
+
+/// Moves what failed a moment ago from the steps to what is postponed.
+fn postpone(world: &World<'_>, plan: &mut Plan) {
+    let memory = &world.observed.memory;
+    for planned in std::mem::take(&mut plan.steps) {
+        match memory.is_to_wait(planned.step.server(), planned.step.owner(), (&planned.step).into()) {
+            Some(failed) => plan.postponed.push(Done { planned, result: Err(failed.error.clone()) }),
+            None => plan.steps.push(planned),
+        }
+    }
 }
 
 /// Moves what automation or management forbids from the steps to what is withheld.

@@ -1,7 +1,7 @@
 //! What the memory keeps of steps that were carried out.
 
 use super::step::{Outcome, Step, Why};
-use crate::model::memory::Ordered;
+use crate::model::memory::{FailedStep, Ordered};
 use crate::model::{Memory, Millis};
 
 /// Remembers orders and heartbeats. A failed order is remembered too: it may have been written before it failed, so it
@@ -10,9 +10,9 @@ pub fn record(memory: &mut Memory, outcome: &Outcome, now: Millis) {
     for done in &outcome.done {
         let step = &done.planned.step;
         let key = (step.server().clone(), step.owner().clone(), step.into());
-        if done.result.is_err() {
-            let failed = memory.failed_steps.entry(key).or_insert((0, now));
-            *failed = (failed.0.saturating_add(1), now);
+        if let Err(error) = &done.result {
+            let failed = memory.failed_steps.entry(key).or_default();
+            *failed = FailedStep { times: failed.times.saturating_add(1), at: now, error: error.clone() };
         } else {
             memory.failed_steps.remove(&key);
         }

@@ -105,7 +105,7 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>,
     };
     let without = |why: &str| (WaitReason::NoPrimary, why.to_owned());
     let Some(wanted) = plan.wanted.get(node) else {
-        let lonely = (WaitReason::NoUpstream, "no upstream is left that has a path to the primary".to_owned());
+        let lonely = (WaitReason::NoUpstream, lonely(world, node));
         return Err(no_primary.map_or(lonely, without));
     };
     let Some(facts) = world.seen(node) else {
@@ -131,6 +131,21 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>,
     synchronous::hangs(world, plan, node, facts, &route)?;
     let why = reason(world, node, wanted, urgent);
     Ok(Some(Next::Move(set(world, node, facts, route, urgent, why))))
+}
+
+/// Nobody is left to point a node to: because nobody has a path, or because it got nothing wherever it was pointed to.
+fn lonely(world: &World<'_>, node: &NodeName) -> String {
+    let memory = &world.observed.memory;
+    let refusers: Vec<&str> =
+        world.desired.nodes.keys().filter(|other| memory.is_refused(node, other)).map(NodeName::as_str).collect();
+    if refusers.is_empty() {
+        return "no upstream is left that has a path to the primary".to_owned();
+    }
+    format!(
+        "no upstream is left: it got nothing from {}, one after the other, and is pointed there again after a while. Read its \
+         log: its passfile or certificate, their pg_hba.conf",
+        refusers.join(", ")
+    )
 }
 
 /// No path to the primary for longer than the patience, nothing from an upstream that failed for half of it, or no

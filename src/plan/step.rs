@@ -137,7 +137,19 @@ impl Step {
 }
 
 /// Why a step is done: what events and `kubectl waltree plan` say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::Display, strum::IntoStaticStr)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    strum::Display,
+    strum::EnumIter,
+    strum::EnumMessage,
+    strum::IntoStaticStr,
+)]
 pub enum Why {
     /// The primary has been quiet; its position is to move.
     Quiet,
@@ -220,7 +232,19 @@ pub struct Wait {
 }
 
 /// What a plan can wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::Display, strum::EnumIter, strum::IntoStaticStr)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    strum::Display,
+    strum::EnumIter,
+    strum::EnumMessage,
+    strum::IntoStaticStr,
+)]
 pub enum WaitReason {
     /// No primary is seen, so nobody can be called rooted and nobody is moved.
     NoPrimary,
@@ -275,6 +299,8 @@ pub struct Plan {
     pub steps: Vec<Planned>,
     /// What would be done if automation or management allowed it.
     pub withheld: Vec<Planned>,
+    /// What failed a moment ago and is tried again later, with what came of it.
+    pub postponed: Vec<Done>,
     /// What is waited for.
     pub waits: Vec<Wait>,
     /// What is wrong, by node; the worst first.

@@ -28,7 +28,7 @@ impl World {
 
     fn facts(&self, server: &Server) -> Facts {
         let receiver = match &server.receiver {
-            Receiver::Streaming { from, pid, .. } if server.in_recovery => {
+            Receiver::Streaming { from, pid, silent_since } if server.in_recovery => {
                 self.address_of(from).map(|(host, port)| observed::Receiver {
                     pid: *pid,
                     status: "streaming".to_owned(),
@@ -36,6 +36,7 @@ impl World {
                     port,
                     slot: Some(server.running.slot.clone()),
                     timeline: server.timeline,
+                    silent_for_milliseconds: silent_since.map_or(0, |since| self.now.since(since)),
                 })
             }
             _ => None,

@@ -50,6 +50,18 @@ struct OfDiagnosis {
     diagnosis: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfTopology {
+    namespace: String,
+    topology: String,
+}
+
+impl From<&Tree> for OfTopology {
+    fn from(Tree { namespace, topology }: &Tree) -> Self {
+        Self { namespace: namespace.clone(), topology: topology.clone() }
+    }
+}
+
 /// What is shown of one topology.
 #[derive(Default)]
 struct Labels {
@@ -68,6 +80,7 @@ pub struct Metrics {
     retained_wal_bytes: Family<OfNode, Gauge>,
     status_writes: Counter,
     topologies: Gauge,
+    topology_accepted: Family<OfTopology, Gauge>,
     leading: Gauge,
     /// What is shown of each topology, so that it can be taken away.
     shown: Mutex<BTreeMap<Tree, Labels>>,
@@ -85,6 +98,7 @@ impl Default for Metrics {
             retained_wal_bytes: Family::default(),
             status_writes: Counter::default(),
             topologies: Gauge::default(),
+            topology_accepted: Family::default(),
             leading: Gauge::default(),
             shown: Mutex::default(),
         };
@@ -103,6 +117,8 @@ impl Default for Metrics {
         registry.register("retained_wal_bytes", "WAL that idle slots keep on a server beyond what it needs", retained);
         registry.register("status_writes", "Writes of a topology's status", this.status_writes.clone());
         registry.register("topologies", "Topologies that this operator tends", this.topologies.clone());
+        let accepted = this.topology_accepted.clone();
+        registry.register("topology_accepted", "1 while its spec can be acted on; 0: nobody looks at it", accepted);
         registry.register("leading", "1 while this operator leads", this.leading.clone());
         this
     }
@@ -127,6 +143,11 @@ impl Metrics {
     /// Whether we lead.
     pub fn leads(&self, leads: bool) {
         self.leading.set(i64::from(leads));
+    }
+
+    /// Whether the spec of a topology can be acted on. While it cannot, nothing else is shown of it.
+    pub fn accepted(&self, tree: &Tree, accepted: bool) {
+        self.topology_accepted.get_or_create(&tree.into()).set(i64::from(accepted));
     }
 
     /// Shows what one pass saw of a topology, in place of what was shown before.
@@ -179,7 +200,9 @@ impl Metrics {
         for gone in before.diagnoses.difference(&kept.diagnoses) {
             self.findings.remove(gone);
         }
-        if !forgotten {
+        if forgotten {
+            self.topology_accepted.remove(&tree.into());
+        } else {
             shown.insert(tree.clone(), kept);
         }
         self.topologies.set(i64::try_from(shown.len()).unwrap_or(i64::MAX));
@@ -216,6 +239,7 @@ mod tests {
         metrics.stepped("SetRoute", false);
         metrics.wrote_status();
         metrics.leads(true);
+        metrics.accepted(&tree(), true);
         let retained = BTreeMap::from([(NodeName::new("r1").unwrap(), 3 << 20)]);
         metrics.show(&tree(), &lag("l1"), &BTreeMap::from([(Diagnosis::DeadRelay, 2)]), &retained);
         let text = metrics.text().unwrap();
@@ -228,6 +252,7 @@ mod tests {
             "waltree_retained_wal_bytes{namespace=\"shop\",topology=\"orders\",node=\"r1\"} 3145728",
             "waltree_status_writes_total 1",
             "waltree_topologies 1",
+            "waltree_topology_accepted{namespace=\"shop\",topology=\"orders\"} 1",
             "waltree_leading 1",
         ] {
             assert!(text.lines().any(|printed| printed == line), "{line} is not in\n{text}");
@@ -240,6 +265,7 @@ mod tests {
         let retained = BTreeMap::from([(NodeName::new("r1").unwrap(), 1)]);
         metrics.show(&tree(), &lag("l1"), &BTreeMap::from([(Diagnosis::DeadRelay, 2)]), &retained);
         metrics.show(&tree(), &lag("l2"), &BTreeMap::new(), &BTreeMap::new());
+        metrics.accepted(&tree(), false);
         let text = metrics.text().unwrap();
         assert!(
             !text.contains("\"l1\"")

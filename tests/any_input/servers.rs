@@ -99,14 +99,16 @@ fn conninfo() -> impl Strategy<Value = Conninfo> {
 
 fn receiver() -> impl Strategy<Value = Receiver> {
     let status = select(vec!["streaming", "waiting", "stopping"]);
-    (0_i32..9, status, anybody(), prop::option::of(slot_name()), timeline()).prop_map(
-        |(pid, status, host, slot, timeline)| Receiver {
+    let silent = select(vec![0, 500, 5_000, 86_400_000, u64::MAX]);
+    (0_i32..9, status, anybody(), prop::option::of(slot_name()), timeline(), silent).prop_map(
+        |(pid, status, host, slot, timeline, silent_for_milliseconds)| Receiver {
             pid,
             status: status.to_owned(),
             host: host.to_owned(),
             port: 5432,
             slot,
             timeline,
+            silent_for_milliseconds,
         },
     )
 }

@@ -251,6 +251,7 @@ impl Fleet {
             port: spec(up).port,
             slot: Some(server.slot.clone()),
             timeline: server.timeline,
+            silent_for_milliseconds: 0,
         });
         let children: Vec<_> = self.servers.iter().filter(|(_, s)| s.upstream.as_ref() == Some(name)).collect();
         let pid =

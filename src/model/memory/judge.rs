@@ -6,7 +6,7 @@ use super::{DOUBLINGS_MAX, FORGIVEN_AFTER_MILLISECONDS, Memory, NodeMemory, RELO
 use crate::model::primary::Primary;
 use crate::model::rooted::Rooted;
 use crate::model::tree::{Edge, entries, primary_only};
-use crate::model::{ByNode, Desired, Group, Millis, NodeName, NodeView, Observed, Sight};
+use crate::model::{ByNode, Desired, Group, Millis, NodeName, NodeView, Observed, Sight, WhyUnseen};
 
 /// How long after an order a node may still be on its way to its new upstream, in milliseconds: `tcp_user_timeout` and
 /// one retry.
@@ -42,12 +42,7 @@ impl Memory {
         let observed = Observed { nodes: nodes.clone(), memory: std::mem::take(self) };
         let sight = Sight::of(desired, &observed);
         *self = observed.memory;
-        // Two witnesses: one that does not answer and whose children have got nothing for half the patience is not fed by
-        // anybody's fault but its own, so the other half is not waited for.
-        let half = desired.healing.suspect_after_milliseconds / 2;
-        let fed = |child: &NodeName| sight.is_rooted(child) && self.stands_still(child, half).is_none();
-        let feeding = |(child, edge): (&NodeName, &Edge)| edge.upstream().filter(|_| fed(child)).cloned();
-        let carrying: BTreeSet<NodeName> = sight.edges.iter().filter_map(feeding).collect();
+        let vouched_for = self.vouched_for(desired, nodes, &sight);
         let settle = desired.healing.settle_seconds.saturating_mul(1000);
         let bound = desired.healing.lag_seconds.saturating_mul(1000);
         let still: ByNode<Millis> =
@@ -69,6 +64,7 @@ impl Memory {
             let paused = nodes.get(name).and_then(NodeView::seen).is_some_and(|facts| facts.replay_paused);
             node.note_late(sight.shows_late(name).filter(|_| !paused), bound, self.at);
         }
+        let doubted = self.doubted(&still, &sight);
         self.note_refusals(desired, nodes, &sight);
         self.note_arrivals(nodes, &sight);
         for (name, node) in &mut self.nodes {
@@ -81,7 +77,8 @@ impl Memory {
                 node.failing_since = None;
                 continue;
             }
-            let suffers = matches!(verdict, Some(Rooted::No(_))) && sight.culprit(name) != name;
+            let by_another = sight.culprit(name) != name || doubted.contains(name);
+            let suffers = matches!(verdict, Some(Rooted::No(_))) && by_another;
             node.suffers = suffers || (node.suffers && node.unrooted_since.is_some());
             let well = match verdict {
                 Some(Rooted::Yes { lag_milliseconds, .. }) => {
@@ -92,8 +89,8 @@ impl Memory {
                 // It says nothing for or against itself.
                 Some(Rooted::No(_)) if suffers => continue,
                 Some(Rooted::No(_)) => false,
-                // We cannot see it, but its children are fed: the trouble is ours (law 8).
-                Some(Rooted::Unknown(_)) | None => carrying.contains(name) || node.unseen_since.is_none(),
+                // We cannot see it, and that is all that can be said against it: the trouble is ours (law 8).
+                Some(Rooted::Unknown(_)) | None => vouched_for.contains(name) || node.unseen_since.is_none(),
             };
             match (well, node.failing_since) {
                 (true, Some(since)) => {
@@ -106,6 +103,32 @@ impl Memory {
                 (true, None) | (false, Some(_)) => {}
             }
         }
+    }
+
+    /// Nodes that stand still since a time from which on their upstream has not answered either: its deadline may not be
+    /// over yet, and then it is the one that hangs.
+    fn doubted(&self, still: &ByNode<Millis>, sight: &Sight) -> BTreeSet<NodeName> {
+        let answered = |upstream: &NodeName| self.nodes.get(upstream).map_or(Millis(0), |node| node.asked_at);
+        let doubted =
+            |(node, since): &(&NodeName, &Millis)| sight.upstream(node).is_some_and(|up| answered(up) <= **since);
+        still.iter().filter(doubted).map(|(node, _)| node.clone()).collect()
+    }
+
+    /// Who is no worse for what we do not see of it: its children are fed, or it lives, as it refused our login, and no child
+    /// of it is seen to go without.
+    fn vouched_for(&self, desired: &Desired, nodes: &ByNode<NodeView>, sight: &Sight) -> BTreeSet<NodeName> {
+        // Two witnesses: one that does not answer and whose children have got nothing for half the patience is not fed by
+        // anybody's fault but its own, so the other half is not waited for.
+        let half = desired.healing.suspect_after_milliseconds / 2;
+        let fed = |child: &NodeName| sight.is_rooted(child) && self.stands_still(child, half).is_none();
+        let children = sight.edges.iter().filter_map(|(child, edge)| Some((child, edge.upstream()?)));
+        let (carrying, others): (Vec<_>, Vec<_>) = children.partition(|(child, _)| fed(child));
+        let is_seen = |child: &NodeName| nodes.get(child).is_some_and(|view| view.seen().is_some());
+        let starving: BTreeSet<_> = others.into_iter().filter(|(child, _)| is_seen(child)).map(|(_, up)| up).collect();
+        let ours = [WhyUnseen::CredentialsRejected, WhyUnseen::CredentialsMissing];
+        let lives = |view: &NodeView| view.unseen.as_ref().is_some_and(|unseen| ours.contains(&unseen.why));
+        let living = nodes.iter().filter(|(name, view)| lives(view) && !starving.contains(name)).map(|(name, _)| name);
+        carrying.into_iter().map(|(_, up)| up).chain(living).cloned().collect()
     }
 
     /// Whom a node gets nothing from although it is pointed to it and it is well. Each time in a row the node is kept from

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
-
 use super::*;
 use crate::api::conditions::condition;
 use crate::api::status::{Change, HISTORY_ENTRIES};
@@ -14,140 +12,9 @@ use crate::model::tree::edges;
 use crate::model::{Conninfo, Facts, Lsn, Millis, NodeView, Route, Timeline};
 use crate::plan::{Done, Readiness, Wait, WaitReason};
 
-const SYSTEM_IDENTIFIER: u64 = 7_300_000_000_000_000_001;
-const NODES: [(&str, Option<&str>); 5] = [
-    ("core-1", None),
-    ("core-2", Some("core-1")),
-    ("eu-1", Some("core-1")),
-    ("eu-2", Some("eu-1")),
-    ("eu-3", Some("eu-1")),
-];
+mod world;
 
-fn name(text: &str) -> NodeName {
-    NodeName::new(text).unwrap()
-}
-
-fn now(second: i64) -> Timestamp {
-    Timestamp::from_second(second).unwrap()
-}
-
-/// A world with everything as declared; tests spoil it.
-struct World {
-    desired: Desired,
-    observed: Observed,
-    plan: Plan,
-    outcome: Outcome,
-}
-
-impl World {
-    fn new() -> Self {
-        let host = |node: &str| json!({"name": node, "address": node});
-        let spec = json!({"groups": [
-            {"name": "core", "hosts": [host("core-1"), host("core-2")]},
-            {"name": "eu", "upstreams": ["core"], "relays": 1, "hosts": [host("eu-1"), host("eu-2"), host("eu-3")]},
-        ]});
-        let desired = Desired::try_from(&serde_json::from_value(spec).unwrap()).unwrap();
-        let mut observed = Observed { nodes: crate::model::ByNode::default(), memory: crate::model::Memory::default() };
-        observed.memory.system_identifier = Some(SYSTEM_IDENTIFIER);
-        let mut plan = Plan::default();
-        for (node, upstream) in NODES {
-            observed.nodes.insert(name(node), NodeView { last: Some(Arc::new(facts(node, upstream))), unseen: None });
-            let hops = usize::from(upstream.is_some()) + usize::from(upstream == Some("eu-1"));
-            plan.sight
-                .rooted
-                .insert(name(node), Rooted::Yes { hops, lag_milliseconds: 0, shown_lag_milliseconds: 300 });
-            if let Some(upstream) = upstream {
-                let (entries, attrs) = (vec![name(upstream), name("core-2")], SessionAttrs::Any);
-                plan.wanted.insert(name(node), Route { entries, attrs });
-                plan.fallbacks.insert(name(node), vec![(name("core-2"), Readiness::Unproven)]);
-            }
-        }
-        Self { desired, observed, plan, outcome: Outcome::default() }
-    }
-
-    fn report(&self, previous: Option<&Status>, second: i64) -> Status {
-        let (desired, observed, outcome) = (&self.desired, &self.observed, &self.outcome);
-        let mut plan = self.plan.clone();
-        plan.sight.primary = true_primary(desired, &observed.nodes, &observed.memory);
-        plan.sight.edges = edges(desired, observed);
-        let view = View { desired, observed, plan: &plan, outcome, previous };
-        let status = compose(&view, 7, now(second));
-        for known in &status.conditions {
-            let kind = ConditionType::iter().find(|kind| kind.to_string() == known.type_).unwrap();
-            let allowed = crate::api::Reason::all().filter(|reason| reason.conditions().contains(&kind));
-            assert!(allowed.map(Reason::as_str).any(|reason| reason == known.reason), "{known:?}");
-            assert!(known.message.ends_with('.'), "{known:?}");
-        }
-        status
-    }
-
-    fn unsee(&mut self, node: &str, why: WhyUnseen, detail: &str) {
-        let view = self.observed.nodes.get_mut(&name(node)).unwrap();
-        view.unseen = Some(Unseen { why, detail: detail.to_owned() });
-        self.plan.sight.rooted.insert(name(node), Rooted::Unknown("it is not seen".to_owned()));
-    }
-
-    fn reattach(&mut self, node: &str, upstream: &str) {
-        let mut changed = facts(node, Some(upstream));
-        changed.position = Lsn(9);
-        self.observed.nodes.get_mut(&name(node)).unwrap().last = Some(Arc::new(changed));
-        let view = self.observed.nodes.get_mut(&name(upstream)).unwrap();
-        let mut above = view.last.as_deref().cloned().unwrap();
-        above.senders.push(sender(node));
-        view.last = Some(Arc::new(above));
-    }
-}
-
-fn sender(node: &str) -> Sender {
-    let (application_name, state) = (node.to_owned(), "streaming".to_owned());
-    Sender { pid: 1, application_name, state, sync: Some(false), slot: None, client: None, replied: None }
-}
-
-fn facts(node: &str, upstream: Option<&str>) -> Facts {
-    Facts {
-        asked_at: Millis(0),
-        at: Millis(0),
-        system_identifier: SYSTEM_IDENTIFIER,
-        cluster_name: String::new(),
-        version_num: 150_018,
-        started: 1,
-        in_recovery: upstream.is_some(),
-        position: Lsn(1),
-        replay: Lsn(1),
-        timeline: Some(Timeline(3)),
-        timeline_at_least: None,
-        history: Vec::new(),
-        redo: Lsn(0),
-        oldest_wal: None,
-        segment_bytes: 16 << 20,
-        replay_paused: false,
-        startup_wait: None,
-        receiver: upstream.map(|upstream| Receiver {
-            pid: 1,
-            status: "streaming".to_owned(),
-            host: upstream.to_owned(),
-            port: 5432,
-            slot: None,
-            timeline: Timeline(3),
-        }),
-        route: InstalledRoute {
-            conninfo: Conninfo::default(),
-            slot: String::new(),
-            nudged: false,
-            has_password: false,
-            unreadable: false,
-            pending: None,
-        },
-        senders: NODES.iter().filter(|(_, above)| *above == Some(node)).map(|(child, _)| sender(child)).collect(),
-        slots: BTreeMap::new(),
-        synchronous_standby_names: String::new(),
-        alter_system_allowed: true,
-        disk_full: false,
-        missing_grants: Vec::new(),
-        may_end_senders: true,
-        parameters: BTreeMap::new(),
-    }
-}
+use world::{World, facts, name, now};
 
 /// Truth and reason of a condition.
 fn said(status: &Status, kind: ConditionType) -> (&str, &str) {
@@ -226,6 +93,33 @@ fn an_idle_or_steadily_loaded_topology_says_the_same_for_ever() {
         let stored: Status = serde_json::from_value(serde_json::to_value(&first).unwrap()).unwrap();
         assert_eq!(world.report(Some(&stored), 200), first);
     }
+}
+
+#[test]
+fn a_step_that_fails_is_told_in_the_same_words_whether_it_is_tried_in_this_pass_or_waits() {
+    let mut world = World::new();
+    let step = |owner: &str| Planned {
+        step: Step::CreateSlot { on: name("core-2"), owner: name(owner) },
+        why: Why::AsDeclared,
+    };
+    let failed =
+        |owner: &str| Done { planned: step(owner), result: Err("all replication slots are in use".to_owned()) };
+    world.plan.fallbacks.insert(name("eu-2"), vec![(name("core-2"), Readiness::NotReady)]);
+    world.plan.postponed = vec![failed("eu-3"), failed("eu-2")];
+    let waiting = world.report(None, 100);
+    assert_eq!(said(&waiting, ConditionType::Converged), ("False", "StepFailed"));
+    assert_eq!(said(&waiting, ConditionType::Progressing), ("False", "Blocked"));
+    // One is tried again, and then the other.
+    for (tried, rest) in [("eu-2", "eu-3"), ("eu-3", "eu-2")] {
+        world.plan.steps = vec![step(tried)];
+        world.plan.postponed = vec![failed(rest)];
+        world.outcome.done = vec![failed(tried)];
+        assert_eq!(world.report(Some(&waiting), 200), waiting);
+    }
+    // What succeeds is news.
+    world.plan.postponed.clear();
+    world.outcome.done = vec![Done { planned: step("eu-3"), result: Ok(()) }];
+    assert_eq!(said(&world.report(Some(&waiting), 300), ConditionType::Converged), ("False", "Working"));
 }
 
 #[test]
@@ -369,7 +263,7 @@ fn steps_waits_and_withheld_steps_are_not_converged() {
     assert_eq!(both(&world), expect("False", "Working", "True", "Working"));
     assert_eq!(said(&world.report(None, 1), ConditionType::Ready), ("True", "Healing"));
     world.outcome.done = vec![Done { planned: create(), result: Err("permission denied".to_owned()) }];
-    assert_eq!(both(&world), expect("False", "StepFailed", "True", "Working"));
+    assert_eq!(both(&world), expect("False", "StepFailed", "False", "Blocked"));
     world.outcome.done.clear();
     world.plan.steps.clear();
     world.plan.waits = vec![wait(WaitReason::SlotNotReady)];
@@ -484,14 +378,18 @@ fn a_tree_is_not_as_declared_while_a_node_receives_from_nobody_and_nothing_is_di
 }
 
 #[test]
-fn a_refused_spec_keeps_what_was_seen_and_says_what_to_correct() {
+fn a_refused_spec_says_what_to_correct_and_that_nobody_looks_until_then() {
     let before = World::new().report(None, 100);
     let rejections =
         vec![Rejection::new("spec.groups[1].relays", "eu: 3 relays of 3 hosts leave nobody to feed: lower it")];
     let after = rejected(&rejections, Some(&before), 8, now(200));
     assert_eq!(said(&after, ConditionType::Accepted), ("False", "Invalid"));
     assert_eq!(said(&after, ConditionType::Ready), ("False", "Invalid"));
-    assert_eq!(said(&after, ConditionType::Writable), ("True", "PrimarySeen"));
+    // Nobody looks any more, so nothing is known any more (law 8).
+    for kind in ConditionType::iter().filter(|kind| ![ConditionType::Accepted, ConditionType::Ready].contains(kind)) {
+        assert_eq!(said(&after, kind), ("Unknown", "Invalid"), "{kind}");
+    }
+    assert_eq!(after.summary.as_ref().unwrap().lag, LagBucket::Unknown.to_string());
     let expected = "spec.groups[1].relays: eu: 3 relays of 3 hosts leave nobody to feed: lower it. Correct the spec: until \
                     then no server is touched.";
     assert_eq!(message(&after, ConditionType::Accepted), expected);

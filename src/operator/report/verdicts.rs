@@ -49,7 +49,10 @@ fn writable(view: &View<'_>, primary: &Primary<'_>) -> Verdict {
             Verdict::new(Truth::False, Plain::NoPrimary, message)
         }
         Primary::Unseen(node, unseen) => {
-            let message = format!("No primary is seen; {node} of {root} may be it. {}", texts::unseen(unseen));
+            let message = format!(
+                "No primary is seen; {node} of {root} may be it. {} If it is lost, promote another of {root}: waltree never does.",
+                texts::unseen(unseen)
+            );
             Verdict::new(Truth::Unknown, unseen.why, message)
         }
     }
@@ -87,7 +90,7 @@ fn explain(view: &View<'_>, node: &NodeName) -> String {
     }
     match view.plan.sight.rooted.get(node) {
         Some(Rooted::No(why) | Rooted::Unknown(why)) => {
-            let handled = view.plan.steps.iter().any(|planned| planned.step.owner() == node);
+            let handled = view.under_way().iter().any(|planned| planned.step.owner() == node);
             let cure = if handled { NOTHING } else { "See Converged for what is done about it, and read its log." };
             format!("{} {cure}", texts::sentence(why))
         }
@@ -139,7 +142,7 @@ fn fallbacks_ready(view: &View<'_>) -> Verdict {
         });
         let open: Vec<String> = open.collect();
         let waits_for_replay = view.plan.fallbacks.values().flatten().all(|(_, state)| *state != Readiness::NotReady);
-        let cure = match (changes(&view.plan.steps).is_empty(), view.desired.automation) {
+        let cure = match (view.under_way().is_empty(), view.desired.automation) {
             (_, Automation::Observe) => "Set automation: Heal to have them prepared.",
             (false, Automation::Heal) => "They are being prepared. Nothing to do.",
             (true, Automation::Heal) if !view.plan.given_up.is_empty() => {
@@ -188,15 +191,13 @@ fn steps_text(steps: &[&Planned]) -> String {
 fn converged(view: &View<'_>) -> Verdict {
     // What is tried now and then only, and has a finding of its own as long as it fails, would come and go here.
     let told = |step: &Step| matches!(step, Step::ClearXmin { .. } | Step::EndSender { .. } | Step::TryDisk { .. });
-    let done = view.outcome.done.iter().filter(|done| !told(&done.planned.step));
-    let failed = done.into_iter().find_map(|done| Some((&done.planned, done.result.as_ref().err()?)));
-    if let Some((planned, error)) = failed {
+    if let Some((planned, error)) = view.failed().into_values().find(|(planned, _)| !told(&planned.step)) {
         let step = steps_text(&[planned]);
         let error = texts::sentence(error);
         let message = format!("{step} failed: {error} It is tried again; if it lasts, read that server's log.");
         return Verdict::new(Truth::False, Plain::StepFailed, message);
     }
-    let steps = changes(&view.plan.steps);
+    let steps = view.under_way();
     if !steps.is_empty() {
         let message = format!("Being done: {}. {NOTHING}", steps_text(&steps));
         return Verdict::new(Truth::False, Plain::Working, message);
@@ -265,7 +266,7 @@ fn waiting(view: &View<'_>, wait: &Wait) -> Verdict {
 }
 
 fn progressing(view: &View<'_>, verdicts: &BTreeMap<ConditionType, Verdict>) -> Verdict {
-    let steps = changes(&view.plan.steps);
+    let steps = view.under_way();
     if view.desired.deleting {
         return Verdict::new(Truth::True, Plain::Deleting, format!("The topology is being deleted. {NOTHING}"));
     }
@@ -278,7 +279,7 @@ fn progressing(view: &View<'_>, verdicts: &BTreeMap<ConditionType, Verdict>) -> 
         return Verdict::new(Truth::True, Plain::Waiting, message);
     }
     match verdicts.get(&ConditionType::Converged) {
-        Some(converged) if !view.plan.waits.is_empty() => {
+        Some(converged) if !view.plan.waits.is_empty() || converged.reason == Plain::StepFailed.into() => {
             Verdict::new(Truth::False, Plain::Blocked, converged.message.clone())
         }
         _ => Verdict::new(Truth::False, Plain::Idle, format!("There are no steps to carry out. {NOTHING}")),

@@ -16,6 +16,7 @@ fn fleet(servers: &[(&str, Option<usize>)]) -> Vec<Found> {
             port: 5432,
             slot: None,
             timeline: Timeline(1),
+            silent_for_milliseconds: 0,
         });
         let children = servers.iter().filter(|(_, upstream)| *upstream == Some(place));
         let sender = |(name, _): &(&str, Option<usize>)| Sender {

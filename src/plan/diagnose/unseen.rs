@@ -73,7 +73,9 @@ fn cure(why: WhyUnseen) -> &'static str {
         WhyUnseen::AddressUnknown => "Correct the host's address, or give an IP",
         WhyUnseen::TooManyConnections => "Raise max_connections or reserve one for our role",
         WhyUnseen::BadAnswer => "Check that address and port are a PostgreSQL 15 or later",
-        WhyUnseen::Refused | WhyUnseen::Timeout => "Its children are fed, so the way from here to it is cut",
+        WhyUnseen::Refused | WhyUnseen::Timeout => {
+            "Its children are fed, so it may be the way from here to it that is cut"
+        }
         WhyUnseen::Starting => "Wait for it, or look at its log",
         WhyUnseen::NotYet => "Nothing to do",
     }
