@@ -13,7 +13,7 @@ mod support;
 use support::fleet::{credentials, fence, name, spec, until, watch, watch_as};
 use support::postgres::{Tree, eventually};
 use waltree::act;
-use waltree::observe::{Credentials, Fence, Fleet, NoRight};
+use waltree::observe::{Credentials, Fence, Fleet, NoRight, ServerSpec};
 use waltree::plan::Step;
 
 fn heartbeat() -> Step {
@@ -22,6 +22,11 @@ fn heartbeat() -> Step {
 
 async fn right(fleet: &Fleet) -> Result<(), NoRight> {
     fleet.writer(&name("core-1")).await.map(drop)
+}
+
+/// What a session with this right is called on `core-1`.
+fn called(fence: &Fence) -> String {
+    fence.application_name(&name("core-1"))
 }
 
 async fn gets_the_right(fleet: &Fleet) {
@@ -37,17 +42,17 @@ async fn a_newer_leader_takes_over_and_the_older_one_is_refused_by_name() {
     tree.primary("core-1").await;
     let older = watch(&tree, &["core-1"], Some(&fence(1, "old"))).await;
     gets_the_right(&older).await;
-    assert_eq!(tree.sql("core-1", HOLDERS).await, ["waltree:1:old"]);
+    assert_eq!(tree.sql("core-1", HOLDERS).await, [called(&fence(1, "old"))]);
 
     // It holds a session as one that was paused does.
     let paused = older.writer(&name("core-1")).await.unwrap();
     let newer = watch(&tree, &["core-1"], Some(&fence(2, "new"))).await;
     gets_the_right(&newer).await;
-    assert_eq!(tree.sql("core-1", HOLDERS).await, ["waltree:2:new"]);
+    assert_eq!(tree.sql("core-1", HOLDERS).await, [called(&fence(2, "new"))]);
     assert!(act::carry_out(&paused, &heartbeat()).await.is_err(), "its session was ended");
     drop(paused);
 
-    let superseded = NoRight::Superseded { holder: "waltree:2:new".into() };
+    let superseded = NoRight::Superseded { holder: called(&fence(2, "new")) };
     eventually("the older one knows", async || right(&older).await == Err(superseded.clone())).await;
     assert!(superseded.to_string().starts_with("Superseded"));
     // It goes on to see, and gets the right when the newer one is gone and nobody else wants it.
@@ -71,14 +76,14 @@ async fn a_leader_that_logs_in_to_another_database_takes_over_all_the_same_and_t
 
     let newer = watch_elsewhere(&fence(2, "new")).await;
     gets_the_right(&newer).await;
-    assert_eq!(tree.sql("core-1", HOLDERS).await, ["waltree:2:new"]);
+    assert_eq!(tree.sql("core-1", HOLDERS).await, [called(&fence(2, "new"))]);
     assert!(act::carry_out(&paused, &heartbeat()).await.is_err(), "its session was ended");
     drop(paused);
 
-    let superseded = NoRight::Superseded { holder: "waltree:2:new".into() };
+    let superseded = NoRight::Superseded { holder: called(&fence(2, "new")) };
     eventually("the older one knows", async || right(&older).await == Err(superseded.clone())).await;
     // Nor does it keep a lock that it may not use.
-    tree.until("core-1", HOLDERS, "waltree:2:new").await;
+    tree.until("core-1", HOLDERS, &called(&fence(2, "new"))).await;
     drop(newer);
     gets_the_right(&older).await;
 }
@@ -93,7 +98,7 @@ async fn a_newer_leader_takes_over_whatever_number_the_name_of_the_topology_beco
     gets_the_right(&older).await;
     let newer = watch(&tree, &["core-1"], Some(&of(2, "new"))).await;
     gets_the_right(&newer).await;
-    assert_eq!(tree.sql("core-1", HOLDERS).await, ["waltree:2:new"]);
+    assert_eq!(tree.sql("core-1", HOLDERS).await, [called(&fence(2, "new"))]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,6 +111,34 @@ async fn a_leader_that_comes_back_ends_its_own_session_of_before() {
     let after = watch(&tree, &["core-1"], Some(&fence(3, "me"))).await;
     gets_the_right(&after).await;
     assert!(act::carry_out(&lost, &heartbeat()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_names_of_one_server_do_not_end_each_others_session() {
+    let mut tree = Tree::start(None);
+    tree.primary("core-1").await;
+    let own = fence(3, "me");
+    let by_ip = spec(&tree, "core-1", Some(&own));
+    let by_name = ServerSpec { address: "localhost".into(), ..by_ip.clone() };
+    let fleet = watch_as(credentials(), [(name("core-1"), by_ip), (name("core-2"), by_name)].into()).await;
+    let sessions =
+        "SELECT pid, application_name FROM pg_stat_activity WHERE application_name LIKE 'waltree:%' ORDER BY 2";
+    eventually("both are logged in", async || tree.sql("core-1", sessions).await.len() == 2).await;
+    let before = tree.sql("core-1", sessions).await;
+    let nodes = ["core-1", "core-2"];
+    for _ in 0..4 {
+        for node in nodes {
+            until(&fleet, node, "is seen", |_| true).await;
+        }
+        let mut rights = Vec::new();
+        for node in nodes {
+            rights.push(fleet.writer(&name(node)).await.map(drop));
+        }
+        let holder = |node: &str| NoRight::SameServer { holder: own.application_name(&name(node)) };
+        let one = [[Ok(()), Err(holder("core-1"))], [Err(holder("core-2")), Ok(())]];
+        assert!(one.iter().any(|one| rights == one), "{rights:?}");
+    }
+    assert_eq!(tree.sql("core-1", sessions).await, before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -211,3 +211,5 @@ async fn a_server_of_another_cluster_is_named_and_never_touched() {
 
 #[path = "bad_input/settings.rs"]
 mod settings;
+#[path = "bad_input/twice.rs"]
+mod twice;

@@ -10,9 +10,10 @@ use std::path::Path;
 use strum::IntoEnumIterator as _;
 use waltree::model::Diagnosis::{self, *};
 
-const MADE_FOR_REAL: [(Diagnosis, &str, &str); 40] = [
+const MADE_FOR_REAL: [(Diagnosis, &str, &str); 41] = [
     (ForeignServer, "bad_input.rs", "a_server_of_another_cluster_is_named_and_never_touched"),
     (VersionTooOld, "bad_input/settings.rs", "postgresql_14_is_named_and_never_touched"),
+    (SameServer, "bad_input/twice.rs", "a_standby_that_is_in_the_spec_twice_is_named_and_left_as_it_is"),
     (TwoPrimaries, "faults_history.rs", "two_servers_that_take_writes_are_named_and_nobody_is_moved_until_one_is_left"),
     (ForeignPrimary, "faults_history.rs", "a_leaf_that_somebody_promoted_is_named_and_nobody_follows_it"),
     (BlindOperator, "faults.rs", "an_operator_that_most_servers_do_not_answer_moves_nobody"),

@@ -4,7 +4,9 @@
 
 mod fleet;
 
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use fleet::Fleet;
@@ -349,7 +351,7 @@ fn a_walreceiver_is_stuck_when_one_and_the_same_is_stopping_for_the_patience() {
     for (stays, is_stuck) in [(true, true), (false, false)] {
         let mut fleet = formed();
         let at = fleet.servers[&name("eu-3")].position;
-        let looks = std::cell::Cell::new(0);
+        let looks = Cell::new(0);
         fleet.says = Box::new(move |node, facts| {
             if *node == name("eu-3") {
                 (facts.position, facts.replay) = (at, at);
@@ -360,5 +362,82 @@ fn a_walreceiver_is_stuck_when_one_and_the_same_is_stopping_for_the_patience() {
         });
         let stuck = ("eu-3".to_owned(), "WalReceiverStuck".to_owned());
         assert_eq!(told(&mut fleet, 20).concat().contains(&stuck), is_stuck);
+    }
+}
+
+/// Has `other` say what `one` says, and each the start of its server that is given here.
+fn is_also(fleet: &mut Fleet, one: &'static str, other: &'static str, starts: &Rc<Cell<(u64, u64)>>) {
+    let (said, starts) = (RefCell::new(None), Rc::clone(starts));
+    fleet.says = Box::new(move |node, facts| {
+        if node.as_str() == one {
+            facts.started = starts.get().0;
+            said.replace(Some(facts.clone()));
+        } else if let Some(said) = said.borrow().clone().filter(|_| node.as_str() == other) {
+            *facts = Facts { started: starts.get().1, ..said };
+        }
+    });
+}
+
+/// Goes on for so many half seconds: on whom and for whose sake there were steps, and what was told.
+fn goes_on(fleet: &mut Fleet, times: usize) -> (BTreeSet<NodeName>, BTreeSet<(String, String, String)>) {
+    let (mut touched, mut told) = (BTreeSet::new(), BTreeSet::new());
+    for _ in 0..times {
+        fleet.tick(500);
+        let (_, made) = fleet.plan();
+        fleet.carry_out(&made, |_| true);
+        let steps = made.steps.iter().chain(&made.withheld).map(|planned| &planned.step);
+        touched.extend(steps.flat_map(|step| [step.server().clone(), step.owner().clone()]));
+        let finding = |f: &waltree::model::Finding| (f.node.to_string(), f.diagnosis.to_string(), f.message.clone());
+        told.extend(made.findings.iter().map(finding));
+    }
+    (touched, told)
+}
+
+#[test]
+fn a_standby_that_is_in_the_spec_twice_is_written_to_by_neither_name_also_when_it_is_started_again() {
+    let groups: [(&str, usize, usize, &[&str]); 2] = [("core", 1, 0, &[]), ("eu", 4, 2, &["core"])];
+    let mut fleet = Fleet::new(desired(&groups, 8, false), |_| name("core-1"));
+    let starts = Rc::new(Cell::new((7, 7)));
+    is_also(&mut fleet, "eu-1", "eu-2", &starts);
+    let says = "eu-1 and eu-2 are one server: take one of them out of the spec; it is not written to until then.";
+    let same = ["eu-1", "eu-2"].map(|node| (node.to_owned(), "SameServer".to_owned(), says.to_owned()));
+    // It is seen to be started anew by one name, then by the other.
+    for (now, looks) in [((7, 7), 40), ((8, 7), 1), ((8, 8), 40)] {
+        starts.set(now);
+        let (touched, told) = goes_on(&mut fleet, looks);
+        assert!(!touched.contains(&name("eu-1")) && !touched.contains(&name("eu-2")), "{touched:?}");
+        assert_eq!(told, BTreeSet::from(same.clone()));
+    }
+    // Two servers are two for good after the second look.
+    let started = |node: &NodeName| match node.as_str() {
+        "eu-1" => 8,
+        "eu-2" => 9,
+        _ => 0,
+    };
+    fleet.says = Box::new(move |node, facts| facts.started = started(node));
+    let (touched, told_first) = goes_on(&mut fleet, 1);
+    assert!(!touched.contains(&name("eu-1")) && !touched.contains(&name("eu-2")), "{touched:?}");
+    assert_eq!(told_first, BTreeSet::from(same));
+    let (touched, _) = goes_on(&mut fleet, 40);
+    assert!(touched.contains(&name("eu-1")) && touched.contains(&name("eu-2")), "{touched:?}");
+    assert_eq!(told(&mut fleet, 4), [vec![]]);
+}
+
+#[test]
+fn a_primary_that_is_in_the_spec_twice_counts_once_and_nobody_is_moved() {
+    for automation in [Automation::Observe, Automation::Heal] {
+        let groups: [(&str, usize, usize, &[&str]); 2] = [("core", 2, 0, &[]), ("eu", 3, 1, &["core"])];
+        let mut desired = desired(&groups, 8, false);
+        desired.automation = automation;
+        let mut fleet = Fleet::new(desired, |_| name("core-1"));
+        is_also(&mut fleet, "core-1", "core-2", &Rc::new(Cell::new((7, 7))));
+        let (touched, told) = goes_on(&mut fleet, 40);
+        assert_eq!(touched, BTreeSet::new());
+        let says =
+            "core-1 and core-2 are one server: take one of them out of the spec; it is not written to until then.";
+        let same = ["core-1", "core-2"].map(|node| (node.to_owned(), "SameServer".to_owned(), says.to_owned()));
+        assert_eq!(told, BTreeSet::from(same));
+        let (_, made) = fleet.plan();
+        assert!(made.sight.rooted.values().all(Rooted::is_yes), "{:?}", made.sight.rooted);
     }
 }

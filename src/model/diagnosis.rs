@@ -24,6 +24,9 @@ pub enum Diagnosis {
     /// PostgreSQL 14 or older: a change of route would need a restart to be safe and rights that cannot be granted.
     #[strum(message = "not touched")]
     VersionTooOld,
+    /// It is in the spec by another name too: both tell the same start of the same server.
+    #[strum(message = "written to by neither name, and nobody is moved to it; a primary counts once")]
+    SameServer,
     /// More than one server answers as a primary.
     #[strum(message = "nobody is moved until one is left")]
     TwoPrimaries,

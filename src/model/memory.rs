@@ -5,6 +5,7 @@ mod kept;
 mod leavers;
 mod namesakes;
 mod orders;
+mod twice;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -61,6 +62,8 @@ pub struct Memory {
     pub failed_steps: BTreeMap<(NodeName, NodeName, &'static str), FailedStep>,
     /// Walsenders that use a node's name and are not the node's: whose, on which server, with which process id.
     pub namesakes: BTreeMap<(NodeName, NodeName, i32), Namesake>,
+    /// Nodes that are one server: pairs, the smaller name first, with the time since when they are seen to differ.
+    pub twice: BTreeMap<(NodeName, NodeName), Option<Millis>>,
     /// Nodes that were taken out of the spec and whose slots may still be somewhere.
     pub leaving: BTreeMap<NodeName, Leaver>,
     /// Servers that were taken out of the spec, with the nodes of ours that have a slot there.
@@ -311,6 +314,7 @@ impl Memory {
         self.deleting_since = self.deleting_since.or(Some(now)).filter(|_| desired.deleting);
         self.forgive(&desired.acknowledged);
         self.note_leavers(desired, nodes);
+        self.note_twice(desired, nodes);
         self.learn_primary(desired, nodes);
         for name in desired.nodes.keys() {
             let facts = nodes.get(name).and_then(NodeView::seen);

@@ -158,7 +158,8 @@ pub struct Facts {
     pub cluster_name: String,
     /// `server_version_num`.
     pub version_num: u32,
-    /// Postmaster start, microseconds of the server's own wall clock; used only to tell one incarnation from the next.
+    /// Postmaster start, microseconds of the server's own wall clock; used only to tell one incarnation from the next, and
+    /// one server from another. 0 when it is not known.
     pub started: u64,
     /// It is a standby.
     pub in_recovery: bool,

@@ -36,6 +36,7 @@ pub fn true_primary(desired: &Desired, nodes: &ByNode<NodeView>, memory: &Memory
     let remembered = memory.timeline.filter(|_| members.iter().any(|name| seen(name).is_none()));
     let newest = of_root().filter_map(|(_, facts)| facts.timeline).chain(remembered).max();
     let writers: Vec<(&NodeName, &Facts)> = of_root().filter(|(_, facts)| !facts.in_recovery).collect();
+    let writers = once(&writers, memory);
     let still_there = writers.iter().any(|(name, facts)| {
         memory.primary.as_ref() == Some(*name) && memory.timeline == facts.timeline && facts.timeline != newest
     });
@@ -50,6 +51,15 @@ pub fn true_primary(desired: &Desired, nodes: &ByNode<NodeView>, memory: &Memory
         [(name, facts)] => Primary::Known { name: (*name).clone(), system_identifier: facts.system_identifier },
         more => several(more),
     }
+}
+
+/// Each server once, however many names it has: by the name that was known as the primary's, or by its first.
+fn once<'a>(writers: &[(&'a NodeName, &'a Facts)], memory: &Memory) -> Vec<(&'a NodeName, &'a Facts)> {
+    let name_of = |node: &NodeName| {
+        let names = writers.iter().map(|(name, _)| *name).filter(|name| memory.are_one(name, node));
+        names.min_by_key(|name| memory.primary.as_ref() != Some(*name))
+    };
+    writers.iter().copied().filter(|(name, _)| name_of(name) == Some(*name)).collect()
 }
 
 /// The system identifier that most servers have; on a tie the one that a primary has. Used once, until the topology

@@ -82,7 +82,7 @@ impl Walk<'_> {
             if !passed.insert(at) {
                 return Err(Rooted::No(format!("it receives from a ring of servers: {}", sentence(&passed))));
             }
-            if at == primary {
+            if self.observed.memory.are_one(at, primary) {
                 return self.end_at_primary(primary, passed.len() - 1);
             }
             let Some(facts) = self.observed.seen(at) else {

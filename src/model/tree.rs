@@ -101,7 +101,11 @@ pub fn his_upstream<'a>(
 ) -> Option<&'a NodeName> {
     let management = desired.group_of(child).map(|group| group.management);
     let receiver = facts.receiver.as_ref().filter(|_| management == Some(Management::Observe))?;
-    let others = || desired.nodes.keys().filter(|other| *other != child);
+    // One server has all that fits once, whatever its names.
+    let memory = &observed.memory;
+    let is_first = |name: &NodeName| desired.nodes.keys().find(|first| memory.are_one(first, name)) == Some(name);
+    let is_other = |other: &&NodeName| !memory.are_one(other, child) && (!memory.is_twice(other) || is_first(other));
+    let others = || desired.nodes.keys().filter(is_other);
     let others = || others().filter_map(|other| Some((other, observed.seen(other)?)));
     let name = facts.application_name();
     if others().any(|(_, other)| other.receiver.is_some() && other.application_name() == name) {

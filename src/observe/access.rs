@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Fence;
+use crate::model::NodeName;
 
 /// What TLS has to prove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,9 +42,9 @@ pub struct ServerSpec {
 }
 
 impl ServerSpec {
-    /// What our connections are called there.
-    pub(super) fn application_name(&self) -> String {
-        self.fence.as_ref().map_or("waltree".to_owned(), Fence::application_name)
+    /// What our connections to the server of this node are called there.
+    pub(super) fn application_name(&self, node: &NodeName) -> String {
+        self.fence.as_ref().map_or("waltree".to_owned(), |fence| fence.application_name(node))
     }
 }
 

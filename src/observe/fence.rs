@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::unseen;
-use crate::model::Unseen;
+use crate::model::{NodeName, Unseen};
 
 /// First half of the lock's key: "walt".
 const KEY: i32 = 0x7761_6C74;
@@ -53,6 +53,15 @@ pub enum NoRight {
         /// Its `application_name`.
         holder: String,
     },
+    /// Our own session of another node holds the lock: both are one server.
+    #[error(
+        "SameServer: our own session of another node, {holder:?}, holds the right to write on this server; take one of \
+         the two out of the spec"
+    )]
+    SameServer {
+        /// Its `application_name`.
+        holder: String,
+    },
     /// There is no session.
     #[error("{}: {}", .0.why, .0.detail)]
     Unseen(Unseen),
@@ -62,40 +71,62 @@ pub enum NoRight {
 }
 
 impl Fence {
-    /// The `application_name` of a session with this right.
-    pub fn application_name(&self) -> String {
+    /// The `application_name` of a session with this right on a node's server. It ends with a mark of the node: one server
+    /// may be in the spec as two nodes, and the sessions of the two are not to end each other for ever.
+    pub fn application_name(&self, node: &NodeName) -> String {
+        let mark = format!(":{:08x}", fnv(node.as_str()));
+        let mut name = self.our_name();
+        name.truncate(NAME_BYTES_MAX - mark.len());
+        name + &mark
+    }
+
+    /// What the names of all our sessions begin with, as far as there is room for it.
+    fn our_name(&self) -> String {
         let name = format!("waltree:{}:{}", self.term, self.identity);
         // As the server does it, so that names can be compared.
-        let plain: String = name.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
-        plain.chars().take(NAME_BYTES_MAX).collect()
+        name.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
     }
 
-    /// Second half of the lock's key: FNV-1a of the scope, the same in every build, as an old and a new operator must
-    /// meet at one lock.
+    /// Second half of the lock's key.
     fn key(&self) -> i32 {
-        let step = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-        self.scope.bytes().fold(0x811c_9dc5, step).cast_signed()
+        fnv(&self.scope).cast_signed()
     }
 
-    /// Whether a session of this name has to give way: one of an older term, or our own of before.
-    fn outranks(&self, holder: &str) -> bool {
+    /// Whether a session of this name has to give way on a node's server: one of an older term, or our own of before.
+    fn outranks(&self, holder: &str, node: &NodeName) -> bool {
         let term = holder.strip_prefix("waltree:").and_then(|rest| rest.split(':').next()?.parse::<u64>().ok());
-        term.is_some_and(|term| term < self.term) || holder == self.application_name()
+        term.is_some_and(|term| term < self.term) || holder == self.application_name(node)
     }
+
+    /// Why a session that does not give way keeps the right from us.
+    fn refusal(&self, holder: String, node: &NodeName) -> NoRight {
+        let own = self.application_name(node);
+        let unmarked = |name: &str| name.rsplit_once(':').map(|(ours, _)| ours.to_owned());
+        if unmarked(&holder) == unmarked(&own) {
+            NoRight::SameServer { holder }
+        } else {
+            NoRight::Superseded { holder }
+        }
+    }
+}
+
+/// FNV-1a, the same in every build, as an old and a new operator must meet at one lock.
+fn fnv(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// Takes the right for the session of `client`.
 ///
 /// # Errors
-/// [`NoRight::Superseded`] when the holder is not older than we are.
-pub(super) async fn take(client: &Client, fence: &Fence) -> Result<(), NoRight> {
-    match tokio::time::timeout(DEADLINE, contend(client, fence)).await {
+/// [`NoRight::Superseded`] when the holder is not older than we are, [`NoRight::SameServer`] when it is ourselves.
+pub(super) async fn take(client: &Client, fence: &Fence, node: &NodeName) -> Result<(), NoRight> {
+    match tokio::time::timeout(DEADLINE, contend(client, fence, node)).await {
         Ok(verdict) => verdict,
         Err(_) => Err(NoRight::Failed(format!("no answer within {DEADLINE:?}"))),
     }
 }
 
-async fn contend(client: &Client, fence: &Fence) -> Result<(), NoRight> {
+async fn contend(client: &Client, fence: &Fence, node: &NodeName) -> Result<(), NoRight> {
     let failed = |error: tokio_postgres::Error| NoRight::Failed(unseen::text(&error));
     let key = fence.key();
     let mut locked = false;
@@ -111,10 +142,10 @@ async fn contend(client: &Client, fence: &Fence) -> Result<(), NoRight> {
             return Ok(());
         }
         for (pid, holder) in others {
-            if !fence.outranks(&holder) {
+            if !fence.outranks(&holder, node) {
                 // Whoever has no right keeps it from nobody.
                 client.query_typed("SELECT pg_advisory_unlock_all()", &[]).await.map_err(failed)?;
-                return Err(NoRight::Superseded { holder });
+                return Err(fence.refusal(holder, node));
             }
             let (topology, term) = (&fence.scope, fence.term);
             tracing::info!(topology, holder, term, "an older session is ended to take its right to write");
@@ -150,23 +181,41 @@ mod tests {
 
     use super::*;
 
+    fn name(node: &str) -> NodeName {
+        NodeName::new(node).unwrap()
+    }
+
     fn fence(term: u64, identity: &str) -> Fence {
         Fence { scope: "shop/orders".into(), term, identity: identity.into() }
     }
 
     #[test]
     fn an_older_term_and_our_own_of_before_give_way() {
-        assert!(fence(7, "a").outranks("waltree:6:b"));
-        assert!(fence(7, "a").outranks("waltree:7:a"));
-        for newer in ["waltree:8:a", "waltree:7:b", "waltree", "psql", "", "waltree:x:a"] {
-            assert!(!fence(7, "a").outranks(newer), "{newer}");
+        let node = name("eu-1");
+        assert!(fence(7, "a").outranks("waltree:6:b", &node));
+        assert!(fence(7, "a").outranks(&fence(6, "b").application_name(&name("ap-1")), &node));
+        assert!(fence(7, "a").outranks(&fence(7, "a").application_name(&node), &node));
+        let (newer, other) = (fence(8, "a").application_name(&node), fence(7, "b").application_name(&node));
+        for newer in [&newer, &other, "waltree:7:a", "waltree", "psql", "", "waltree:x:a"] {
+            assert!(!fence(7, "a").outranks(newer, &node), "{newer}");
+            assert_eq!(fence(7, "a").refusal(newer.into(), &node), NoRight::Superseded { holder: newer.into() });
+        }
+    }
+
+    #[test]
+    fn our_own_session_by_another_name_of_the_server_does_not_give_way() {
+        for identity in ["a", &"pod-".repeat(30)] {
+            let fence = fence(7, identity);
+            let holder = fence.application_name(&name("ap-1"));
+            assert!(!fence.outranks(&holder, &name("eu-1")));
+            assert_eq!(fence.refusal(holder.clone(), &name("eu-1")), NoRight::SameServer { holder });
         }
     }
 
     #[test]
     fn a_long_identity_is_cut_as_the_server_cuts_it() {
-        let long = fence(7, &"pod-\u{e9}".repeat(30)).application_name();
+        let long = fence(7, &"pod-\u{e9}".repeat(30)).application_name(&name("eu-1"));
         assert_eq!(long.len(), 63);
-        assert!(fence(7, &"pod-\u{e9}".repeat(30)).outranks(&long));
+        assert!(fence(7, &"pod-\u{e9}".repeat(30)).outranks(&long, &name("eu-1")));
     }
 }

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect as _};
 
 use super::{Credentials, ServerSpec, SslMode, tls};
-use crate::model::Unseen;
+use crate::model::{NodeName, Unseen};
 
 /// Longest message that is taken from a server, in bytes; a walsender's are at most 128 KiB.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -63,7 +63,7 @@ pub struct Replication {
 impl Replication {
     /// Connects and logs in.
     pub(super) async fn open(
-        spec: &ServerSpec,
+        (node, spec): (&NodeName, &ServerSpec),
         credentials: &Credentials,
         addresses: &[IpAddr],
     ) -> Result<Self, NoReplication> {
@@ -71,7 +71,7 @@ impl Replication {
         let socket = TcpStream::connect(&listeners[..]).await?;
         let mut this = Self { stream: encrypted(spec, credentials, socket).await?, pid: None };
         // The name of a node it must not be: whoever is asked for an edge would take us for that node.
-        let name = spec.application_name();
+        let name = spec.application_name(node);
         let parameters = [
             ("user", credentials.username.as_str()),
             ("replication", "true"),

@@ -105,7 +105,8 @@ impl Task {
         let slow = self.sighting.borrow().view.unseen.as_ref().is_some_and(|u| u.why == WhyUnseen::Timeout);
         let turn = if slow { &shared.logins.slow } else { &shared.logins.prompt };
         let _turn = turn.acquire().await;
-        let opened = Session::open(&self.spec, &credentials, &shared.timing).instrument(self.span()).await;
+        let opened =
+            Session::open((&self.node, &self.spec), &credentials, &shared.timing).instrument(self.span()).await;
         Ok(Arc::new(opened.map_err(|unseen| self.at(&unseen))?))
     }
 

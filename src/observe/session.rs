@@ -20,7 +20,7 @@ use super::replication::{NoReplication, Replication};
 use super::rights::{self, Rights};
 use super::unseen::{self, unseen};
 use super::{Clock, Credentials, Fence, NoRight, ServerSpec, SslMode, Timing, fence, query, tls};
-use crate::model::{Facts, Timeline, Unseen, WhyUnseen};
+use crate::model::{Facts, NodeName, Timeline, Unseen, WhyUnseen};
 
 /// The server notices within this time that we are gone, and we that it is.
 const VANISHED_AFTER: Duration = Duration::from_secs(5);
@@ -50,7 +50,7 @@ pub(super) struct Session {
     right: Mutex<Result<(), NoRight>>,
     disk_doubted: AtomicBool,
     /// How it was come by, for a second connection beside it.
-    way: (ServerSpec, Credentials),
+    way: (NodeName, ServerSpec, Credentials),
 }
 
 impl Drop for Session {
@@ -62,9 +62,13 @@ impl Drop for Session {
 
 impl Session {
     /// Logs in, takes the right to write where there is a fence, and learns what our role may do.
-    pub(super) async fn open(spec: &ServerSpec, credentials: &Credentials, timing: &Timing) -> Result<Self, Unseen> {
+    pub(super) async fn open(
+        (node, spec): (&NodeName, &ServerSpec),
+        credentials: &Credentials,
+        timing: &Timing,
+    ) -> Result<Self, Unseen> {
         let addresses = within(timing.login, "the name was not resolved", resolve(spec)).await?;
-        let config = config(spec, credentials, &addresses);
+        let config = config((node, spec), credentials, &addresses);
         let connector = tls::connector(spec.access.ssl_mode, credentials)?;
         let login = async { config.connect(connector).await.map_err(|error| unseen::of_error(&error)) };
         let (client, connection) = within(timing.login, "the login was not answered", login).await?;
@@ -87,7 +91,7 @@ impl Session {
             gate: Arc::default(),
             right: Mutex::new(Err(NoRight::ObserveOnly)),
             disk_doubted: AtomicBool::new(false),
-            way: (spec.clone(), credentials.clone()),
+            way: (node.clone(), spec.clone(), credentials.clone()),
         };
         this.take_right(spec.fence.as_ref()).await;
         within(timing.answer, "the first question was not answered", this.learn_rights()).await?;
@@ -98,7 +102,7 @@ impl Session {
     pub(super) async fn take_right(&self, fence: Option<&Fence>) {
         let Some(fence) = fence.filter(|_| self.right().is_err()) else { return };
         let _one_at_a_time = self.gate.lock().await;
-        let right = fence::take(&self.client, fence).await;
+        let right = fence::take(&self.client, fence, &self.way.0).await;
         *self.right.lock().unwrap_or_else(PoisonError::into_inner) = right;
     }
 
@@ -225,13 +229,13 @@ impl Writer {
     /// # Errors
     /// [`NoReplication`] says why there is none.
     pub async fn replication(&self) -> Result<Replication, NoReplication> {
-        let (spec, credentials) = &self.session.way;
-        let mut replication = Replication::open(spec, credentials, &resolve(spec).await?).await?;
+        let (node, spec, credentials) = &self.session.way;
+        let mut replication = Replication::open((node, spec), credentials, &resolve(spec).await?).await?;
         let cluster = replication.system_identifier().await?;
         // A standby has the identifier of its primary, so that alone does not tell the two apart.
         let sql = "SELECT (SELECT system_identifier::text FROM pg_control_system()) = $1 AND EXISTS (SELECT FROM \
                    pg_stat_activity WHERE pid = $2 AND backend_type = 'walsender' AND application_name = $3)";
-        let name = spec.application_name();
+        let name = spec.application_name(node);
         let parameters: [(&(dyn ToSql + Sync), Type); 3] =
             [(&cluster, Type::TEXT), (&replication.pid(), Type::INT4), (&name, Type::TEXT)];
         let rows = self.query_typed(sql, &parameters).await.map_err(|error| unseen::of_error(&error))?;
@@ -267,7 +271,7 @@ async fn resolve(spec: &ServerSpec) -> Result<Vec<IpAddr>, Unseen> {
     if addresses.is_empty() { Err(unknown("it has no address")) } else { Ok(addresses) }
 }
 
-fn config(spec: &ServerSpec, credentials: &Credentials, addresses: &[IpAddr]) -> Config {
+fn config((node, spec): (&NodeName, &ServerSpec), credentials: &Credentials, addresses: &[IpAddr]) -> Config {
     let mut config = Config::new();
     for address in addresses {
         config.host(&spec.address).hostaddr(*address);
@@ -277,7 +281,7 @@ fn config(spec: &ServerSpec, credentials: &Credentials, addresses: &[IpAddr]) ->
         .user(&credentials.username)
         .dbname(&credentials.dbname)
         .options(SETTINGS)
-        .application_name(spec.application_name())
+        .application_name(spec.application_name(node))
         .tcp_user_timeout(VANISHED_AFTER)
         .keepalives_idle(VANISHED_AFTER)
         .keepalives_interval(Duration::from_secs(1))

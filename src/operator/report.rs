@@ -220,7 +220,8 @@ impl View<'_> {
         let feeding: BTreeSet<&NodeName> = upstreams.values().copied().flatten().collect();
         members()
             .map(|(group, node)| {
-                let is_primary = matches!(primary, Primary::One(one) if *one == node);
+                let memory = &self.observed.memory;
+                let is_primary = matches!(primary, Primary::One(one) if memory.are_one(one, node));
                 let upstream = upstreams.get(node).copied().flatten();
                 let state = match self.plan.sight.rooted.get(node) {
                     Some(Rooted::No(_)) => NodeState::Unrooted,

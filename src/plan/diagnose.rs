@@ -7,7 +7,7 @@ mod unseen;
 
 use super::standing::{VERSION_NUM_MIN, diverged, foreign, is_the_primary, our_identifier};
 use super::step::{Plan, Wait, WaitReason};
-use super::{World, others};
+use super::{World, others, twice};
 use crate::model::primary::Primary;
 use crate::model::{Automation, Diagnosis, Facts, Finding, Management, NodeName, Route};
 
@@ -86,6 +86,9 @@ pub(super) fn identity(world: &World<'_>, node: &NodeName, facts: &Facts) -> Fou
             Diagnosis::VersionTooOld,
             format!("{node} is PostgreSQL {version}; upgrade it to 15 or later. It is not touched."),
         ));
+    }
+    if let Some(told) = twice::told(world, node) {
+        return Some((Diagnosis::SameServer, format!("{told}; it is not written to until then.")));
     }
     if !facts.in_recovery && !is_the_primary(world, node) {
         return Some(match &world.sight.primary {

@@ -24,6 +24,7 @@ pub mod step;
 mod synchronous;
 pub mod tolerates;
 mod traffic;
+mod twice;
 mod want;
 mod world;
 
@@ -63,6 +64,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
         disk::doubt(&world, &mut plan);
         plan.tolerates = tolerates::tolerates(&world, &plan);
     }
+    twice::leave(&world, &mut plan);
     diagnose::diagnose(&world, &mut plan);
     let memory = &observed.memory;
     withhold(&world, &mut plan);

@@ -6,11 +6,11 @@ use super::spread::is_stand_in;
 use super::standing::Standing;
 use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
 use super::traffic::{Move, Traffic, bytes_again};
-use super::{VERIFY_MILLISECONDS, World, diagnose, slots, synchronous};
+use super::{VERIFY_MILLISECONDS, World, diagnose, slots, synchronous, twice};
 use crate::model::memory::{Ordered, RELOADS_MAX};
 use crate::model::primary::Primary;
 use crate::model::tree::{Edge, Union};
-use crate::model::{Facts, Management, NodeName, Route, SessionAttrs};
+use crate::model::{Diagnosis, Facts, Management, NodeName, Route, SessionAttrs};
 
 /// How long an order may stay unverified before it no longer counts as under way, in milliseconds: beyond it something
 /// else is wrong, which a diagnosis names.
@@ -97,16 +97,17 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>,
     if world.management(node) == Management::Observe {
         return Ok(None);
     }
-    let no_primary = match &world.sight.primary {
-        Primary::Known { .. } => None,
-        Primary::NotSeen => Some("no primary is seen, so nobody is moved"),
-        // Nothing shows which of two branches a server is on (postgres-facts.md 4.6).
-        Primary::Several(_) => Some("more than one server answers as the primary, so nobody is moved"),
-    };
     let without = |why: &str| (WaitReason::NoPrimary, why.to_owned());
+    let no_primary = match &world.sight.primary {
+        // Which tree is meant is not known: with a second root every route below it would be another one.
+        Primary::Known { name, .. } => twice::told(world, name)
+            .map(|told| (WaitReason::NotWritable, format!("{}: {told}, so nobody is moved", Diagnosis::SameServer))),
+        Primary::NotSeen => Some(without("no primary is seen, so nobody is moved")),
+        // Nothing shows which of two branches a server is on (postgres-facts.md 4.6).
+        Primary::Several(_) => Some(without("more than one server answers as the primary, so nobody is moved")),
+    };
     let Some(wanted) = plan.wanted.get(node) else {
-        let lonely = (WaitReason::NoUpstream, lonely(world, node));
-        return Err(no_primary.map_or(lonely, without));
+        return Err(no_primary.unwrap_or_else(|| (WaitReason::NoUpstream, lonely(world, node))));
     };
     let Some(facts) = world.seen(node) else {
         let silent = || (WaitReason::NotWritable, "it is not seen, so its route cannot be changed".to_owned());
@@ -125,7 +126,7 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>,
         return towards_first(world, plan, node, facts, wanted);
     }
     if let Some(why) = no_primary {
-        return Err(without(why));
+        return Err(why);
     }
     let route = provable(world, node, facts, wanted, urgent)?;
     synchronous::hangs(world, plan, node, facts, &route)?;

@@ -13,8 +13,8 @@ pub(super) const VERSION_NUM_MIN: u32 = 150_000;
 pub enum Standing {
     /// It may get children.
     Good,
-    /// It is in doubt for less than the patience, or cannot be seen while its children are fed: it keeps the routes
-    /// that name it and gets no new ones.
+    /// It is in doubt for less than the patience, or cannot be seen while its children are fed, or is in the spec twice: it
+    /// keeps the routes that name it and gets no new ones.
     Keeps,
     /// It failed a short while ago: it keeps the children that receive from it now.
     Settling,
@@ -40,6 +40,8 @@ pub(super) fn standing(world: &World<'_>, node: &NodeName) -> Standing {
         Standing::Lagging
     } else if failed {
         Standing::Failed
+    } else if world.is_twice(node) {
+        Standing::Keeps
     } else if world.is_primary(node) {
         Standing::Good
     } else if memory.is_settling(node) {
@@ -88,7 +90,8 @@ pub(super) fn our_identifier(world: &World<'_>) -> Option<u64> {
 
 /// It answers as a primary and is the one that all others are to follow.
 pub(super) fn is_the_primary(world: &World<'_>, node: &NodeName) -> bool {
-    matches!(&world.sight.primary, Primary::Known { name, .. } if name == node)
+    let memory = &world.observed.memory;
+    matches!(&world.sight.primary, Primary::Known { name, .. } if memory.are_one(name, node))
 }
 
 /// How a node's WAL has left the primary's history, as a sentence: beyond the fork, or on a timeline that is not in it.

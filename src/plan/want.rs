@@ -13,8 +13,8 @@ pub(super) fn want(world: &World<'_>, plan: &mut Plan) {
     plan.wanted = routes(&Spread::of(world, preferences(world.desired)));
     plan.fallbacks.reserve(plan.wanted.len());
     // A server whose route is not ours to set needs no fallbacks: none is prepared for it.
-    let ours =
-        |node: &NodeName| world.standing(node) != Standing::Barred && world.management(node) == Management::Routes;
+    let barred = |node: &NodeName| world.standing(node) == Standing::Barred || world.is_twice(node);
+    let ours = |node: &NodeName| !barred(node) && world.management(node) == Management::Routes;
     for (node, route) in plan.wanted.iter().filter(|(node, _)| ours(node)) {
         let state = |upstream: &NodeName| ready::fallback(world, node, upstream);
         let states = route.fallbacks().iter().map(|up| (up.clone(), state(up))).collect();

@@ -92,7 +92,12 @@ impl<'a> World<'a> {
     }
 
     pub(super) fn is_primary(&self, node: &NodeName) -> bool {
-        self.primary() == Some(node)
+        self.primary().is_some_and(|primary| self.observed.memory.are_one(primary, node))
+    }
+
+    /// Whether its server is in the spec by another name too.
+    pub(super) fn is_twice(&self, node: &NodeName) -> bool {
+        self.observed.memory.is_twice(node)
     }
 
     pub(super) fn seen(&self, node: &NodeName) -> Option<&'a Facts> {

@@ -99,7 +99,7 @@ impl SlotAt {
 pub struct Server {
     /// Whether it runs.
     pub process: Process,
-    /// How often it was started, or when: another number is another start.
+    /// Which start it is, or when it was: another number is another start, and of another server.
     pub starts: u64,
     /// What a real server said, when this is taken from one: what is not simulated stays as it was.
     pub told: Option<Arc<Facts>>,

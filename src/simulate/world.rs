@@ -99,10 +99,14 @@ impl World {
     }
 
     /// These servers, from this time on.
-    pub(super) fn of(desired: &Desired, seed: u64, servers: ByNode<Server>, now: Millis) -> Self {
+    pub(super) fn of(desired: &Desired, seed: u64, mut servers: ByNode<Server>, now: Millis) -> Self {
         let settings = Settings::default();
         let address = |(name, spec): (&NodeName, &NodeSpec)| (name.clone(), (spec.address.clone(), spec.port));
         let listening: ByNode<_> = desired.nodes.iter().map(address).collect();
+        // Those that are not taken from real ones; no two servers have a start in common.
+        for (server, starts) in servers.values_mut().filter(|server| server.told.is_none()).zip(1_u64..) {
+            server.starts = starts << 32;
+        }
         Self {
             now,
             servers,

@@ -301,7 +301,8 @@ pub fn group(name: &str, secret: &str, more: &str, hosts: &[(&str, u16)]) -> Str
     group_at(name, secret, more, &hosts)
 }
 
-fn group_at(name: &str, secret: &str, more: &str, hosts: &[(&str, &str, u16)]) -> String {
+/// A group of hosts at these addresses, with what else it says.
+pub fn group_at(name: &str, secret: &str, more: &str, hosts: &[(&str, &str, u16)]) -> String {
     let host = |(node, at, port): &(&str, &str, u16)| format!("{{name: {node}, address: {at}, port: {port}}}");
     let hosts: Vec<String> = hosts.iter().map(host).collect();
     let more = if more.is_empty() { String::new() } else { format!("{more}, ") };

@@ -58,7 +58,11 @@ impl Memory {
                     continue;
                 }
                 let steady = owner.in_recovery && self.receives_steadily(&name);
-                if steady && from == Some(on) && same_slot(owner, sender) && claimed.insert(name.clone()) {
+                if steady
+                    && from.is_some_and(|from| self.are_one(from, on))
+                    && same_slot(owner, sender)
+                    && claimed.insert(name.clone())
+                {
                     continue;
                 }
                 let key = (name, on.clone(), sender.pid);

@@ -202,6 +202,10 @@ fn converged(view: &View<'_>) -> Verdict {
         let message = format!("Being done: {}. {NOTHING}", steps_text(&steps));
         return Verdict::new(Truth::False, Plain::Working, message);
     }
+    // What is waited for may be its doing.
+    if let Some(same) = view.plan.findings.iter().find(|finding| finding.diagnosis == Diagnosis::SameServer) {
+        return Verdict::new(Truth::False, same.diagnosis, about(same.node.as_str(), &texts::sentence(&same.message)));
+    }
     // A wait that needs a person says more than one that does not. With automation: Observe the waits are for steps that
     // are withheld, which says more still.
     let withheld = changes(&view.plan.withheld);
