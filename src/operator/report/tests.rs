@@ -11,7 +11,7 @@ use crate::model::memory::NodeMemory;
 use crate::model::observed::{InstalledRoute, Receiver, Sender};
 use crate::model::primary::true_primary;
 use crate::model::tree::edges;
-use crate::model::{Conninfo, Facts, Lsn, Millis, NodeView, Route, Timeline};
+use crate::model::{Facts, Lsn, Millis, NodeView, Route, Timeline};
 use crate::plan::{Done, Readiness, Wait, WaitReason};
 
 const SYSTEM_IDENTIFIER: u64 = 7_300_000_000_000_000_001;
@@ -130,14 +130,8 @@ fn facts(node: &str, upstream: Option<&str>) -> Facts {
             slot: None,
             timeline: Timeline(3),
         }),
-        route: InstalledRoute {
-            conninfo: Conninfo::default(),
-            slot: String::new(),
-            nudged: false,
-            has_password: false,
-            unreadable: false,
-            pending: None,
-        },
+        connecting: false,
+        route: InstalledRoute::default(),
         senders: NODES.iter().filter(|(_, above)| *above == Some(node)).map(|(child, _)| sender(child)).collect(),
         slots: BTreeMap::new(),
         synchronous_standby_names: String::new(),
