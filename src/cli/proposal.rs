@@ -404,9 +404,9 @@ mod tests {
         assert_eq!((code, &told["steps"][0]["withheld"]), (DEGRADED, &true.into()), "{told}");
         let of =
             |told: &Value, word: &str| told["routes"].as_array().unwrap().iter().filter(|r| r["set"] == word).count();
-        let moved = |told: &Value| told["moves"].as_array().unwrap().iter().filter(|one| one["now"] == true).count();
-        assert!(of(&heals, "now") > 0 && moved(&heals) > 0, "with Heal something is made now: {heals}");
-        assert_eq!((of(&told, "now"), moved(&told), of(&told, "withheld")), (0, 0, of(&heals, "now")), "{told}");
+        let at_once = |told: &Value| told["moves"].as_array().unwrap().iter().filter(|one| one["now"] == true).count();
+        assert!(of(&heals, "now") > 0 && at_once(&heals) > 0, "with Heal something is made now: {heals}");
+        assert_eq!((of(&told, "now"), at_once(&told), of(&told, "withheld")), (0, 0, of(&heals, "now")), "{told}");
         assert!(text.contains(", as soon as automation is Heal.\n"), "{text}");
         assert!(!text.contains("now"), "{text}");
     }
