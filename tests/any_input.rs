@@ -130,7 +130,7 @@ fn an_answer() -> Value {
         "system_identifier": "7300000000000000001", "version_num": 150_018, "started": 1, "in_recovery": true,
         "position": "0/3000060", "replay": "0/3000028", "timeline": null, "control_timeline": 1,
         "redo": "0/2000028", "oldest_wal": "0000000000000002", "segment_bytes": 16 << 20, "replay_paused": false,
-        "startup_wait": null, "conninfo": "host=core-1 port=5432 user=repl", "has_password": false,
+        "startup_wait": null, "connecting": false, "conninfo": "host=core-1 port=5432 user=repl", "has_password": false,
         "slot_name": "eu_3", "history": "1\t0/2000000\tx\n", "pending_route": "host=core-1 port=5432 user=repl",
         "receiver": {"pid": 5, "status": "streaming", "host": "core-1", "port": 5432, "slot": "eu_3", "timeline": 1},
         "senders": [{"pid": 6, "application_name": "eu-4", "state": "streaming", "slot": "eu_4"}],

@@ -16,10 +16,10 @@ use waltree::model::{Desired, Memory, NodeView, Observed, Unseen, WhyUnseen};
 use waltree::operator::report;
 use waltree::plan::{Outcome, Plan};
 
-/// One server for this binary. It is a static, so its keeper ends it when this process does.
+/// One server for this binary, or the one that was given. It is a static, so its keeper ends it when this process does.
 fn server() -> &'static ApiServer {
     static SERVER: OnceLock<ApiServer> = OnceLock::new();
-    SERVER.get_or_init(ApiServer::start)
+    SERVER.get_or_init(ApiServer::given_or_started)
 }
 
 /// The topologies of the default namespace, with the definition installed.
@@ -33,8 +33,9 @@ async fn topologies() -> Api<DynamicObject> {
 
 async fn install(client: Client) {
     let definitions = Api::all(client.clone());
-    let definition = definitions.create(&PostParams::default(), &api::crd()).await.unwrap();
-    let name = definition.metadata.name.unwrap();
+    let (definition, mine) = (api::crd(), PatchParams::apply("waltree-test").force());
+    let name = definition.metadata.name.clone().unwrap();
+    definitions.patch(&name, &mine, &Patch::Apply(&definition)).await.unwrap();
     let established = kube::runtime::conditions::is_crd_established();
     kube::runtime::wait::await_condition(definitions, &name, established).await.unwrap();
     let kind = kube::api::ApiResource::erase::<ReplicaTopology>(&());

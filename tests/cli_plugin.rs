@@ -82,6 +82,11 @@ async fn the_tree_and_the_plan_are_shown_from_the_servers_and_nothing_is_written
     assert_eq!(other.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&other.stderr).contains("is the manifest of invoices, not of orders"));
 
+    std::fs::write(&file, manifest(&tree, "eu-1").replace("namespace: default", "namespace: shop")).unwrap();
+    let other = plugin(&server, &["plan", "orders", "-n", "default", "-f", file.to_str().unwrap()]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("is a manifest of the namespace shop"), "{other:?}");
+
     let missing = plugin(&server, &["tree", "nothing", "-n", "default"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("default/nothing"), "what was not found is named");

@@ -40,7 +40,7 @@ async fn where_a_relay_lets_nobody_in_two_lose_their_stream_and_the_others_are_l
     // Mended, and a person says so.
     ground.tree.write_hba("eu-1", &hba);
     ground.tree.sql("eu-1", "SELECT pg_reload_conf()").await;
-    apply(&manifest.replace("namespace: canary}", "namespace: canary, annotations: {waltree.dev/acknowledge: all}}"));
+    apply(&manifest.replacen("}\nspec:", ", annotations: {waltree.dev/acknowledge: all}}\nspec:", 1));
     ground.as_declared().await;
     for node in &EU[1..] {
         fed_by(&ground, node, "eu-1").await;

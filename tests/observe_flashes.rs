@@ -11,6 +11,7 @@ use support::fleet::{facts, name, watch};
 use support::postgres::{Tree, eventually};
 use support::staleness::Writer;
 use waltree::api::ReplicaTopologySpec;
+use waltree::model::rooted::Rooted;
 use waltree::model::tree::Edge;
 use waltree::model::{Desired, Memory, NodeView, Observed, Sight};
 use waltree::observe::Fleet;
@@ -144,4 +145,38 @@ async fn a_streaming_row_without_wal_at_the_other_end_costs_no_slot_elsewhere() 
     assert!(tree.log("eu-2").contains("has already been removed"));
     assert!(seen.both > 0, "the trap is there: {seen:?}");
     assert_eq!((seen.rooted, seen.dropped), (0, 0), "{seen:?}");
+}
+
+/// Looks until the leaf has no path, for a reason that says this or not.
+async fn has_no_path(fleet: &Fleet, desired: &Desired, memory: &mut Memory, word: &str, is_said: bool) {
+    eventually(&format!("{word}: {is_said}"), async || {
+        let looked = facts(fleet, "eu-2").await;
+        let views = fleet.views();
+        memory.advance(desired, &views, clock::now());
+        let sight = Sight::of(desired, &Observed { nodes: views, memory: memory.clone() });
+        let said = matches!(sight.rooted.get(&name("eu-2")), Some(Rooted::No(why)) if why.contains(word) == is_said);
+        looked.receiver.is_none() && said
+    })
+    .await;
+}
+
+/// Both have no row in `pg_stat_wal_receiver`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walreceiver_that_hangs_in_connect_is_told_from_none_at_all() {
+    let mut tree = tree().await;
+    let desired = desired(&tree, 1_000);
+    tree.caught_up("eu-2", "core-1").await;
+    let fleet = watch(&tree, &NODES, None).await;
+    tree.stop("eu-2");
+    tree.freeze("eu-1");
+    point(&mut tree).await;
+    let mut memory = Memory::default();
+    has_no_path(&fleet, &desired, &mut memory, "is connecting, and nobody answers", true).await;
+    let trap = "SELECT (SELECT count(*) FROM pg_stat_wal_receiver), count(*) FROM pg_stat_activity \
+                WHERE backend_type = 'walreceiver'";
+    assert_eq!(tree.sql("eu-2", trap).await, ["0|1"], "the trap is there");
+    assert!(facts(&fleet, "eu-2").await.connecting);
+
+    tree.kill("eu-1");
+    has_no_path(&fleet, &desired, &mut memory, "connecting", false).await;
 }

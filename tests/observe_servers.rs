@@ -175,7 +175,7 @@ async fn streaming_from_a_frozen_upstream_is_seen_to_stand_still() {
     // While it tries to connect to a frozen server there is no row at all.
     tree.sql("eu-2", "ALTER SYSTEM SET primary_slot_name = 'other'").await;
     tree.sql("eu-2", "SELECT pg_reload_conf()").await;
-    until(&fleet, "eu-2", "has no walreceiver to show", |facts| facts.receiver.is_none()).await;
+    until(&fleet, "eu-2", "connects", |facts| facts.receiver.is_none() && facts.connecting).await;
     let trap = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'";
     assert_eq!(tree.value("eu-2", trap).await, "1", "it is there all the same");
 

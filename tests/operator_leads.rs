@@ -165,6 +165,43 @@ async fn the_process_logs_json_that_says_what_it_is_about_and_gives_the_lease_ba
     assert!(says("stopping", &[]));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_terminal_the_process_logs_text_about_the_same() {
+    let server = ApiServer::start();
+    install(&server);
+    let [log, pid] = ["operator.log", "operator.pid"].map(|name| server.directory().join(name));
+    let [written, program] = [pid.to_str().unwrap(), env!("CARGO_BIN_EXE_waltree")];
+    let arguments = format!("operator --identity=first --listen=127.0.0.1:0 --lease-namespace {SYSTEM}");
+    let mut terminal = Command::new("script")
+        .args(["-qec", &format!("echo $$ >'{written}'; exec '{program}' {arguments}"), "/dev/null"])
+        .env("SHELL", "/bin/sh")
+        .env("KUBECONFIG", server.kubeconfig_as(SYSTEM, "waltree-operator").await)
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let nobody = "apiVersion: waltree.dev/v1alpha1\nkind: ReplicaTopology\nmetadata: {name: orders}\nspec:\n  \
+                  groups: [{name: core, sslMode: Disable, hosts: [{name: core-1, address: 127.0.0.1, port: 1}]}]\n";
+    let applied = server.kubectl(&["apply", "--server-side", "-n", "default", "-f", "-"], nobody);
+    assert!(applied.status.success(), "{applied:?}");
+    let lines = || -> Vec<String> {
+        let text = fs::read_to_string(&log).unwrap();
+        let plain = text.split('\x1b').enumerate().map(|(place, part)| match (place, part.split_once('m')) {
+            (1.., Some((_, plain))) => plain,
+            _ => part,
+        });
+        plain.collect::<String>().lines().map(str::to_owned).collect()
+    };
+    let says = |words: &[&str]| lines().iter().any(|line| words.iter().all(|word| line.contains(word)));
+    eventually("it says what it sees", async || says(&["not seen", "default/orders", "node=core-1"])).await;
+    assert!(Command::new("kill").arg(fs::read_to_string(&pid).unwrap().trim()).status().unwrap().success());
+    let ended = tokio::task::spawn_blocking(move || terminal.wait().unwrap()).await.unwrap();
+    fs::remove_file(pid).unwrap();
+    assert_eq!(ended.code(), Some(0), "{:?}", lines());
+    assert!(says(&[" INFO ", "stopping"]), "{:?}", lines());
+    assert!(!lines().iter().any(|line| line.starts_with('{')), "{:?}", lines());
+}
+
 /// The two halves of the lock of `default/orders`.
 const KEY: i32 = 0x7761_6C74;
 const SCOPE: i32 = 0x5c94_7f42;

@@ -106,10 +106,16 @@ fn the_way_to_a_first_topology_names_the_certificate_of_the_default_tls_mode_and
     assert!(README.contains(&format!("at `/metrics` on port {port}")), "{port}");
 }
 
+/// The demo, with an API server of its own.
+fn demo() -> Command {
+    let mut command = Command::new("timeout");
+    command.arg("60").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/demo")).env_remove("WALTREE_KUBECONFIG");
+    command
+}
+
 #[test]
 fn a_demo_whose_set_up_fails_says_what_is_missing_and_ends() {
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/demo");
-    let ran = Command::new("timeout").arg("60").arg(demo).env("KUBEBUILDER_ASSETS", "/nonexistent").output().unwrap();
+    let ran = demo().env("KUBEBUILDER_ASSETS", "/nonexistent").output().unwrap();
     assert!(String::from_utf8_lossy(&ran.stderr).contains("/nonexistent has no etcd"), "{ran:?}");
     assert_eq!(ran.status.code(), Some(1), "it has ended, and was not ended");
 }
@@ -118,8 +124,7 @@ fn a_demo_whose_set_up_fails_says_what_is_missing_and_ends() {
 fn a_demo_that_finds_its_port_taken_says_which_and_touches_no_cluster() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/demo");
-    let ran = Command::new("timeout").arg("60").arg(demo).env("WALTREE_KUBE_PORT", &port).output().unwrap();
+    let ran = demo().env("WALTREE_KUBE_PORT", &port).output().unwrap();
     assert!(String::from_utf8_lossy(&ran.stderr).contains(&format!("port {port} of 127.0.0.1 is taken")), "{ran:?}");
     assert!(!String::from_utf8_lossy(&ran.stdout).contains("applied"), "{ran:?}");
     assert_eq!(ran.status.code(), Some(1));

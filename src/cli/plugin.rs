@@ -107,6 +107,14 @@ pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<E
                 if let Some(other) = manifest.metadata.name.filter(|name| *name != planned.name) {
                     bail!("{} is the manifest of {other}, not of {}", file.display(), planned.name);
                 }
+                // kubectl would not apply it there either.
+                if let Some(other) = manifest.metadata.namespace.filter(|name| *name != cluster.namespace) {
+                    let file = file.display();
+                    bail!(
+                        "{file} is a manifest of the namespace {other}, and planned is in {}: say -n {other}",
+                        cluster.namespace
+                    );
+                }
                 topology.spec = manifest.spec;
             }
             let look = look(&cluster.client, &cluster.namespace, &topology).await?;

@@ -13,7 +13,7 @@ use super::plugin::Output;
 use super::{DEGRADED, OK};
 use crate::model::primary::Primary;
 use crate::model::tree::Edge;
-use crate::model::{Desired, Diagnosis, NodeName, Route, about};
+use crate::model::{Automation, Desired, Diagnosis, NodeName, Route, about};
 use crate::plan::{Planned as Do, StepKind, intents};
 
 /// Of which topology.
@@ -104,6 +104,8 @@ enum When {
     /// It is, or it is not ours to set.
     Never,
     Now,
+    /// It would be now, and `automation: Observe` forbids it.
+    Withheld,
     /// When what it waits for is there.
     Later,
 }
@@ -114,6 +116,7 @@ struct Move {
     node: String,
     from: Option<String>,
     to: String,
+    /// The next pass makes it. It waits for something else, or is withheld, as the route's [`Target::set`] says.
     now: bool,
 }
 
@@ -161,12 +164,13 @@ impl Proposal {
             declared_relays: declared_relays(desired, before),
             ..Self::default()
         };
+        let heals = desired.automation == Automation::Heal;
         for intent in intents(desired, observed, plan) {
             let upstream = receives_from(plan.sight.edges.get(&intent.node), before);
             let node = intent.node.to_string();
             if let Some(first) = intent.wanted.first().filter(|_| intent.is_move) {
                 let (from, to) = (upstream.clone(), first.to_string());
-                this.moves.push(Move { node: node.clone(), from, to, now: intent.is_now });
+                this.moves.push(Move { node: node.clone(), from, to, now: intent.is_now && heals });
             }
             this.routes.push(Target {
                 node,
@@ -175,7 +179,8 @@ impl Proposal {
                 installed: names(intent.installed.as_ref()),
                 set: match (intent.is_due, intent.is_now) {
                     (false, _) => When::Never,
-                    (true, true) => When::Now,
+                    (true, true) if heals => When::Now,
+                    (true, true) => When::Withheld,
                     (true, false) => When::Later,
                 },
                 waits_for: intent.wait.as_ref().filter(|_| intent.is_due && !intent.is_now).map(waiting),
@@ -225,12 +230,25 @@ impl Proposal {
         for shortage in &self.shortages {
             let _ = writeln!(text, "{shortage}");
         }
-        for Target { node, wanted, .. } in &self.routes {
+        // Of hundreds only those that change: the others would hide them.
+        let (stay, due): (Vec<_>, Vec<_>) = self.routes.iter().partition(|route| route.set == When::Never);
+        for Target { node, wanted, .. } in due {
             let _ = writeln!(text, "{node} is to receive from {}.", wanted.join(" > "));
         }
+        if !stay.is_empty() {
+            let how = if stay.len() == 1 { "stays as it is" } else { "stay as they are" };
+            let _ = writeln!(text, "{} {how}.", counted(stay.len(), "route"));
+        }
+        let heals = look.desired.automation == Automation::Heal;
         for Move { node, from, to, now } in &self.moves {
             let from = from.as_deref().unwrap_or("nobody");
-            let when = if *now { "now" } else { "when it is ready" };
+            let withheld = self.routes.iter().any(|route| route.node == *node && route.set == When::Withheld);
+            let when = match (now, withheld) {
+                (true, _) => "now",
+                (false, true) => "as soon as automation is Heal",
+                (false, false) if heals => "when it is ready",
+                (false, false) => "when automation is Heal and it is ready",
+            };
             let _ = writeln!(text, "{node} moves from {from} to {to}, {when}.");
         }
         for (node, group) in &self.declared_relays {
@@ -248,15 +266,19 @@ impl Proposal {
 
     fn sum(&self) -> String {
         let count = |when| self.routes.iter().filter(|route| route.set == when).count();
-        let (now, later) = (count(When::Now), count(When::Later));
+        let (now, withheld, later) = (count(When::Now), count(When::Withheld), count(When::Later));
         let slots = self.routes.iter().filter_map(|route| route.waits_for.as_ref());
         let slots = slots.filter(|wait| wait.reason == "SlotNotReady").count();
-        let others = match (now, later) {
-            (_, 0) => String::new(),
-            (now, later) if slots == later => format!(" ({now} now, the others when their slots are ready)"),
-            (now, _) => format!(" ({now} now, the others when what they wait for is there)"),
+        let first =
+            if withheld > 0 { format!("{withheld} as soon as automation is Heal") } else { format!("{now} now") };
+        let others = match later {
+            0 if withheld > 0 => " (as soon as automation is Heal)".to_owned(),
+            0 => String::new(),
+            later if slots == later => format!(" ({first}, the others when their slots are ready)"),
+            _ => format!(" ({first}, the others when what they wait for is there)"),
         };
-        format!("{} to set{others}, {} planned.", counted(now + later, "route"), counted(self.moves.len(), "move"))
+        let due = counted(now + withheld + later, "route");
+        format!("{due} to set{others}, {} planned.", counted(self.moves.len(), "move"))
     }
 }
 
@@ -362,6 +384,49 @@ mod tests {
         }
         let (code, text) = shown(&look(&drama, drama.desired()), None, Output::Text);
         assert_eq!((code, text.lines().last()), (OK, Some("0 routes to set, 0 moves planned.")), "{text}");
+    }
+
+    #[test]
+    fn what_automation_forbids_is_not_told_to_come_now() {
+        let mut drama = star(&["eu-1", "eu-2", "eu-3", "eu-4"]);
+        let mut desired = drama.desired().clone();
+        let moves = |seen: &Look| seen.plan.steps.iter().any(|one| seen.plan.is_move(&one.step));
+        assert!((0..10_000).any(|_| {
+            drama.pass(10);
+            moves(&look(&drama, &desired))
+        }));
+        let (_, heals) = shown(&look(&drama, &desired), None, Output::Json);
+        desired.automation = Automation::Observe;
+        let seen = look(&drama, &desired);
+        let (code, text) = shown(&seen, None, Output::Text);
+        let (_, json) = shown(&seen, None, Output::Json);
+        let [heals, told]: [Value; 2] = [&heals, &json].map(|json| serde_json::from_str(json).unwrap());
+        assert_eq!((code, &told["steps"][0]["withheld"]), (DEGRADED, &true.into()), "{told}");
+        let of =
+            |told: &Value, word: &str| told["routes"].as_array().unwrap().iter().filter(|r| r["set"] == word).count();
+        let at_once = |told: &Value| told["moves"].as_array().unwrap().iter().filter(|one| one["now"] == true).count();
+        assert!(of(&heals, "now") > 0 && at_once(&heals) > 0, "with Heal something is made now: {heals}");
+        assert_eq!((of(&told, "now"), at_once(&told), of(&told, "withheld")), (0, 0, of(&heals, "now")), "{told}");
+        assert!(text.contains(", as soon as automation is Heal.\n"), "{text}");
+        assert!(!text.contains("now"), "{text}");
+    }
+
+    #[test]
+    fn routes_that_stay_are_counted_and_those_that_change_are_told() {
+        let mut drama = star(&["eu-1", "eu-2", "eu-3", "eu-4"]);
+        assert!(drama.rest(600_000));
+        let (code, text) = shown(&look(&drama, drama.desired()), None, Output::Text);
+        assert_eq!((code, text.as_str()), (OK, "5 routes stay as they are.\n0 routes to set, 0 moves planned.\n"));
+        drama.strike(&Fault::Kill(NodeName::new("eu-1").unwrap()));
+        drama.pass(100);
+        let seen = look(&drama, drama.desired());
+        let (_, text) = shown(&seen, None, Output::Text);
+        let (_, json) = shown(&seen, None, Output::Json);
+        let json: Value = serde_json::from_str(&json).unwrap();
+        for route in json["routes"].as_array().unwrap() {
+            let line = format!("{} is to receive from ", route["node"].as_str().unwrap());
+            assert_eq!(text.contains(&line), route["set"] != "never", "{text}");
+        }
     }
 
     #[test]

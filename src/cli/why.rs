@@ -170,6 +170,7 @@ fn seen(look: &Look, node: &NodeName) -> Vec<String> {
             said.push(format!("it answers as {role} at {}, replayed {} ({told})", facts.position, facts.replay));
             said.push(match &facts.receiver {
                 Some(Receiver { status, host, port, .. }) => format!("its walreceiver is {status} from {host}:{port}"),
+                None if facts.connecting => "its walreceiver is connecting, and nobody has answered yet".to_owned(),
                 None if facts.in_recovery => "it has no walreceiver".to_owned(),
                 None => format!("it has {} walsenders", facts.senders.len()),
             });
@@ -212,7 +213,8 @@ fn evidence(observed: &Observed, node: &NodeName) -> Vec<String> {
     let mut all: Vec<String> = [
         since("not seen", memory.unseen_since),
         since("without a path", memory.unrooted_since),
-        since("without a walreceiver", memory.alone_since),
+        since("without a stream", memory.alone_since),
+        since("connecting, without an answer", memory.connecting_since),
         since("no good as an upstream", memory.failing_since),
         until.map(|until| {
             format!("settling for {} more, failure number {}", seconds(until.since(now)), memory.failures)

@@ -121,6 +121,8 @@ pub struct NodeMemory {
     pub suffers: bool,
     /// Since when it has no walreceiver.
     pub alone_since: Option<Millis>,
+    /// Since when its walreceiver is seen to connect at every look, without an answer.
+    pub connecting_since: Option<Millis>,
     /// The process id of its walreceiver, and when that was first seen.
     pub receiver: Option<(i32, Millis)>,
     /// Since when that process is seen to be stopping.
@@ -404,6 +406,8 @@ impl NodeMemory {
         }
         let alone = facts.in_recovery && facts.receiver.is_none();
         self.alone_since = self.alone_since.filter(|_| alone).or(alone.then_some(facts.asked_at));
+        let connecting = alone && facts.connecting;
+        self.connecting_since = self.connecting_since.filter(|_| connecting).or(connecting.then_some(facts.asked_at));
         let pid = facts.receiver.as_ref().map(|receiver| receiver.pid);
         let known = self.receiver.filter(|(known, _)| Some(*known) == pid);
         let stopping = facts.receiver.as_ref().is_some_and(|receiver| receiver.status == "stopping");

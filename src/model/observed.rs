@@ -127,7 +127,7 @@ pub struct Slot {
 }
 
 /// The route as it is set on the server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct InstalledRoute {
     /// The running `primary_conninfo`, any password masked before it left the server.
     pub conninfo: Conninfo,
@@ -188,6 +188,9 @@ pub struct Facts {
     pub startup_wait: Option<String>,
     /// The walreceiver, when its row is there.
     pub receiver: Option<Receiver>,
+    /// There is a walreceiver that waits for the answer of a server to which it connects; it has no row then
+    /// (postgres-facts.md 5.2). A frozen one never answers.
+    pub connecting: bool,
     /// The route as installed.
     pub route: InstalledRoute,
     /// Walsenders.

@@ -110,11 +110,22 @@ impl Walk<'_> {
                     let hops = memory.and_then(|memory| memory.hops);
                     return match hops.filter(|_| alone_for.is_some_and(|t| t < patience)) {
                         Some(hops) => Ok(hops + passed.len() - 1),
+                        None if self.hangs_in_connect(at) => {
+                            Err(Rooted::No(format!("{at} is connecting, and nobody answers")))
+                        }
                         None => Err(Rooted::No(format!("{at} receives from nobody"))),
                     };
                 }
             };
         }
+    }
+
+    /// One whose upstreams refuse it connects for milliseconds now and then, which is no state of its own; one that connects
+    /// all the time waits for a server that has accepted and does not answer.
+    fn hangs_in_connect(&self, node: &NodeName) -> bool {
+        let memory = &self.observed.memory;
+        let since = memory.node(node).and_then(|memory| memory.connecting_since);
+        since.is_some_and(|since| memory.at.since(since) >= self.desired.healing.suspect_after_milliseconds)
     }
 
     fn end_at_primary(&self, primary: &NodeName, hops: usize) -> Result<usize, Rooted> {
@@ -146,7 +157,11 @@ impl Walk<'_> {
         }
         match memory.stands_still(node, self.desired.healing.suspect_after_milliseconds) {
             // The primary's own position would be another one at every look, and the status with it.
-            Some(_) => Err(Rooted::No(format!("{node} stands still at {} while the primary moves on", facts.position))),
+            Some(_) => {
+                let still = format!("{node} stands still at {} while the primary moves on", facts.position);
+                let why = if self.hangs_in_connect(node) { ": it is connecting, and nobody answers" } else { "" };
+                Err(Rooted::No(still + why))
+            }
             None => Ok(()),
         }
     }

@@ -15,7 +15,8 @@ macro_rules! conninfo_without_password {
 /// The question of every tick; `$1` is the timeline that a standby without a walreceiver was last seen on, or 0.
 ///
 /// Tested as a role with `pg_monitor` (postgres-facts.md 5.1). `pg_control_*` is asked for the position of the last
-/// restartpoint and for a lower bound of the timeline only: its timelines lag after a promotion (5.2).
+/// restartpoint and for a lower bound of the timeline only: its timelines lag after a promotion (5.2). A walreceiver that
+/// connects has no row of its own, and what it waits for is `LibPQWalReceiverConnect`, or from 17 on in other letters (5.2).
 const TICK: &str = concat!(
     "SELECT json_build_object(
  'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
@@ -34,6 +35,8 @@ const TICK: &str = concat!(
  'replay_paused', CASE WHEN r.recovery THEN {paused} ELSE false END,
  'startup_wait', (SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup'),
  'receiver', w.receiver,
+ 'connecting', (SELECT coalesce(bool_or(lower(wait_event) = 'libpqwalreceiverconnect'), false) FROM pg_stat_activity
+     WHERE backend_type = 'walreceiver'),
  'conninfo', ",
     conninfo_without_password!(),
     ",

@@ -76,6 +76,7 @@ impl World {
             replay_paused: server.paused,
             startup_wait: server.paused.then(|| "RecoveryPause".to_owned()),
             receiver,
+            connecting: server.in_recovery && matches!(server.receiver, Receiver::Connecting { .. }),
             route: InstalledRoute {
                 conninfo: server.running.conninfo.clone(),
                 slot: server.running.slot.clone(),

@@ -197,6 +197,7 @@ fn facts(name: &'static str) -> impl Strategy<Value = Facts> {
                 segment_bytes: bytes,
                 replay_paused: replay.0,
                 startup_wait: replay.1.map(str::to_owned),
+                connecting: receiver.is_none(),
                 receiver,
                 route,
                 senders,

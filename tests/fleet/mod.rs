@@ -291,6 +291,7 @@ impl Fleet {
             replay_paused: server.held > LATE_RELOAD_TICKS,
             startup_wait: None,
             receiver,
+            connecting: false,
             route: InstalledRoute {
                 conninfo: server.conninfo.clone(),
                 slot: server.slot.clone(),

@@ -12,13 +12,15 @@ use tracing_subscriber::EnvFilter;
 use waltree::api::ReplicaTopology;
 
 use super::kube::ApiServer;
-use super::operator::{Operator, install};
+use super::operator::{Operator, SYSTEM, install};
 use super::postgres::{Tree, WALTREE_PASSWORD, eventually};
 
 /// The primary of every tree here.
 pub const PRIMARY: &str = "core-1";
 /// The name of every topology here.
 const NAME: &str = "orders";
+/// The operator's name.
+const IDENTITY: &str = "first";
 /// Between two looks at a topology, and how many there are at most: 30 s.
 const LOOK: (Duration, usize) = (Duration::from_millis(100), 300);
 /// What the operator has logged so far.
@@ -28,7 +30,7 @@ static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 fn server() -> &'static ApiServer {
     static SERVER: OnceLock<ApiServer> = OnceLock::new();
     static BEGUN: OnceLock<()> = OnceLock::new();
-    let server = SERVER.get_or_init(ApiServer::start);
+    let server = SERVER.get_or_init(ApiServer::given_or_started);
     BEGUN.get_or_init(|| begin(server));
     server
 }
@@ -36,13 +38,17 @@ fn server() -> &'static ApiServer {
 /// Starts the operator on a runtime of its own, as that of a test ends with the test.
 fn begin(server: &'static ApiServer) {
     install(server);
+    // On an API server that was given ours would take the place of another, and tend what that tends.
+    let holder = ["get", "lease", "-n", SYSTEM, "-o", "jsonpath={.items[*].spec.holderIdentity}"];
+    let holder = String::from_utf8(server.kubectl(&holder, "").stdout).unwrap();
+    assert!(["", IDENTITY].contains(&holder.as_str()), "another operator, {holder}, leads on the API server");
     let filter = EnvFilter::new("info,waltree=debug");
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(|| Log).init();
     let (begun, has_begun) = mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let _operator = Operator::start(server, "first").await;
+            let _operator = Operator::start(server, IDENTITY).await;
             begun.send(()).unwrap();
             std::future::pending::<()>().await;
         });
@@ -67,21 +73,23 @@ pub struct Ground {
     /// Its servers.
     pub tree: Tree,
     client: Client,
-    namespace: &'static str,
+    namespace: String,
 }
 
 impl Ground {
     /// A namespace with the Secret `orders-sql` for these servers, and no topology yet.
-    pub async fn of(tree: Tree, namespace: &'static str) -> Self {
+    pub async fn of(tree: Tree, namespace: &str) -> Self {
         let server = tokio::task::spawn_blocking(server).await.unwrap();
-        assert!(server.kubectl(&["create", "namespace", namespace], "").status.success());
+        // An API server that was given may have that of another run.
+        let namespace = format!("{namespace}-{}", std::process::id());
+        assert!(server.kubectl(&["create", "namespace", &namespace], "").status.success());
         let ground = Self { tree, client: server.client().await, namespace };
         ground.secret("orders-sql", WALTREE_PASSWORD);
         ground
     }
 
     /// A primary, a relay and its leaves, all as declared.
-    pub async fn formed(namespace: &'static str) -> Self {
+    pub async fn formed(namespace: &str) -> Self {
         let ground = Self::of(star(&["eu-1", "eu-2"]).await, namespace).await;
         apply(&ground.manifest(&ground.groups()));
         ground.as_declared().await;
@@ -125,7 +133,7 @@ impl Ground {
 
     /// The topology as the API server has it.
     pub async fn topology(&self) -> ReplicaTopology {
-        Api::namespaced(self.client.clone(), self.namespace).get(NAME).await.unwrap()
+        Api::namespaced(self.client.clone(), &self.namespace).get(NAME).await.unwrap()
     }
 
     /// Waits until a condition of the present generation has this status and reason, and returns its message.
@@ -185,7 +193,7 @@ impl Ground {
     /// What `kubectl waltree VERB orders ...` prints for a person of this namespace, and its exit code.
     pub fn plugin(&self, verb: &str, arguments: &[&str]) -> (i32, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-waltree"));
-        command.env("KUBECONFIG", server().kubeconfig()).args([verb, NAME, "-n", self.namespace]).args(arguments);
+        command.env("KUBECONFIG", server().kubeconfig()).args([verb, NAME, "-n", &self.namespace]).args(arguments);
         let output = command.output().expect("run kubectl-waltree");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let code = output.status.code().expect("it ends by itself");
@@ -195,7 +203,7 @@ impl Ground {
 
     /// The reasons and notes of the events about this topology.
     pub async fn events(&self) -> Vec<(String, String)> {
-        let events: Api<Event> = Api::namespaced(self.client.clone(), self.namespace);
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
         let events = events.list(&ListParams::default()).await.unwrap();
         events.items.into_iter().filter_map(|event| Some((event.reason?, event.note?))).collect()
     }
@@ -216,7 +224,7 @@ impl Ground {
     pub async fn keeps_secret(&self, secret: &str, nodes: &[&str]) {
         let status = serde_json::to_string(&self.topology().await.status).unwrap();
         let log = String::from_utf8_lossy(&LOG.lock().unwrap_or_else(PoisonError::into_inner)).into_owned();
-        assert!(log.contains(self.namespace), "the operator's log is read");
+        assert!(log.contains(&self.namespace), "the operator's log is read");
         assert!(!status.contains(secret), "{status}");
         assert!(!log.contains(secret), "the operator's log has it");
         let events = self.events().await;
@@ -272,7 +280,13 @@ impl Ground {
 impl Drop for Ground {
     fn drop(&mut self) {
         // The servers are gone before the operator is done with it; nobody waits for that.
-        server().kubectl(&["delete", "rtopo", NAME, "-n", self.namespace, "--wait=false"], "");
+        server().kubectl(&["delete", "rtopo", NAME, "-n", &self.namespace, "--wait=false"], "");
+        if server().is_given() {
+            // The operator ends with this process and would take the finalizer with it.
+            let patch = r#"{"metadata":{"finalizers":null}}"#;
+            server().kubectl(&["patch", "rtopo", NAME, "-n", &self.namespace, "--type=merge", "-p", patch], "");
+            server().kubectl(&["delete", "namespace", &self.namespace, "--wait=false"], "");
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! that only the test process holds, then ends what is still running by its pid and removes the directory.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -20,6 +21,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
+use serde_json::{Value, json};
 
 /// Ends the processes whose pids are in the directory, waits until they are gone, and removes it. It reads until the
 /// end of its input, which comes when the test process closes the pipe or ends.
@@ -27,6 +29,7 @@ const KEEPER: &str = r#"
 cat >/dev/null
 pids=$(cat "$1"/*.pid 2>/dev/null)
 for pid in $pids; do kill -KILL "$pid" 2>/dev/null; done
+if [ -n "$2" ]; then "$2" --kubeconfig "$1/kubeconfig" delete namespace "$3" --wait=false >/dev/null 2>&1; fi
 for pid in $pids; do
   # A dead process that nobody has waited for yet still has its pid, so this does not wait for ever.
   tries=250
@@ -39,9 +42,15 @@ rm -rf "$1"
 const ATTEMPTS: usize = 600;
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Names the kubeconfig of an API server that is there already. Never `KUBECONFIG`: nobody's cluster is touched that was
+/// not named for this.
+const GIVEN: &str = "WALTREE_KUBECONFIG";
+
 /// An API server with its etcd. Ended and removed when dropped, and also when the test process dies.
 pub struct ApiServer {
-    binaries: PathBuf,
+    kubectl: PathBuf,
+    /// Where etcd and kube-apiserver are; `None` for one that was given.
+    binaries: Option<PathBuf>,
     directory: PathBuf,
     etcd_port: u16,
     port: u16,
@@ -51,19 +60,39 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
+    /// The API server that `WALTREE_KUBECONFIG` names, with a namespace of this process as the one that is meant where none
+    /// is said; or one of our own. For tests that need nothing but objects of namespaces of their own: who stops the server,
+    /// reads what service accounts did or lets one operator after the other lead on it needs [`ApiServer::start`].
+    pub fn given_or_started() -> Self {
+        std::env::var_os(GIVEN).map_or_else(Self::start, |file| Self::given(Path::new(&file)))
+    }
+
+    fn given(file: &Path) -> Self {
+        let folder = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+        let kubectl = folder.map_or_else(|| PathBuf::from("kubectl"), |folder| folder.join("kubectl"));
+        let (directory, namespace) = (directory(), format!("waltree-test-{}", std::process::id()));
+        let view = ["config", "view", "--raw", "--minify", "--flatten", "-o", "json"];
+        let shown = Command::new(&kubectl).args(view).env("KUBECONFIG", file).output().expect("run kubectl");
+        assert!(shown.status.success(), "{GIVEN}: {}", String::from_utf8_lossy(&shown.stderr));
+        let mut kubeconfig: Value = serde_json::from_slice(&shown.stdout).expect("read the given kubeconfig");
+        kubeconfig["contexts"][0]["context"]["namespace"] = namespace.as_str().into();
+        let keeper = keeper(&directory, &[kubectl.as_os_str(), namespace.as_ref()]);
+        let (etcd_port, port, etcd, server, binaries) = (0, 0, None, None, None);
+        let this = Self { kubectl, binaries, directory, etcd_port, port, etcd, server, keeper };
+        write_private(&this.kubeconfig(), &kubeconfig.to_string());
+        let made = this.kubectl(&["create", "namespace", &namespace], "");
+        assert!(made.status.success(), "{GIVEN}: {}", String::from_utf8_lossy(&made.stderr));
+        this
+    }
+
     /// Starts both and waits until the server is ready.
     pub fn start() -> Self {
         let binaries = binaries();
         let directory = directory();
-        let keeper = Command::new("sh")
-            .args(["-c", KEEPER, "keeper"])
-            .arg(&directory)
-            .stdin(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .expect("start the keeper");
+        let keeper = keeper(&directory, &[]);
         let [etcd_port, peer_port, port] = free_ports();
-        let mut this = Self { binaries, directory, etcd_port, port, etcd: None, server: None, keeper };
+        let (kubectl, binaries) = (binaries.join("kubectl"), Some(binaries));
+        let mut this = Self { kubectl, binaries, directory, etcd_port, port, etcd: None, server: None, keeper };
         let etcd = this.etcd_command(peer_port);
         this.etcd = Some(this.spawn("etcd", etcd));
         this.credentials();
@@ -103,7 +132,7 @@ impl ApiServer {
 
     /// Runs kubectl as the administrator, with `input` as its standard input.
     pub fn kubectl(&self, arguments: &[&str], input: &str) -> Output {
-        let mut child = Command::new(self.binaries.join("kubectl"))
+        let mut child = Command::new(&self.kubectl)
             .env("KUBECONFIG", self.kubeconfig())
             .env("HOME", &self.directory)
             .args(arguments)
@@ -122,9 +151,9 @@ impl ApiServer {
         let log = fs::read_to_string(self.directory.join("audit.log")).expect("read the audit log");
         // The last line may still be written.
         let deed = |line: &str| {
-            let event: serde_json::Value = serde_json::from_str(line).ok()?;
+            let event: Value = serde_json::from_str(line).ok()?;
             let about = &event["objectRef"];
-            let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let resource = match about["subresource"].as_str() {
                 Some(part) => format!("{}/{part}", text(&about["resource"])),
                 None => text(&about["resource"]),
@@ -175,7 +204,19 @@ impl ApiServer {
             && self.kubectl(&["get", "namespace", "default"], "").status.success()
     }
 
+    /// It was there before us, and is others' too.
+    pub fn is_given(&self) -> bool {
+        self.binaries.is_none()
+    }
+
     fn kubeconfig_text(&self, token: &str) -> String {
+        if self.is_given() {
+            let mut kubeconfig: Value =
+                serde_json::from_str(&fs::read_to_string(self.kubeconfig()).expect("read ours")).expect("as written");
+            kubeconfig["users"] = json!([{"name": "test", "user": {"token": token}}]);
+            kubeconfig["contexts"][0]["context"]["user"] = "test".into();
+            return kubeconfig.to_string();
+        }
         let certificate = self.directory.join("apiserver.crt");
         format!(
             "{{apiVersion: v1, kind: Config, current-context: test,\n\
@@ -216,10 +257,15 @@ impl ApiServer {
         child
     }
 
+    fn own(&self, program: &str) -> Command {
+        let folder = self.binaries.as_ref();
+        Command::new(folder.unwrap_or_else(|| panic!("{GIVEN}'s API server is not ours to start")).join(program))
+    }
+
     fn etcd_command(&self, peer_port: u16) -> Command {
         let client = format!("http://127.0.0.1:{}", self.etcd_port);
         let peer = format!("http://127.0.0.1:{peer_port}");
-        let mut command = Command::new(self.binaries.join("etcd"));
+        let mut command = self.own("etcd");
         command
             .args(["--log-level=error", "--unsafe-no-fsync", "--name=test"])
             .arg(format!("--data-dir={}", self.directory.join("etcd").display()))
@@ -233,7 +279,7 @@ impl ApiServer {
 
     fn server_command(&self) -> Command {
         let file = |name: &str| self.directory.join(name).display().to_string();
-        let mut command = Command::new(self.binaries.join("kube-apiserver"));
+        let mut command = self.own("kube-apiserver");
         command
             .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port))
             .arg(format!("--secure-port={}", self.port))
@@ -298,8 +344,19 @@ pub fn binaries() -> PathBuf {
     }
     let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kube/build");
     let output = Command::new(build).stderr(Stdio::inherit()).output().expect("run tests/kube/build");
-    assert!(output.status.success(), "tests/kube/build failed");
+    assert!(
+        output.status.success(),
+        "this test needs an API server of its own, {GIVEN} or not, and tests/kube/build failed: set KUBEBUILDER_ASSETS to \
+         a folder that has etcd, kube-apiserver and kubectl"
+    );
     String::from_utf8(output.stdout).expect("a path").trim().into()
+}
+
+/// The shell that clears up after `directory`; `more` is the kubectl and the namespace of an API server that was given.
+fn keeper(directory: &Path, more: &[&OsStr]) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", KEEPER, "keeper"]).arg(directory).args(more);
+    command.stdin(Stdio::piped()).process_group(0).spawn().expect("start the keeper")
 }
 
 fn directory() -> PathBuf {

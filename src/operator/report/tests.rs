@@ -9,7 +9,7 @@ use crate::model::memory::NodeMemory;
 use crate::model::observed::{InstalledRoute, Receiver, Sender};
 use crate::model::primary::true_primary;
 use crate::model::tree::edges;
-use crate::model::{Conninfo, Facts, Lsn, Millis, NodeView, Route, Timeline};
+use crate::model::{Facts, Lsn, Millis, NodeView, Route, Timeline};
 use crate::plan::{Done, Readiness, Wait, WaitReason};
 
 mod world;

@@ -75,6 +75,7 @@ fn facts(cluster_name: &str, started: usize) -> Facts {
         replay_paused: false,
         startup_wait: None,
         receiver: None,
+        connecting: false,
         route: route_of_nobody(),
         senders: Vec::new(),
         slots: BTreeMap::new(),
