@@ -222,7 +222,7 @@ impl Memory {
     /// Whether a node's walreceiver is the one of the look before. A row for milliseconds, as `streaming` as any, is there
     /// at each attempt at an upstream that then refuses to send (postgres-facts.md 2.3, 5.2).
     pub fn receives_steadily(&self, node: &NodeName) -> bool {
-        self.node(node).is_some_and(|memory| memory.receiver.is_some_and(|(_, since)| since < memory.asked_at))
+        self.node(node).is_some_and(NodeMemory::receives_steadily)
     }
 
     /// How long one walreceiver of a node has been stopping, in milliseconds; 0 when it is not.
@@ -248,7 +248,13 @@ impl Memory {
 
     /// When a step failed last that has not succeeded since.
     pub fn failed_at(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> Option<Millis> {
-        self.failed_steps.get(&(server.clone(), owner.clone(), kind)).map(|(_, at)| *at)
+        self.failed(server, owner, kind).map(|(_, at)| *at)
+    }
+
+    /// How often a step failed in a row, and when last. Asked for every step of a plan, and few have failed.
+    fn failed(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> Option<&(u32, Millis)> {
+        let any = !self.failed_steps.is_empty();
+        any.then(|| self.failed_steps.get(&(server.clone(), owner.clone(), kind)))?
     }
 
     /// Whether a node's readers have seen data older than the bound for at least so long.
@@ -259,7 +265,7 @@ impl Memory {
 
     /// Whether a step that failed is to wait before it is tried again: twice as long each time, up to ten seconds.
     pub fn is_to_wait(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> bool {
-        let failed = self.failed_steps.get(&(server.clone(), owner.clone(), kind));
+        let failed = self.failed(server, owner, kind);
         failed.is_some_and(|(times, at)| {
             let pause = TRY_AGAIN_MILLISECONDS.saturating_mul(1 << times.saturating_sub(1).min(DOUBLINGS_MAX));
             self.at.since(*at) < pause
@@ -385,6 +391,11 @@ impl Memory {
 }
 
 impl NodeMemory {
+    /// See [`Memory::receives_steadily`].
+    pub fn receives_steadily(&self) -> bool {
+        self.receiver.is_some_and(|(_, since)| since < self.asked_at)
+    }
+
     fn see(&mut self, facts: &Facts, (reached, shown): (Option<Millis>, Option<Millis>), now: Millis) {
         if self.unseen_since.take().is_some() {
             self.slots_given_up.clear();
