@@ -22,12 +22,16 @@ const OURS: [&str; 10] = [
 const LIVENESS: [(&str, &str); 4] =
     [("keepalives_idle", "1"), ("keepalives_interval", "1"), ("keepalives_count", "2"), ("tcp_user_timeout", "2000")];
 
+/// What else every route has, so that it is no text of its own in each of thousands: less memory, and less of it to be
+/// fetched when they are compared.
+const COMMON: [&str; 6] = ["user", "passfile", "primary", LIVENESS[0].1, LIVENESS[2].1, LIVENESS[3].1];
+
 /// What stands for a password that was masked on the server.
 pub const MASK: &str = "***";
 
 /// A connection string of libpq in keyword/value form.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Conninfo(Vec<(String, String)>);
+pub struct Conninfo(Vec<(Cow<'static, str>, Cow<'static, str>)>);
 
 /// Text that is not `keyword=value ...`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,14 +77,14 @@ impl Conninfo {
 
     /// The value of a keyword.
     pub fn get(&self, keyword: &str) -> Option<&str> {
-        self.0.iter().find(|(k, _)| k == keyword).map(|(_, v)| v.as_str())
+        self.0.iter().find(|(k, _)| k == keyword).map(|(_, v)| v.as_ref())
     }
 
     /// Sets a keyword where it stands, or at the end.
     pub fn set(&mut self, keyword: &str, value: &str) {
         match self.0.iter_mut().find(|(k, _)| k == keyword) {
-            Some(pair) => value.clone_into(&mut pair.1),
-            None => self.0.push((keyword.to_owned(), value.to_owned())),
+            Some(pair) => pair.1 = kept(value),
+            None => self.0.push((kept(keyword), kept(value))),
         }
     }
 
@@ -96,15 +100,24 @@ impl Conninfo {
 
     /// The same, where they are only looked at.
     pub fn listeners(&self) -> impl Iterator<Item = (&str, u16)> {
-        let list = |keyword| self.get(keyword).unwrap_or_default();
-        let (hosts, addresses, ports) = (list("host"), list("hostaddr"), list("port"));
+        let (mut hosts, mut addresses, mut ports) = ("", "", "");
+        for (keyword, value) in &self.0 {
+            match keyword.as_ref() {
+                "host" => hosts = value,
+                "hostaddr" => addresses = value,
+                "port" => ports = value,
+                _ => {}
+            }
+        }
         let listed = if hosts.is_empty() { addresses } else { hosts };
         let count = if listed.is_empty() { 0 } else { listed.split(',').count() };
-        let port = move |i| {
-            let one_for_all = Some(ports).filter(|ports| !ports.is_empty() && !ports.contains(','));
-            one_for_all.or_else(|| nth(ports, i)).and_then(|port| port.parse().ok()).unwrap_or(5432)
-        };
-        (0..count).filter_map(move |i| nth(hosts, i).or_else(|| nth(addresses, i)).map(|host| (host, port(i))))
+        let one_for_all = Some(ports).filter(|ports| !ports.contains(','));
+        let (mut hosts, mut addresses, mut ports) = (hosts.split(','), addresses.split(','), ports.split(','));
+        (0..count).filter_map(move |_| {
+            let (host, address, port) = (hosts.next(), addresses.next(), ports.next());
+            let port = one_for_all.or(port).and_then(|port| port.parse().ok()).unwrap_or(5432);
+            Some(([host, address].into_iter().flatten().find(|listens| !listens.is_empty())?, port))
+        })
     }
 
     /// This string with the route's entries in place of its own: what a route decides is replaced, everything else
@@ -112,35 +125,88 @@ impl Conninfo {
     #[must_use]
     pub fn with_route(&self, application_name: &str, entries: &[(&str, u16)], primary_only: bool) -> Self {
         let pairs = self.pairs_with_route(application_name, entries, primary_only);
-        Self(pairs.map(|(keyword, value)| (keyword.to_owned(), value.into_owned())).collect())
+        Self(pairs.map(|(keyword, value)| (kept(keyword), value.to_text())).collect())
     }
 
     /// Whether it is what [`Self::with_route`] would make of it.
     pub fn has_route(&self, application_name: &str, entries: &[(&str, u16)], primary_only: bool) -> bool {
-        let present = self.0.iter().map(|(keyword, value)| (keyword.as_str(), Cow::Borrowed(value.as_str())));
-        self.pairs_with_route(application_name, entries, primary_only).eq(present)
+        let mut present = self.0.iter();
+        let mut pairs = self.pairs_with_route(application_name, entries, primary_only);
+        let is_next = |(keyword, value): (&str, Value<'_>)| {
+            present.next().is_some_and(|(there, text)| there == keyword && value.is(text))
+        };
+        pairs.all(is_next) && present.next().is_none()
     }
 
     fn pairs_with_route<'a>(
         &'a self,
         application_name: &'a str,
-        entries: &[(&str, u16)],
+        entries: &'a [(&'a str, u16)],
         primary_only: bool,
-    ) -> impl Iterator<Item = (&'a str, Cow<'a, str>)> {
-        let hosts: Vec<&str> = entries.iter().map(|(host, _)| *host).collect();
-        let ports: Vec<String> = entries.iter().map(|(_, port)| port.to_string()).collect();
-        let lists = [("host", Cow::Owned(hosts.join(","))), ("port", Cow::Owned(ports.join(",")))];
+    ) -> impl Iterator<Item = (&'a str, Value<'a>)> {
+        let lists = [("host", Value::Hosts(entries)), ("port", Value::Ports(entries))];
         let attrs = primary_only.then_some(("target_session_attrs", "primary"));
         let texts = attrs.into_iter().chain([("application_name", application_name)]).chain(LIVENESS);
-        let kept = self.0.iter().filter(|(keyword, _)| !OURS.contains(&keyword.as_str()));
-        let texts = texts.chain(kept.map(|(keyword, value)| (keyword.as_str(), value.as_str())));
-        lists.into_iter().chain(texts.map(|(keyword, text)| (keyword, Cow::Borrowed(text))))
+        let kept = self.0.iter().filter(|(keyword, _)| !OURS.contains(&keyword.as_ref()));
+        let texts = texts.chain(kept.map(|(keyword, value)| (keyword.as_ref(), value.as_ref())));
+        lists.into_iter().chain(texts.map(|(keyword, text)| (keyword, Value::Text(text))))
     }
 }
 
-/// One place of a list that libpq reads, when something stands there.
-fn nth(list: &str, place: usize) -> Option<&str> {
-    list.split(',').nth(place).filter(|value| !value.is_empty())
+/// The value of a keyword that a route decides or keeps. A plan compares it with what is there for every node, and writes
+/// it out for few.
+enum Value<'a> {
+    /// As it stands.
+    Text(&'a str),
+    /// The hosts of a route's entries.
+    Hosts(&'a [(&'a str, u16)]),
+    /// Their ports.
+    Ports(&'a [(&'a str, u16)]),
+}
+
+impl Value<'_> {
+    fn to_text(&self) -> Cow<'static, str> {
+        match self {
+            Self::Text(text) => kept(text),
+            Self::Hosts(entries) => entries.iter().map(|(host, _)| *host).collect::<Vec<_>>().join(",").into(),
+            Self::Ports(entries) => {
+                entries.iter().map(|(_, port)| port.to_string()).collect::<Vec<_>>().join(",").into()
+            }
+        }
+    }
+
+    /// Whether [`Self::to_text`] is `text`, found out without writing it.
+    fn is(&self, text: &str) -> bool {
+        match self {
+            Self::Text(own) => *own == text,
+            Self::Hosts(entries) => is_list(text, entries, |rest, (host, _)| rest.strip_prefix(host)),
+            Self::Ports(entries) => is_list(text, entries, |rest, (_, port)| strip_port(rest, port)),
+        }
+    }
+}
+
+/// Whether `text` is these entries with commas between them. `strip` takes one away where the text begins with it.
+fn is_list<'a, T: Copy>(text: &'a str, entries: &[T], strip: impl Fn(&'a str, T) -> Option<&'a str>) -> bool {
+    let mut rest = Some(text);
+    for (place, entry) in entries.iter().enumerate() {
+        let at = rest.and_then(|rest| if place == 0 { Some(rest) } else { rest.strip_prefix(',') });
+        rest = at.and_then(|at| strip(at, *entry));
+    }
+    rest == Some("")
+}
+
+/// What follows a port, where the text begins with that one as it is written, without a leading zero.
+fn strip_port(text: &str, port: u16) -> Option<&str> {
+    let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let digits = &text[..text.len() - rest.len()];
+    let is_plain = digits.len() == 1 || !digits.starts_with('0');
+    (is_plain && digits.parse() == Ok(port)).then_some(rest)
+}
+
+/// A keyword or value to be kept.
+fn kept(text: &str) -> Cow<'static, str> {
+    let known = OURS.into_iter().chain(COMMON).find(|known| *known == text);
+    known.map_or_else(|| text.to_owned().into(), Cow::Borrowed)
 }
 
 /// One value and what follows it; `None` when its quote does not end.
@@ -232,6 +298,19 @@ mod tests {
     fn a_password_is_not_shown() {
         let shown = format!("{:?}", Conninfo::parse("user=a password=s3cret").unwrap());
         assert_eq!(shown, "user=a password=***");
+    }
+
+    #[test]
+    fn a_route_is_there_by_its_very_text_only() {
+        let written = Conninfo::default().with_route("n1", &[("b", 1), ("c", 20)], false);
+        assert!(written.has_route("n1", &[("b", 1), ("c", 20)], false));
+        for (keyword, value) in
+            [("port", "01,20"), ("port", "1,2"), ("port", "1"), ("host", "b"), ("host", "b,c,"), ("host", "")]
+        {
+            let mut other = written.clone();
+            other.set(keyword, value);
+            assert!(!other.has_route("n1", &[("b", 1), ("c", 20)], false), "{other:?}");
+        }
     }
 
     proptest! {

@@ -238,7 +238,7 @@ impl Memory {
     /// Whether a node's walreceiver is the one of the look before. A row for milliseconds, as `streaming` as any, is there
     /// at each attempt at an upstream that then refuses to send (postgres-facts.md 2.3, 5.2).
     pub fn receives_steadily(&self, node: &NodeName) -> bool {
-        self.node(node).is_some_and(|memory| memory.receiver.is_some_and(|(_, since)| since < memory.asked_at))
+        self.node(node).is_some_and(NodeMemory::receives_steadily)
     }
 
     /// How long one walreceiver of a node has been stopping, in milliseconds; 0 when it is not.
@@ -264,7 +264,13 @@ impl Memory {
 
     /// When a step failed last that has not succeeded since.
     pub fn failed_at(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> Option<Millis> {
-        self.failed_steps.get(&(server.clone(), owner.clone(), kind)).map(|failed| failed.at)
+        self.failed(server, owner, kind).map(|failed| failed.at)
+    }
+
+    /// A step that failed last time. Asked for every step of a plan, and few have failed.
+    fn failed(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> Option<&FailedStep> {
+        let any = !self.failed_steps.is_empty();
+        any.then(|| self.failed_steps.get(&(server.clone(), owner.clone(), kind)))?
     }
 
     /// Whether a node's readers have seen data older than the bound for at least so long.
@@ -275,7 +281,7 @@ impl Memory {
 
     /// What failed, of a step that is to wait before it is tried again: twice as long each time, up to ten seconds.
     pub fn is_to_wait(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> Option<&FailedStep> {
-        let failed = self.failed_steps.get(&(server.clone(), owner.clone(), kind))?;
+        let failed = self.failed(server, owner, kind)?;
         let pause = TRY_AGAIN_MILLISECONDS.saturating_mul(1 << failed.times.saturating_sub(1).min(DOUBLINGS_MAX));
         (self.at.since(failed.at) < pause).then_some(failed)
     }
@@ -400,6 +406,11 @@ impl Memory {
 }
 
 impl NodeMemory {
+    /// See [`Memory::receives_steadily`].
+    pub fn receives_steadily(&self) -> bool {
+        self.receiver.is_some_and(|(_, since)| since < self.asked_at)
+    }
+
     fn see(&mut self, facts: &Facts, (reached, shown): (Option<Millis>, Option<Millis>), now: Millis) {
         if self.unseen_since.take().is_some() {
             self.slots_given_up.clear();

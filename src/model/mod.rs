@@ -27,7 +27,7 @@ pub use found::Found;
 pub use loss::Loss;
 pub use lsn::{Lsn, Timeline};
 pub use memory::Memory;
-pub use name::{BadName, ByNode, ByNodeRef, GroupName, NodeName};
+pub use name::{BadName, ByNode, ByNodeRef, GroupName, NameRef, NodeName};
 pub use observed::{Facts, Millis, NodeView, Observed, Unseen, WhyUnseen};
 pub use route::{Route, SessionAttrs};
 pub use sight::Sight;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use indexmap::IndexMap;
+use indexmap::{Equivalent, IndexMap};
 use rustc_hash::FxBuildHasher;
 
 /// Longest name of a node or group, in bytes. A node's name is also its slot's name (63 bytes in PostgreSQL) and, for
@@ -136,7 +136,35 @@ name! {
 pub type ByNode<V> = IndexMap<NodeName, V, FxBuildHasher>;
 
 /// The same, where the names are somebody else's.
-pub type ByNodeRef<'a, V> = IndexMap<&'a NodeName, V, FxBuildHasher>;
+pub type ByNodeRef<'a, V> = IndexMap<NameRef<'a>, V, FxBuildHasher>;
+
+/// Somebody else's name as a key. What tells it from others stands beside it, as the way to each name costs more than all
+/// the rest of looking it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NameRef<'a> {
+    head: u128,
+    is_long: bool,
+    /// The name itself.
+    pub name: &'a NodeName,
+}
+
+impl<'a> From<&'a NodeName> for NameRef<'a> {
+    fn from(name: &'a NodeName) -> Self {
+        Self { head: name.head, is_long: name.is_long, name }
+    }
+}
+
+impl Hash for NameRef<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl Equivalent<NameRef<'_>> for NodeName {
+    fn equivalent(&self, key: &NameRef<'_>) -> bool {
+        self.head == key.head && (!(self.is_long || key.is_long) || self == key.name)
+    }
+}
 
 impl NodeName {
     /// The name of this node's slot on every upstream of its route. Slot names allow no `-`; node names allow no `_`,
@@ -167,6 +195,17 @@ mod tests {
             let (lower, upper) = (NodeName::new(pair[0]).unwrap(), NodeName::new(pair[1]).unwrap());
             assert!(lower < upper && lower == lower.clone(), "{lower} {upper}");
         }
+    }
+
+    #[test]
+    fn a_name_is_found_among_somebody_elses_by_all_of_its_text() {
+        let texts = ["a", "replica-in-europ", "replica-in-europe", "replica-in-europe-1"];
+        let names = texts.map(|text| NodeName::new(text).unwrap());
+        let places: ByNodeRef<'_, usize> = names.iter().enumerate().map(|(place, name)| (name.into(), place)).collect();
+        for (place, text) in texts.iter().enumerate() {
+            assert_eq!(places.get(&NodeName::new(text).unwrap()), Some(&place), "{text}");
+        }
+        assert_eq!(places.get(&NodeName::new("replica-in-europe-2").unwrap()), None);
     }
 
     #[test]

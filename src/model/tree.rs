@@ -44,20 +44,26 @@ pub fn edges(desired: &Desired, observed: &Observed) -> ByNode<Edge> {
     seen.into_iter().map(|seen| (seen.0.clone(), edge(seen))).collect()
 }
 
-/// The walsenders of all servers by the name of the other end: one server may have thousands.
-struct Senders<'a>(IndexMap<&'a str, Vec<(&'a NodeName, &'a Sender)>, FxBuildHasher>);
+/// The walsenders of all servers by the name of the other end: one server may have thousands. Nearly every name has one, so
+/// that the others stand apart.
+struct Senders<'a>(IndexMap<&'a str, (SenderOn<'a>, Vec<SenderOn<'a>>), FxBuildHasher>);
+
+/// A walsender, and the server that it is on.
+type SenderOn<'a> = (&'a NodeName, &'a Sender);
 
 impl<'a> Senders<'a> {
     fn of(seen: &[(&'a NodeName, &'a Facts)]) -> Self {
         let mut this = Self(IndexMap::with_capacity_and_hasher(seen.len(), FxBuildHasher));
-        for (on, sender) in seen.iter().flat_map(|(on, facts)| facts.senders.iter().map(move |sender| (*on, sender))) {
-            this.0.entry(&sender.application_name).or_default().push((on, sender));
+        for one in seen.iter().flat_map(|(on, facts)| facts.senders.iter().map(move |sender| (*on, sender))) {
+            let known = this.0.entry(&one.1.application_name);
+            known.and_modify(|(_, others)| others.push(one)).or_insert_with(|| (one, Vec::new()));
         }
         this
     }
 
     fn to(&self, child: &NodeName, on: &NodeName) -> impl Iterator<Item = &'a Sender> {
-        let all = self.0.get(child.as_str()).into_iter().flatten();
+        let all =
+            self.0.get(child.as_str()).into_iter().flat_map(|(first, others)| std::iter::once(first).chain(others));
         all.filter(move |(at, _)| *at == on).map(|(_, sender)| *sender)
     }
 }
@@ -136,7 +142,7 @@ pub fn primary_only(conninfo: &super::Conninfo) -> bool {
 /// acyclic whatever is added.
 #[derive(Debug, Clone, Default)]
 pub struct Union {
-    graph: StableDiGraph<NodeName, ()>,
+    graph: StableDiGraph<(), ()>,
     index: ByNode<NodeIndex>,
 }
 
@@ -144,9 +150,11 @@ impl Union {
     /// The union as it stands. Routes of nodes that are not seen now count as they were seen last (law 8).
     pub fn of(desired: &Desired, observed: &Observed) -> Self {
         let addresses = desired.addresses();
-        let mut this = Self::default();
+        let nodes = desired.nodes.len();
+        let index = ByNode::with_capacity_and_hasher(nodes, FxBuildHasher);
+        let mut this = Self { graph: StableDiGraph::with_capacity(nodes, 2 * nodes), index };
         for name in desired.nodes.keys() {
-            let index = this.graph.add_node(name.clone());
+            let index = this.graph.add_node(());
             this.index.insert(name.clone(), index);
         }
         // One that was never seen may be at the other end of a walsender that is.
@@ -163,7 +171,7 @@ impl Union {
                 this.add(name, receiver);
                 let pending = facts.route.pending.as_ref();
                 for conninfo in std::iter::once(&facts.route.conninfo).chain(pending).filter(|c| !primary_only(c)) {
-                    this.add(name, &entries(&addresses, conninfo));
+                    this.add(name, conninfo.listeners().filter_map(|(host, port)| addresses.node_at(host, port)));
                 }
             }
             if observed.last(name).is_none() {
@@ -178,10 +186,9 @@ impl Union {
     }
 
     fn add<'a>(&mut self, child: &NodeName, upstreams: impl IntoIterator<Item = &'a NodeName>) {
-        for upstream in upstreams {
-            if let (Some(&from), Some(&to)) = (self.index.get(child), self.index.get(upstream)) {
-                self.graph.update_edge(from, to, ());
-            }
+        let Some(&from) = self.index.get(child) else { return };
+        for to in upstreams.into_iter().filter_map(|upstream| self.index.get(upstream)) {
+            self.graph.update_edge(from, *to, ());
         }
     }
 

@@ -49,8 +49,10 @@ pub(super) fn diagnose(world: &World<'_>, plan: &mut Plan) {
 
 /// Whether others are to be fed by it, by the spec.
 fn is_relay(world: &World<'_>, node: &NodeName) -> bool {
-    let Some(group) = world.group(node).filter(|group| group.feeders().contains(node)) else { return false };
-    group.relays > 0 || world.desired.groups.iter().any(|other| other.upstreams.contains(&group.name))
+    let Some(group) = world.group(node) else { return false };
+    let feeds_others = || world.desired.groups.iter().any(|other| other.upstreams.contains(&group.name));
+    // Where it has none, all members are feeders: they need not be searched.
+    if group.relays > 0 { group.feeders().contains(node) } else { feeds_others() }
 }
 
 /// What we do about it, or what has to be set so that we do it.
@@ -142,10 +144,10 @@ pub(super) fn unwritable(world: &World<'_>, node: &NodeName, facts: &Facts, want
 
 fn overwritten(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
     let times = world.memory(node).map_or(0, |memory| memory.overwritten);
-    let shown = facts.route.conninfo.listeners().map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>();
     let cure =
         "Find who writes it (another tool, or configuration management), or set the group's management to Observe";
     (times > OVERWRITTEN_MAX).then(|| {
+        let shown = facts.route.conninfo.listeners().map(|(host, port)| format!("{host}:{port}")).collect::<Vec<_>>();
         let what = format!("somebody else has set primary_conninfo of {node} to {}", shown.join(","));
         let done = format!("it was put back {OVERWRITTEN_MAX} times and is left so now");
         (Diagnosis::OtherWriter, format!("{what}; {done}. {cure}."))

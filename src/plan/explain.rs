@@ -48,7 +48,7 @@ pub fn explain(desired: &Desired, observed: &Observed, plan: &Plan, node: &NodeN
     let world = World::new(desired, observed, &plan.sight, now);
     let preferences = preferences(desired);
     let wanted = plan.wanted.get(node);
-    let meant_below_primary = preferences.tier_one.contains(node);
+    let meant_below_primary = preferences.tier_one.contains_key(node);
     // Asked of what the plan asks, so that the two cannot tell different stories.
     let spread = Spread::of(&world, preferences);
     let tier_one = spread.is_tier_one(node);

@@ -16,11 +16,11 @@ const NAMED_MAX: usize = 8;
 /// Between two servers of somebody else a slot is his, whatever its name. A node that was taken out of the spec is one of
 /// somebody else unless its routes were seen to be ours.
 pub(super) fn is_his(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
-    let owner_is_his = match world.observed.memory.leaving.get(owner) {
+    let owner_is_his = || match world.observed.memory.leaving.get(owner) {
         Some(leaver) => !leaver.routed,
         None => world.management(owner) == Management::Observe,
     };
-    owner_is_his && world.management(on) == Management::Observe
+    world.management(on) == Management::Observe && owner_is_his()
 }
 
 fn kept<'a>(world: &World<'a>, owner: &NodeName, on: &NodeName) -> Option<&'a KeptSlot> {

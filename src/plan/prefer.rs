@@ -1,8 +1,6 @@
 //! Which upstreams a node prefers, from the spec alone: as nothing seen goes into it, a node that was moved away goes
 //! back to where it was, and the failure of one upstream moves only that one's children.
 
-use std::collections::BTreeSet;
-
 use rustc_hash::FxBuildHasher;
 
 use crate::model::{ByNodeRef, Desired, Group, NodeName};
@@ -27,7 +25,7 @@ pub(super) struct Preference<'a> {
 pub(super) struct Preferences<'a> {
     /// Nodes that hang directly below the primary, whoever that is: the root group, and the relays of groups that name
     /// only the root group, as long as the primary has room for them.
-    pub tier_one: BTreeSet<&'a NodeName>,
+    pub tier_one: ByNodeRef<'a, ()>,
     /// The preferred upstreams of every node outside the root group, most wanted first.
     pub lists: ByNodeRef<'a, Vec<Preference<'a>>>,
 }
@@ -42,7 +40,7 @@ pub(super) fn preferences(desired: &Desired) -> Preferences<'_> {
         let direct = if group.relays == 0 { group.members.len() } else { own.len() };
         let (direct, below) = group.members.split_at(direct);
         // One of tier 1 needs them only while the primary gives it nothing, so it takes nobody's place.
-        let (tier_one, direct): (Vec<_>, Vec<_>) = direct.iter().partition(|node| this.tier_one.contains(*node));
+        let (tier_one, direct): (Vec<_>, Vec<_>) = direct.iter().partition(|node| this.tier_one.contains_key(*node));
         this.add(desired, &tier_one, &above);
         this.add(desired, &direct, &above);
         let tiers: Vec<&[NodeName]> = std::iter::once(own).chain(above).collect();
@@ -57,14 +55,14 @@ fn feeders_above<'a>(desired: &'a Desired, group: &Group) -> Vec<&'a [NodeName]>
 
 /// A node that feeds others gets the shortest path; a leaf is fed by a standby of the root group where there is one, as
 /// every child costs the primary CPU for each commit.
-fn tier_one(desired: &Desired) -> BTreeSet<&NodeName> {
-    let Some(root) = desired.root() else { return BTreeSet::new() };
+fn tier_one(desired: &Desired) -> ByNodeRef<'_, ()> {
+    let Some(root) = desired.root() else { return ByNodeRef::default() };
     let fed_from = |group: &Group| desired.groups.iter().any(|other| other.upstreams.contains(&group.name));
     let below_root = |group: &&Group| group.upstreams == [root.name.clone()];
     let feeding = |group: &&Group| group.relays > 0 || fed_from(group);
     let relays = desired.groups.iter().filter(below_root).filter(feeding).flat_map(Group::feeders);
     let places = root.fan_out.saturating_sub(root.members.len().saturating_sub(1));
-    root.members.iter().chain(relays.take(places)).collect()
+    root.members.iter().chain(relays.take(places)).map(|node| (node.into(), ())).collect()
 }
 
 impl<'a> Preferences<'a> {
@@ -91,7 +89,7 @@ impl<'a> Preferences<'a> {
                 let others = rotated(feeders.len(), turn, tier + 1, |i| &feeders[i]);
                 list.extend(others.take(PREFERENCES_MAX - list.len()));
             }
-            self.lists.insert(node, list);
+            self.lists.insert(node.into(), list);
         }
     }
 }

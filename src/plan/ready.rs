@@ -44,18 +44,49 @@ pub(super) fn slot(slot: Option<&Slot>, child_facts: &Facts, upstream: &Facts) -
     }
 }
 
-/// How far `upstream` is prepared as a fallback of `child`.
-pub(super) fn fallback(world: &World<'_>, child: &NodeName, upstream: &NodeName) -> Readiness {
-    match follows(world, child, upstream) {
-        Ok(()) if is_ahead(world, child, upstream) => Readiness::Ahead,
-        Ok(()) => Readiness::Unproven,
-        Err(_) => Readiness::NotReady,
+/// What a node lacks to follow an upstream. Put into words only where somebody reads them: a plan asks for every fallback
+/// of every node.
+enum Lack {
+    ChildUnseen,
+    UpstreamUnseen,
+    /// Nobody may follow the upstream.
+    Barred,
+    /// The upstream has none to the primary.
+    Path,
+    /// The slot.
+    Slot,
+    /// WAL as old as it needs, which may be of no account when it has streamed on elsewhere.
+    Wal,
+    /// The same, and it receives from nobody, so it will be needed as it is.
+    WalForGood,
+    /// What is told already.
+    Told(NotYet),
+}
+
+impl Lack {
+    fn told(self, child: &NodeName, upstream: &NodeName) -> NotYet {
+        match self {
+            Self::ChildUnseen => (WaitReason::NotWritable, format!("{child} is not seen")),
+            Self::UpstreamUnseen => (WaitReason::NotWritable, format!("{upstream} is not seen")),
+            Self::Barred => (WaitReason::NoUpstream, format!("{upstream} is one that nobody may follow")),
+            Self::Path => (WaitReason::NoUpstream, format!("{upstream} has no path to the primary")),
+            Self::Slot => {
+                (WaitReason::SlotNotReady, format!("the slot {} on {upstream} is not there yet", child.slot()))
+            }
+            Self::Wal => (WaitReason::SlotNotReady, format!("{upstream} has no WAL as old as {child} needs")),
+            Self::WalForGood => (WaitReason::NoUpstream, format!("{upstream} has no WAL as old as {child} needs")),
+            Self::Told(not_yet) => not_yet,
+        }
     }
 }
 
-fn is_ahead(world: &World<'_>, child: &NodeName, upstream: &NodeName) -> bool {
-    let both = both(world, child, upstream).ok();
-    both.is_some_and(|(facts, above)| slot(world.slot(child, upstream), facts, above) == SlotState::Ahead)
+/// How far `upstream` is prepared as a fallback of `child`.
+pub(super) fn fallback(world: &World<'_>, child: &NodeName, upstream: &NodeName) -> Readiness {
+    match follows(world, child, upstream) {
+        Ok(SlotState::Ahead) => Readiness::Ahead,
+        Ok(_) => Readiness::Unproven,
+        Err(_) => Readiness::NotReady,
+    }
 }
 
 /// Why a fallback whose slot is [`SlotState::Ahead`] is not relied on.
@@ -64,16 +95,16 @@ pub(super) fn ahead(child: &NodeName, upstream: &NodeName) -> NotYet {
     (WaitReason::SlotNotReady, format!("the slot {slot} on {upstream} keeps WAL from beyond what {child} has replayed"))
 }
 
-/// Whether `child` could go on from `upstream` if it went there now.
-fn follows(world: &World<'_>, child: &NodeName, upstream: &NodeName) -> Result<(), NotYet> {
+/// Whether `child` could go on from `upstream` if it went there now, and from which slot.
+fn follows(world: &World<'_>, child: &NodeName, upstream: &NodeName) -> Result<SlotState, Lack> {
     let (child_facts, facts) = both(world, child, upstream)?;
     if world.standing(upstream) == Standing::Barred {
-        return Err((WaitReason::NoUpstream, format!("{upstream} is one that nobody may follow")));
+        return Err(Lack::Barred);
     }
     if !world.is_rooted(upstream) && !world.is_primary(upstream) {
-        return Err((WaitReason::NoUpstream, format!("{upstream} has no path to the primary")));
+        return Err(Lack::Path);
     }
-    history(child, child_facts, upstream, facts)?;
+    history(child, child_facts, upstream, facts).map_err(Lack::Told)?;
     slot_is_ready(world, child, upstream, (child_facts, facts))
 }
 
@@ -82,30 +113,28 @@ fn slot_is_ready(
     child: &NodeName,
     upstream: &NodeName,
     (child_facts, facts): (&Facts, &Facts),
-) -> Result<(), NotYet> {
+) -> Result<SlotState, Lack> {
     // WAL that is gone does not come back by itself; who streams elsewhere comes nearer.
     let alone = child_facts.receiver.is_none();
-    let too_late = || Err((WaitReason::NoUpstream, format!("{upstream} has no WAL as old as {child} needs")));
     match slot(world.slot(child, upstream), child_facts, facts) {
         // Whoever connects at once takes hold of what is there.
-        SlotState::Ready | SlotState::Ahead => Ok(()),
-        SlotState::TooLate if alone => too_late(),
-        SlotState::Missing if alone && !slots::may_arm(world, child, upstream) => too_late(),
-        SlotState::Missing | SlotState::Useless => {
-            Err((WaitReason::SlotNotReady, format!("the slot {} on {upstream} is not there yet", child.slot())))
-        }
-        SlotState::TooLate => Err((WaitReason::SlotNotReady, format!("{upstream} has no WAL as old as {child} needs"))),
+        ready @ (SlotState::Ready | SlotState::Ahead) => Ok(ready),
+        SlotState::TooLate if alone => Err(Lack::WalForGood),
+        SlotState::Missing if alone && !slots::may_arm(world, child, upstream) => Err(Lack::WalForGood),
+        SlotState::Missing | SlotState::Useless => Err(Lack::Slot),
+        SlotState::TooLate => Err(Lack::Wal),
     }
 }
 
 /// Whether `child` can be made to follow `upstream` now.
 pub(super) fn first(world: &World<'_>, child: &NodeName, upstream: &NodeName, urgent: bool) -> Result<(), NotYet> {
-    let (child_facts, facts) = both(world, child, upstream)?;
+    let told = |lack: Lack| lack.told(child, upstream);
+    let (child_facts, facts) = both(world, child, upstream).map_err(told)?;
     if world.upstream(child) == Some(upstream) && world.standing(upstream) != Standing::Barred {
         // It follows already; all that may be missing is the slot that its route is to name.
-        return slot_is_ready(world, child, upstream, (child_facts, facts));
+        return slot_is_ready(world, child, upstream, (child_facts, facts)).map(drop).map_err(told);
     }
-    follows(world, child, upstream)?;
+    follows(world, child, upstream).map_err(told)?;
     if !urgent && facts.in_recovery && facts.receiver.is_none() {
         return Err((WaitReason::NoUpstream, format!("{upstream} receives from nobody at the moment")));
     }
@@ -116,10 +145,8 @@ pub(super) fn first(world: &World<'_>, child: &NodeName, upstream: &NodeName, ur
     Ok(())
 }
 
-fn both<'a>(world: &World<'a>, child: &NodeName, upstream: &NodeName) -> Result<(&'a Facts, &'a Facts), NotYet> {
-    let seen =
-        |node: &NodeName| world.seen(node).ok_or_else(|| (WaitReason::NotWritable, format!("{node} is not seen")));
-    Ok((seen(child)?, seen(upstream)?))
+fn both<'a>(world: &World<'a>, child: &NodeName, upstream: &NodeName) -> Result<(&'a Facts, &'a Facts), Lack> {
+    Ok((world.seen(child).ok_or(Lack::ChildUnseen)?, world.seen(upstream).ok_or(Lack::UpstreamUnseen)?))
 }
 
 /// The child's timeline is in the upstream's history and the child is not past the point where that history left it.

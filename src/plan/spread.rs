@@ -73,17 +73,17 @@ impl<'a> Spread<'a> {
                 && self.world.observed.memory.is_refused(node, primary)
                 && !self.is_fed_by(node, primary)
         };
-        self.preferences.tier_one.contains(node) && !self.world.primary().is_some_and(cut_off)
+        self.preferences.tier_one.contains_key(node) && !self.world.primary().is_some_and(cut_off)
     }
 
     /// `streams`: it takes WAL from another region now. A relay that is down does not, and one that came back and is
     /// settling does beside those who stand in for it, until they give it their place.
     fn take(&mut self, node: &'a NodeName, upstream: &'a NodeName, streams: bool) {
-        *self.load.entry(upstream).or_default() += 1;
+        *self.load.entry(upstream.into()).or_default() += 1;
         if streams && self.crosses(node, upstream) {
             *self.inflow.entry(self.region(node)).or_default() += 1;
         }
-        self.first.insert(node, upstream);
+        self.first.insert(node.into(), upstream);
     }
 
     pub(super) fn load(&self, node: &NodeName) -> usize {
@@ -186,7 +186,7 @@ impl<'a> Spread<'a> {
         let group = self.world.group(node).filter(|group| !feeds_by_spec(group, node))?;
         let zone = |node: &NodeName| self.world.zone(node);
         let fits = |other: &&'a NodeName| {
-            self.first.contains_key(other)
+            self.first.contains_key(*other)
                 && self.has_place(other)
                 && (self.may_be_first(node, other) || self.will_be_fed(other))
                 && self.hops(other) < self.world.desired.limits.depth

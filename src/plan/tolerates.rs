@@ -45,9 +45,11 @@ pub(super) fn tolerates(world: &World<'_>, plan: &Plan) -> Tolerates {
         return Tolerates { weakest: words::NO_PRIMARY.to_owned(), ..Tolerates::default() };
     };
     let mut scratch = Scratch::of(&tree);
-    let nodes = (0..tree.names.len()).map(|i| (Loss::Node(tree.names[i].clone()), vec![i])).collect();
+    // The loss of one that feeds nobody harms nobody.
+    let feeding = (0..tree.names.len()).filter(|i| *i == tree.primary || !tree.children[*i].is_empty());
+    let nodes = feeding.map(|i| (Loss::Node(tree.names[i].clone()), vec![i])).collect();
     let node = scratch.worst(&tree, nodes);
-    let zone = scratch.worst(&tree, tree.domains(Loss::Zone, |i| world.desired.zone_of(tree.names[i])));
+    let zone = scratch.worst(&tree, tree.domains(Loss::Zone, |i| world.zone(tree.names[i])));
     let region = scratch.worst(&tree, tree.domains(Loss::Region, |i| Some(tree.regions[tree.region_of[i]])));
     let judged = |worst: &Worst| match worst {
         Worst::Harm(..) => Tolerated::False,
@@ -122,7 +124,7 @@ impl<'a> Tree<'a> {
     fn of(world: &'a World<'a>, plan: &'a Plan) -> Option<Self> {
         let Primary::Known { name: primary, .. } = &world.sight.primary else { return None };
         let names: Vec<&NodeName> = world.desired.nodes.keys().collect();
-        let places: ByNodeRef<'_, usize> = names.iter().enumerate().map(|(i, name)| (*name, i)).collect();
+        let places: ByNodeRef<'_, usize> = names.iter().enumerate().map(|(i, name)| ((*name).into(), i)).collect();
         let sight = |name: &&NodeName| match world.observed.nodes.get(*name).map(|view| view.unseen.as_ref()) {
             Some(None) => Sight::Seen,
             Some(Some(unseen)) if unseen.why == WhyUnseen::Refused => Sight::Down,

@@ -4,7 +4,7 @@ use super::fallbacks::routes;
 use super::prefer::preferences;
 use super::spread::Spread;
 use super::standing::Standing;
-use super::step::Plan;
+use super::step::{Plan, Readiness};
 use super::{World, ready, slots};
 use crate::model::{Management, NodeName, Route};
 
@@ -17,10 +17,12 @@ pub(super) fn want(world: &World<'_>, plan: &mut Plan) {
     let ours = |node: &NodeName| !barred(node) && world.management(node) == Management::Routes;
     for (node, route) in plan.wanted.iter().filter(|(node, _)| ours(node)) {
         let state = |upstream: &NodeName| ready::fallback(world, node, upstream);
-        let states = route.fallbacks().iter().map(|up| (up.clone(), state(up))).collect();
-        plan.fallbacks.insert(node.clone(), states);
-        let given_up = route.fallbacks().iter().filter(|up| slots::is_given_up(world, node, up));
+        let states: Vec<_> = route.fallbacks().iter().map(|up| (up.clone(), state(up))).collect();
+        // Where there is no slot, nothing is ready.
+        let without = states.iter().filter(|(_, readiness)| *readiness == Readiness::NotReady).map(|(up, _)| up);
+        let given_up = without.filter(|up| slots::is_given_up(world, node, up));
         plan.given_up.extend(given_up.map(|up| (node.clone(), up.clone())));
+        plan.fallbacks.insert(node.clone(), states);
     }
     plan.shortages = shortages(world, plan);
 }

@@ -1,6 +1,6 @@
 //! What the passes look at: the input, and what follows from it, put together once.
 
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 use rustc_hash::FxBuildHasher;
 
 use super::others;
@@ -23,13 +23,22 @@ pub(super) struct World<'a> {
     /// In the order of the spec.
     nodes: ByNodeRef<'a, Node<'a>>,
     /// Whose slot has which name: nodes, and those that were taken out of the spec.
-    owners: IndexMap<&'a str, &'a NodeName, FxBuildHasher>,
+    owners: IndexMap<&'a str, Owner<'a>, FxBuildHasher>,
+}
+
+/// Whose a slot is by its name.
+#[derive(Clone, Copy)]
+struct Owner<'a> {
+    name: &'a NodeName,
+    /// Its place among the nodes; `None` when it was taken out of the spec.
+    place: Option<usize>,
 }
 
 /// All that is known of one node, side by side: the passes look at it far more often than it is put together, and most of
 /// their time is the way to memory that is not at hand.
 struct Node<'a> {
     group: Option<&'a Group>,
+    /// One text for each zone: they are compared far more often than there are zones.
     zone: Option<&'a str>,
     /// What it says now.
     facts: Option<&'a Facts>,
@@ -55,10 +64,19 @@ struct Installed {
 impl<'a> World<'a> {
     pub(super) fn new(desired: &'a Desired, observed: &'a Observed, sight: &'a Sight, now: Millis) -> Self {
         let addresses = desired.addresses();
-        let node = |(name, spec)| (name, Node::new(desired, observed, sight, &addresses, (name, spec)));
-        let nodes = desired.nodes.iter().map(node).collect();
-        let names = observed.memory.leaving.keys().chain(desired.nodes.keys());
-        let owners = names.map(|name| (name.slot(), name)).collect();
+        let mut zones = IndexSet::with_hasher(FxBuildHasher);
+        let mut nodes = ByNodeRef::with_capacity_and_hasher(desired.nodes.len(), FxBuildHasher);
+        for (name, spec) in &desired.nodes {
+            let mut node = Node::new(desired, observed, sight, &addresses, (name, spec));
+            node.zone = spec.zone.as_deref().map(|zone| {
+                let (place, _) = zones.insert_full(zone);
+                zones[place]
+            });
+            nodes.insert(name.into(), node);
+        }
+        let leavers = observed.memory.leaving.keys().map(|name| Owner { name, place: None });
+        let present = desired.nodes.keys().enumerate().map(|(place, name)| Owner { name, place: Some(place) });
+        let owners = leavers.chain(present).map(|owner| (owner.name.slot(), owner)).collect();
         let mut world = Self { desired, observed, sight, now, nodes, owners };
         world.find_owners();
         let standings: Vec<_> = desired.nodes.keys().map(|name| standing::standing(&world, name)).collect();
@@ -69,15 +87,16 @@ impl<'a> World<'a> {
     /// Gives every slot to its owner, by its name; to nobody when it is somebody else's.
     fn find_owners(&mut self) {
         for at in 0..self.nodes.len() {
-            let Some((&on, &Node { facts: Some(facts), .. })) = self.nodes.get_index(at) else { continue };
+            let Some((on, &Node { facts: Some(facts), .. })) = self.nodes.get_index(at) else { continue };
+            let on = on.name;
             let mut slots = Vec::with_capacity(facts.slots.len());
             for (name, slot) in &facts.slots {
                 let owner = self.owners.get(name.as_str()).copied();
-                if let Some(owner) = owner.and_then(|owner| self.nodes.get_mut(owner)) {
-                    owner.own_slots.push((on, slot));
+                if let Some(place) = owner.and_then(|owner| owner.place) {
+                    self.nodes[place].own_slots.push((on, slot));
                 }
                 let ours = |owner: &&NodeName| *owner != on && !others::is_his(self, owner, on);
-                slots.push((owner.filter(ours), slot));
+                slots.push((owner.map(|owner| owner.name).filter(ours), slot));
             }
             self.nodes[at].slots = slots;
         }
@@ -128,9 +147,11 @@ impl<'a> World<'a> {
 
     /// Whether both ends tell at two looks that `node` receives from a server other than `other`, and it is rooted.
     pub(super) fn streams_elsewhere(&self, node: &NodeName, other: &NodeName) -> bool {
-        self.is_rooted(node)
-            && self.observed.memory.receives_steadily(node)
-            && matches!(self.edge(node), Some(Edge::Both(up)) if up != other)
+        self.nodes.get(node).is_some_and(|node| {
+            node.is_rooted
+                && node.memory.is_some_and(NodeMemory::receives_steadily)
+                && matches!(node.edge, Some(Edge::Both(up)) if up != other)
+        })
     }
 
     /// The slots of a server that is seen, with the owners of those that are ours.
@@ -150,7 +171,7 @@ impl<'a> World<'a> {
 
     /// The node whose slots have this name, or had while it was in the spec.
     pub(super) fn owner(&self, slot: &str) -> Option<&'a NodeName> {
-        self.owners.get(slot).copied()
+        self.owners.get(slot).map(|owner| owner.name)
     }
 
     pub(super) fn group(&self, node: &NodeName) -> Option<&'a Group> {
@@ -193,7 +214,7 @@ impl<'a> Node<'a> {
         });
         Self {
             group: desired.groups.get(spec.group),
-            zone: spec.zone.as_deref(),
+            zone: None,
             facts: last.filter(|_| view.is_some_and(|view| view.unseen.is_none())),
             memory: observed.memory.node(name),
             edge: sight.edges.get(name),

@@ -21,8 +21,8 @@ pub(super) fn blind(world: &World<'_>) -> Option<Finding> {
 /// Zones of two servers and more of which none is seen, and one of them for longer than the patience.
 pub(super) fn zones_down<'a>(world: &World<'a>) -> BTreeMap<&'a str, Vec<&'a NodeName>> {
     let mut zones: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
-    for (node, spec) in &world.desired.nodes {
-        if let Some(zone) = &spec.zone {
+    for node in world.desired.nodes.keys() {
+        if let Some(zone) = world.zone(node) {
             zones.entry(zone).or_default().push(node);
         }
     }

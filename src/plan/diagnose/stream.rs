@@ -84,6 +84,10 @@ fn replay_blocked(node: &NodeName, gate: &str) -> (Diagnosis, String) {
 fn parameter_too_low(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
     let primary = world.primary()?;
     let theirs = &world.seen(primary)?.parameters;
+    // As nearly everywhere.
+    if facts.parameters == *theirs {
+        return None;
+    }
     let low = |(name, value): &(&String, &u64)| {
         *name != STATUS_INTERVAL && theirs.get(*name).is_some_and(|theirs| theirs > *value)
     };
@@ -124,17 +128,17 @@ fn lagging(world: &World<'_>, node: &NodeName, failing: bool) -> Found {
     let Some(Rooted::Yes { lag_milliseconds, .. }) = world.sight.rooted.get(node) else { return None };
     let receives_late = *lag_milliseconds > bound.saturating_mul(1000);
     // Not the present figure: it moves with every look, and the status would be written again with it.
-    let seen = format!("{node} is more than {bound} s behind");
+    let seen = || format!("{node} is more than {bound} s behind");
     if is_relay(world, node) {
         // What counts is what it can pass on, which is what it has received.
         let lags = (failing || receives_late) && world.sight.lags_by_itself(node);
         let cure = "Look at its disk, CPU and network; its children are moved where there is room";
-        return lags.then(|| (Diagnosis::LaggingRelay, format!("{seen}, and its upstream is not. {cure}.")));
+        return lags.then(|| (Diagnosis::LaggingRelay, format!("{}, and its upstream is not. {cure}.", seen())));
     }
     // What counts is what its readers see, which is what it has replayed.
     let lags = world.observed.memory.is_late(node, healing.suspect_after_milliseconds);
     let cure = "Look at its disk, CPU and network, at who reads there, and at recovery_min_apply_delay";
-    lags.then(|| (Diagnosis::LaggingLeaf, format!("{seen}. {cure}.")))
+    lags.then(|| (Diagnosis::LaggingLeaf, format!("{}. {cure}.", seen())))
 }
 
 fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (Diagnosis, String) {
