@@ -7,13 +7,13 @@ mod fleet;
 
 use std::collections::BTreeMap;
 
-use fleet::laws::{act, as_wanted, look, round, settle};
-use fleet::shapes::{brownfield, config, desired, draws, shapes};
+use fleet::laws::{act, as_wanted, has_all_of, look, round, settle};
+use fleet::shapes::{brownfield, config, desired, downhill, draws, shapes};
 use fleet::{Fleet, SEGMENT};
 use proptest::prelude::*;
 use strum::IntoEnumIterator as _;
 use waltree::model::tree::{self, Edge};
-use waltree::model::{Desired, Diagnosis, Facts, Lsn, NodeName, Observed, Timeline};
+use waltree::model::{Desired, Diagnosis, Facts, Lsn, NodeName, Observed};
 use waltree::plan::{Plan, Readiness, StepKind, Why};
 
 /// What befalls a fleet.
@@ -106,13 +106,6 @@ fn ready_is_proven(
         prop_assert!(of_use, "law 2: {up} is ready for {node} by {slot:?}");
     }
     Ok(())
-}
-
-/// Whether a server has the WAL that a child asks for, and is on the same history.
-fn has_all_of(child: &Facts, up: &Facts) -> bool {
-    let fork = |timeline: Timeline| up.history.iter().find(|(of, _)| *of == timeline).map(|(_, fork)| *fork);
-    let same = child.timeline == up.timeline || fork(child.timeline.unwrap()).is_some_and(|at| child.position <= at);
-    same && up.oldest_wal.unwrap() <= child.replay.segment_start(SEGMENT)
 }
 
 /// Law 10: that WAL is gone is said of nobody for whom a server that is seen and has a path has it.
@@ -280,7 +273,7 @@ proptest! {
         lies in lies(),
         lost in prop::collection::vec((any::<u8>(), 1..9_usize), 1..5),
     ) {
-        let mut fleet = brownfield(&desired(&shape), &parents);
+        let mut fleet = downhill(&desired(&shape), &parents);
         let names: Vec<NodeName> = fleet.desired.nodes.keys().cloned().collect();
         let at = move |which: u8| names[usize::from(which) % names.len()].clone();
         let told: Vec<_> = lies.iter().map(|(lie, who)| (*lie, at(*who))).collect();

@@ -3,13 +3,16 @@
 use proptest::prelude::*;
 use waltree::model::memory::NodeMemory;
 use waltree::model::tree::{self, Union};
-use waltree::model::{Desired, Millis, NodeName, Observed};
-use waltree::plan::{Plan, Step};
+use waltree::model::{Desired, Facts, Millis, NodeName, Observed, Timeline};
+use waltree::plan::{Plan, Planned, Step, StepKind, Why, plan};
 
-use super::Fleet;
+use super::{Fleet, SEGMENT};
 
 /// Rounds of 500 ms within which any fleet here comes to rest: settling takes 10 of them, moves go 8 at a time.
 const ROUNDS_MAX: usize = 80;
+
+/// So many who are fed are moved at once.
+const MOVES_AT_ONCE: usize = 8;
 
 /// Every prefix of a plan is legal: no ring, only seen servers written, nothing dropped that is in use (laws 1, 3, 4,
 /// 8).
@@ -21,14 +24,61 @@ pub(crate) fn legal(desired: &Desired, observed: &Observed, made: &Plan) -> Resu
         if let Step::SetRoute { node, route, .. } = &planned.step {
             union.add_route(node, route);
             prop_assert!(!union.is_cyclic(), "law 1: a ring through {planned:?}");
-            let installed = tree::entries(&desired.addresses(), &observed.last(node).unwrap().route.conninfo);
-            let proven = |up: &NodeName| match observed.seen(up) {
-                Some(facts) => facts.slots.contains_key(node.slot()),
-                None => installed.contains(up),
-            };
-            prop_assert!(route.entries.iter().all(proven), "law 2: a route before its slots: {planned:?}");
+            for up in &route.entries {
+                prop_assert!(is_proven(desired, observed, node, up), "law 2: before {up} is proven: {planned:?}");
+            }
         }
     }
+    for planned in &made.steps {
+        is_left(desired, observed, planned)?;
+    }
+    few_at_once(desired, observed, made)
+}
+
+/// Law 2: the slot of `node` on `up` is of use, the WAL that it would ask for is there, and it has nothing beyond the
+/// fork where the history of `up` left its own. Of one that is not seen: it was proven when it came into the route.
+fn is_proven(desired: &Desired, observed: &Observed, node: &NodeName, up: &NodeName) -> bool {
+    let child = observed.seen(node).unwrap();
+    let Some(facts) = observed.seen(up) else {
+        return tree::entries(&desired.addresses(), &child.route.conninfo).contains(up);
+    };
+    let of_use = facts.slots.get(node.slot()).is_some_and(|slot| !slot.lost && slot.restart_lsn.is_some());
+    of_use && has_all_of(child, facts)
+}
+
+/// Whether a server has the WAL that a child asks for, and is on the same history.
+pub(crate) fn has_all_of(child: &Facts, up: &Facts) -> bool {
+    let fork = |timeline: Timeline| up.history.iter().find(|(of, _)| *of == timeline).map(|(_, fork)| *fork);
+    let same = child.timeline == up.timeline || fork(child.timeline.unwrap()).is_some_and(|at| child.position <= at);
+    same && up.oldest_wal.unwrap() <= child.replay.segment_start(SEGMENT)
+}
+
+/// Law 3: what is dropped is idle, and who left it has no route, in use or ordered, that leads back there.
+fn is_left(desired: &Desired, observed: &Observed, planned: &Planned) -> Result<(), TestCaseError> {
+    let Step::DropSlot { on, owner } = &planned.step else { return Ok(()) };
+    let slot = observed.seen(on).and_then(|facts| facts.slots.get(owner.slot()));
+    prop_assert!(slot.is_some_and(|slot| slot.active_pid.is_none()), "law 3: dropped in use: {planned} {slot:?}");
+    if planned.why != Why::LeftRoute {
+        return Ok(());
+    }
+    let installed = tree::entries(&desired.addresses(), &observed.last(owner).unwrap().route.conninfo);
+    prop_assert!(!installed.contains(on), "law 3: dropped and {owner} may go there still: {planned}");
+    let order = observed.memory.node(owner).and_then(|memory| memory.ordered.as_ref());
+    let ordered = order.is_some_and(|order| !order.seen_installed && order.route.contains(on));
+    prop_assert!(!ordered, "law 3: dropped and {owner} is sent there: {planned}");
+    Ok(())
+}
+
+/// Of those who are fed at most eight are moved at once.
+fn few_at_once(desired: &Desired, observed: &Observed, made: &Plan) -> Result<(), TestCaseError> {
+    let half = desired.healing.suspect_after_milliseconds / 2;
+    let is_fed = |node: &NodeName| {
+        let receives = observed.seen(node).is_some_and(|facts| facts.receiver.is_some());
+        receives && made.sight.is_rooted(node) && observed.memory.stands_still(node, half).is_none()
+    };
+    let moved = made.steps.iter().filter(|planned| planned.step.kind() == StepKind::SetRoute);
+    let fed = moved.filter(|planned| is_fed(planned.step.server())).count();
+    prop_assert!(fed <= MOVES_AT_ONCE, "{fed} who are fed are moved at once");
     Ok(())
 }
 
@@ -55,6 +105,9 @@ pub(crate) fn look(fleet: &mut Fleet) -> Result<(Observed, Plan), TestCaseError>
     no_ring(fleet, "a tick")?;
     let (observed, made) = fleet.plan();
     legal(&fleet.desired, &observed, &made)?;
+    if made.steps.iter().any(|planned| planned.step.kind() == StepKind::SetRoute) {
+        prop_assert_eq!(&made, &plan(&fleet.desired, &observed, fleet.now), "same input, same plan");
+    }
     Ok((observed, made))
 }
 

@@ -51,6 +51,10 @@ pub(crate) struct Server {
     pub(crate) held: usize,
     /// Its route is written and not in use yet.
     pub(crate) stale: bool,
+    /// So many of the next reloads are lost.
+    pub(crate) loses: usize,
+    /// The last one was: what is written comes into use by another (postgres-facts.md 2.4).
+    pub(crate) unloaded: bool,
 }
 
 /// Changes what a server says.
@@ -98,6 +102,8 @@ impl Fleet {
                 xmin: BTreeSet::new(),
                 held: 0,
                 stale: false,
+                loses: 0,
+                unloaded: false,
             }
         };
         let servers = desired.nodes.keys().map(|name| (name.clone(), server(name))).collect();
@@ -134,7 +140,7 @@ impl Fleet {
         let server = &self.servers[name];
         let refused = |up: &NodeName| self.refuses.as_ref() == Some(&(name.clone(), up.clone()));
         let lost = server.upstream.as_ref().is_some_and(|up| !self.servers[up].up || refused(up));
-        let (waits, begins) = (server.held > 0, lost || server.stale || server.upstream.is_none());
+        let (waits, begins) = (server.held > 0 || server.unloaded, lost || server.stale || server.upstream.is_none());
         let new = if begins && !waits { self.libpq(name) } else { None };
         let server = self.servers.get_mut(name).unwrap();
         server.held = server.held.saturating_sub(1);
@@ -352,13 +358,15 @@ impl Fleet {
                     *nudge || server.conninfo != *conninfo || server.nudged || slot.is_some(),
                     "a move for nothing"
                 );
+                assert_eq!(conninfo.get("user"), Some("repl"), "what is the user's own is kept: {planned:?}");
                 server.conninfo = conninfo.clone();
                 server.nudged = *nudge;
                 if let Some(slot) = slot {
                     server.slot.clone_from(slot);
                 }
                 server.connections += 1;
-                server.stale = server.held > 0;
+                server.reload();
+                server.stale = server.held > 0 || server.unloaded;
                 if !server.stale {
                     server.upstream = None;
                     let new = self.libpq(node);
@@ -368,8 +376,10 @@ impl Fleet {
             Step::ClearXmin { owner, .. } => {
                 server.xmin.remove(owner.slot());
             }
-            // No connection vanishes without a word, and a reload that is late comes by itself.
-            Step::Reload { .. } | Step::EndSender { .. } | Step::TryDisk { .. } => {}
+            // One that is only late comes by itself.
+            Step::Reload { .. } => server.reload(),
+            // No connection vanishes without a word.
+            Step::EndSender { .. } | Step::TryDisk { .. } => {}
         }
         record(&mut self.memory, &Outcome { done: vec![Done { planned, result: Ok(()) }] }, self.now);
     }
@@ -404,6 +414,11 @@ impl Fleet {
 }
 
 impl Server {
+    fn reload(&mut self) {
+        self.unloaded = self.loses > 0;
+        self.loses = self.loses.saturating_sub(1);
+    }
+
     fn forget_slot(&mut self, owner: &NodeName) {
         self.slots.remove(owner.slot());
         self.lost.remove(owner.slot());

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
+use waltree::model::check::check;
 use waltree::model::{Automation, ByNode, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
 
 use super::Fleet;
@@ -64,6 +65,18 @@ pub(crate) fn desired(shape: &Shape) -> Desired {
     desired
 }
 
+/// The same with no more places than everybody needs, and `spare` more on each node.
+pub(crate) fn tight(mut desired: Desired, spare: usize) -> Desired {
+    for group in &mut desired.groups {
+        group.fan_out = if group.relays > 0 { (group.members.len() - group.relays).div_ceil(group.relays) } else { 1 };
+    }
+    while !check(&desired).is_empty() {
+        desired.groups[0].fan_out += 1;
+    }
+    desired.groups.iter_mut().for_each(|group| group.fan_out += spare);
+    desired
+}
+
 /// Nodes of the largest shape.
 const NODES_MAX: usize = 3 + 3 * (3 + 6);
 
@@ -72,9 +85,26 @@ pub(crate) fn draws() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), NODES_MAX)
 }
 
-/// A fleet as somebody may have left it: every node below a random earlier one.
+/// A fleet as somebody may have left it: a random tree, in which a relay may be below its leaf and a standby of the
+/// root group below both. Were all below an earlier one of the spec, no move could make a ring.
 pub(crate) fn brownfield(desired: &Desired, parents: &[u8]) -> Fleet {
-    let order: Vec<NodeName> = desired.groups.iter().flat_map(|group| group.members.clone()).collect();
+    let order = in_order(desired);
+    let mut turns: Vec<usize> = (0..order.len()).collect();
+    turns.sort_by_key(|at| (*at > 0, parents[*at].rotate_left(4)));
+    below_earlier(desired, parents, &turns.into_iter().map(|at| order[at].clone()).collect::<Vec<_>>())
+}
+
+/// One in which everybody is below somebody earlier in the spec: that somebody names one of the root group as his
+/// upstream tells of no ring here.
+pub(crate) fn downhill(desired: &Desired, parents: &[u8]) -> Fleet {
+    below_earlier(desired, parents, &in_order(desired))
+}
+
+fn in_order(desired: &Desired) -> Vec<NodeName> {
+    desired.groups.iter().flat_map(|group| group.members.clone()).collect()
+}
+
+fn below_earlier(desired: &Desired, parents: &[u8], order: &[NodeName]) -> Fleet {
     Fleet::new(desired.clone(), |node| {
         let at = order.iter().position(|other| other == node).unwrap();
         if at == 0 { node.clone() } else { order[usize::from(parents[at]) % at].clone() }
