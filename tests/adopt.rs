@@ -195,7 +195,7 @@ async fn what_adoption_cannot_reach_or_may_not_ask_is_said_by_name_with_the_cure
     let said = stderr(&adopted);
     assert!(said.contains(&format!("core-1 ({}) sends WAL to \"eu-1\" at 127.0.0.1", at("core-1"))), "{said}");
     assert!(said.contains("Give its port with --port"), "{said}");
-    assert!(said.ends_with("1 servers, 0 moves.\n"), "{said}");
+    assert!(said.ends_with("1 server, 0 moves.\n"), "{said}");
     assert_eq!(validated(&stdout(&adopted)).0, Some(0));
 
     // A right that is missing is told as the SQL that grants it.
@@ -270,11 +270,14 @@ async fn a_server_whose_certificate_cannot_be_checked_is_said_with_the_flags_tha
 
     let without = adopt(&[]);
     assert!(helps(&without) && stderr(&without).contains("--sslmode verify-full checks"), "{}", stderr(&without));
+    let without = adopt(&["--sslmode", "verify-ca"]);
+    assert!(helps(&without) && stderr(&without).contains("--sslmode verify-ca checks"), "{}", stderr(&without));
+    assert!(!stderr(&without).contains("--sslmode verify-ca takes"), "it was given: {}", stderr(&without));
     let by_another = adopt(&["--sslrootcert", &other]);
     assert!(helps(&by_another) && stderr(&by_another).contains("TlsFailed ("), "{}", stderr(&by_another));
     for cure in [["--sslrootcert", right.as_str()], ["--sslmode", "require"]] {
         let adopted = adopt(&cure);
         assert_eq!(adopted.status.code(), Some(0), "{}", stderr(&adopted));
-        assert_eq!(stderr(&adopted), "1 servers, 0 moves.\n");
+        assert_eq!(stderr(&adopted), "1 server, 0 moves.\n");
     }
 }

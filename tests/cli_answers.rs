@@ -138,6 +138,7 @@ async fn why_a_leaf_is_where_it_is_is_told_and_what_happened_to_it_too() {
     let (code, text) = ground.plugin("why", &["eu-1"]);
     assert_eq!(code, 2, "{text}");
     assert!(text.contains("wrong:\n  DeadRelay: ") && text.contains("  not seen for "), "{text}");
+    assert!(text.contains("\ninstalled  not known while it is not seen"), "{text}");
     assert!(text.contains("the operator says: DeadRelay: "), "{text}");
 
     let (code, text) = ground.plugin("history", &[]);

@@ -54,6 +54,7 @@ async fn the_tree_and_the_plan_are_shown_from_the_servers_and_nothing_is_written
         r#"[(("core-1"), Null), (("core-2"), ("core-1")), (("eu-1"), ("core-1"))]"#
     );
     assert_eq!((&lines[2]["state"], &lines[2]["depth"]), (&"rooted".into(), &1.into()), "{}", text(&shown));
+    assert_eq!((&lines[2]["hopLagBytes"], &lines[2]["totalLagBytes"]), (&0.into(), &0.into()), "{}", text(&shown));
     assert_eq!(lines[2]["fallbacks"], serde_json::json!([]), "none is installed");
     assert_eq!(lines[2]["wanted"], "core-2", "the root's standby spares the primary");
     assert_eq!(shown.status.code(), Some(2), "one receives from another than it should");
@@ -74,8 +75,18 @@ async fn the_tree_and_the_plan_are_shown_from_the_servers_and_nothing_is_written
     let refused = plugin(&server, &["plan", "orders", "-n", "default", "-f", file.to_str().unwrap()]);
     assert_eq!(refused.status.code(), Some(1));
     let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(said.contains("wrong"), "the culprit is named");
-    assert!(said.contains("`kubectl waltree history orders`"), "what can be asked all the same is named: {said}");
+    assert!(said.contains("the file ") && said.contains("new.yaml is refused"), "it is the file: {said}");
+    assert!(said.contains("eu names wrong, and there is no such group"), "the culprit is named: {said}");
+    assert!(said.contains("orders as it is applied is not touched by that"), "{said}");
+
+    std::fs::write(&file, manifest(&tree, "eu-1").replace("name: orders,", "name: bills,")).unwrap();
+    let new = plugin(&server, &["plan", "bills", "-n", "default", "-f", file.to_str().unwrap()]);
+    assert_eq!(new.status.code(), Some(2), "{}", String::from_utf8_lossy(&new.stderr));
+    assert_eq!(text(&new), text(&planned), "what is not applied yet is planned as if it were");
+    let none = plugin(&server, &["plan", "bills", "-n", "default"]);
+    assert_eq!(none.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&none.stderr);
+    assert!(said.contains("default/bills; plan a new one by its manifest, with -f FILE"), "{said}");
 
     std::fs::write(&file, manifest(&tree, "eu-1").replace("name: orders,", "name: invoices,")).unwrap();
     let other = plugin(&server, &["plan", "orders", "-n", "default", "-f", file.to_str().unwrap()]);
@@ -90,6 +101,17 @@ async fn the_tree_and_the_plan_are_shown_from_the_servers_and_nothing_is_written
     let missing = plugin(&server, &["tree", "nothing", "-n", "default"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("default/nothing"), "what was not found is named");
+    what_is_not_replayed_is_lag(&tree, &server).await;
+}
+
+async fn what_is_not_replayed_is_lag(tree: &Tree, server: &ApiServer) {
+    tree.sql("eu-1", "SELECT pg_wal_replay_pause()").await;
+    tree.until("eu-1", "SELECT pg_get_wal_replay_pause_state()", "paused").await;
+    tree.sql("core-1", "CREATE TABLE written AS SELECT * FROM generate_series(1, 1000)").await;
+    let shown = plugin(server, &["tree", "orders", "-n", "default", "-o", "json"]);
+    let lines: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let lag = |line: usize| lines[line]["totalLagBytes"].as_u64().unwrap();
+    assert!(lag(1) == 0 && lag(2) > 10_000, "what is not replayed there is its lag: {}", text(&shown));
 }
 
 /// The shape that the README tells.

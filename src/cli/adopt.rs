@@ -8,6 +8,7 @@ use std::io::Write;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
+use super::proposal::counted;
 use super::{DEGRADED, OK, REFUSED};
 use crate::api::ReplicaTopology;
 use crate::model::Desired;
@@ -90,7 +91,7 @@ pub(super) async fn run(what: &Adopt, namespace: Option<&str>, out: &mut impl Wr
         writeln!(said, "This is not accepted as it is: {rejection}")?;
     }
     let servers = adoption.desired.nodes.len();
-    writeln!(said, "{servers} servers, {} moves.", adoption.moves.len())?;
+    writeln!(said, "{}, {}.", counted(servers, "server"), counted(adoption.moves.len(), "move"))?;
     let unclear = !crawled.remarks.is_empty() || !adoption.moves.is_empty() || servers < crawled.found.len();
     Ok(match (rejections.is_empty(), unclear) {
         (false, _) => REFUSED,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::model::primary::Primary;
 use crate::model::rooted::Rooted;
-use crate::model::{ByNode, Desired, Diagnosis, Facts, Finding, Lsn, NodeName, Observed, about};
+use crate::model::{ByNode, Desired, Diagnosis, Facts, Finding, Lsn, Millis, NodeName, NodeView, Observed, about};
 use crate::plan::{Plan, Readiness, installed_fallbacks, intents};
 
 /// One node of the tree as seen. The shape of `-o json`.
@@ -25,9 +25,10 @@ pub struct Line {
     pub depth: Option<usize>,
     /// `primary`, `rooted`, or the name of what is wrong.
     pub state: String,
-    /// Bytes of WAL its upstream has and it has not received.
+    /// Bytes of WAL that its upstream had when it last answered before the node did, and that the node has not received.
     pub hop_lag_bytes: Option<u64>,
-    /// Bytes of WAL the primary has and readers of it do not see, as it is not replayed yet.
+    /// Bytes of WAL that the primary had when it last answered before the node did, and that readers of the node do not see,
+    /// as it is not replayed yet.
     pub total_lag_bytes: Option<u64>,
     /// Where it goes on by itself when its upstream dies, in order: what is installed and runs, not what is wanted.
     pub fallbacks: Vec<Fallback>,
@@ -47,8 +48,9 @@ pub struct Fallback {
     pub prepared: bool,
 }
 
-/// The tree as lines, the primary first, children below their upstream; nodes without a path to it last.
-pub fn lines(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Line> {
+/// The tree as lines, the primary first, children below their upstream; nodes without a path to it last. `earlier` is the look
+/// before: who was asked after its child had something more by then, whose lag that is not.
+pub fn lines(desired: &Desired, observed: &Observed, earlier: &ByNode<NodeView>, plan: &Plan) -> Vec<Line> {
     let edges = &plan.sight.edges;
     let mut children: BTreeMap<&NodeName, Vec<&NodeName>> = BTreeMap::new();
     for (child, edge) in edges {
@@ -58,6 +60,7 @@ pub fn lines(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Line> {
     }
     let mut drawing = Drawing {
         observed,
+        earlier,
         findings: plan.findings.iter().map(|finding| (&finding.node, finding)).collect(),
         plan,
         fallbacks: installed_fallbacks(desired, observed, plan, observed.memory.at),
@@ -103,6 +106,7 @@ pub fn is_as_declared(lines: &[Line], plan: &Plan) -> bool {
 
 struct Drawing<'a> {
     observed: &'a Observed,
+    earlier: &'a ByNode<NodeView>,
     plan: &'a Plan,
     fallbacks: ByNode<Vec<(NodeName, Readiness)>>,
     wanted: BTreeMap<NodeName, NodeName>,
@@ -128,6 +132,13 @@ impl<'a> Drawing<'a> {
         }
     }
 
+    /// What a server that is seen had in its newest answer that was here by then.
+    fn had(&self, server: &NodeName, by: Millis) -> Option<Lsn> {
+        let now = self.observed.seen(server)?;
+        let before = self.earlier.get(server).and_then(|view| view.last.as_deref());
+        [Some(now), before].into_iter().flatten().find(|facts| facts.at <= by).map(|facts| facts.position)
+    }
+
     fn line(&self, node: &NodeName, indent: String) -> Line {
         let finding = self.findings.get(node);
         let verdict = self.plan.sight.rooted.get(node);
@@ -145,8 +156,8 @@ impl<'a> Drawing<'a> {
         };
         let upstream = self.upstream.get(node).copied();
         let behind = |other: Option<&NodeName>, own: fn(&Facts) -> Lsn| {
-            let theirs = self.observed.seen(other?)?.position;
-            Some(theirs.bytes_since(own(self.observed.seen(node)?)))
+            let facts = self.observed.seen(node)?;
+            Some(self.had(other?, facts.asked_at)?.bytes_since(own(facts)))
         };
         let hop_lag_bytes = behind(upstream, |facts| facts.position);
         let total_lag_bytes = behind(self.observed.memory.primary.as_ref().filter(|_| !is_primary), Facts::shown);
@@ -165,7 +176,7 @@ impl<'a> Drawing<'a> {
             },
             state,
             hop_lag_bytes,
-            // The servers are not asked at one instant: what its upstream has, the primary has by then too.
+            // The servers are not asked at one instant: what its upstream had, the primary had by then too.
             total_lag_bytes: total_lag_bytes.max(total_lag_bytes.and(hop_lag_bytes)),
             fallbacks: fallbacks.map(fallback).collect(),
             message: finding.map(|finding| finding.message.clone()).or(sentence),
@@ -252,10 +263,46 @@ mod tests {
             let facts = Arc::make_mut(observed.nodes.get_mut(&name(node)).unwrap().last.as_mut().unwrap());
             (facts.position, facts.replay) = (Lsn(position), Lsn(replay));
         }
-        let lines = lines(drama.desired(), &observed, &drama.plan());
+        let lines = lines(drama.desired(), &observed, &ByNode::default(), &drama.plan());
         let lags: Vec<_> = lines.iter().map(|line| (line.hop_lag_bytes, line.total_lag_bytes)).collect();
         assert_eq!(lags, [(None, None), (Some(0), Some(0)), (Some(150), Some(300))]);
     }
+
+    #[test]
+    fn what_was_written_after_a_node_answered_is_not_its_lag_and_what_it_lacked_before_is() {
+        let (mut drama, name) = star();
+        assert!(drama.rest(600_000));
+        let look = |facts: [(&str, u64, u64); 4]| {
+            let mut observed = drama.cluster().observe(drama.desired()).now_or_never().unwrap();
+            for (node, asked_at, position) in facts {
+                let facts = Arc::make_mut(observed.nodes.get_mut(&name(node)).unwrap().last.as_mut().unwrap());
+                (facts.asked_at, facts.at) = (Millis(asked_at), Millis(asked_at + 1));
+                (facts.position, facts.replay) = (Lsn(position), Lsn(position));
+            }
+            observed
+        };
+        // eu-3 has all that eu-1 had before it; eu-4 lacks what eu-2 had half a second before it, and eu-2 nothing.
+        let earlier = look([("core-1", 400, 9_000), ("eu-1", 300, 9_000), ("eu-2", 200, 8_000), ("eu-3", 100, 7_000)]);
+        let mut observed =
+            look([("core-1", 900, 14_000), ("eu-1", 800, 13_000), ("eu-2", 1_000, 14_000), ("eu-3", 600, 11_000)]);
+        let leaf = Arc::make_mut(observed.nodes.get_mut(&name("eu-4")).unwrap().last.as_mut().unwrap());
+        (leaf.asked_at, leaf.at, leaf.position, leaf.replay) = (Millis(700), Millis(701), Lsn(3_000), Lsn(2_000));
+        let plan = drama.plan();
+        let drawn = lines(drama.desired(), &observed, &earlier.nodes, &plan);
+        let lag = |lines: &[Line], node: &str| {
+            let line = line(lines, node);
+            (line.upstream.clone().unwrap(), line.hop_lag_bytes, line.total_lag_bytes)
+        };
+        assert_eq!(lag(&drawn, "eu-1"), ("core-1".to_owned(), Some(0), Some(0)));
+        assert_eq!(lag(&drawn, "eu-2"), ("core-1".to_owned(), Some(0), Some(0)));
+        assert_eq!(lag(&drawn, "eu-3"), ("eu-1".to_owned(), Some(0), Some(0)));
+        assert_eq!(lag(&drawn, "eu-4"), ("eu-2".to_owned(), Some(5_000), Some(7_000)));
+        // Without a look before it is not known of those that answered first.
+        let drawn = lines(drama.desired(), &observed, &ByNode::default(), &plan);
+        assert_eq!(lag(&drawn, "eu-2"), ("core-1".to_owned(), Some(0), Some(0)));
+        assert_eq!(lag(&drawn, "eu-3"), ("eu-1".to_owned(), None, None));
+    }
+
     /// A primary, a standby, two relays and their two leaves; all stream from the primary.
     fn star() -> (Drama, impl Fn(&str) -> NodeName) {
         let host = |node: &str| json!({"name": node, "address": node});
@@ -270,7 +317,7 @@ mod tests {
 
     fn drawn(drama: &Drama, observed: &Observed) -> (Vec<Line>, Plan) {
         let plan = crate::plan::plan(drama.desired(), observed, observed.memory.at);
-        (lines(drama.desired(), observed, &plan), plan)
+        (lines(drama.desired(), observed, &ByNode::default(), &plan), plan)
     }
 
     fn line<'a>(lines: &'a [Line], node: &str) -> &'a Line {

@@ -42,8 +42,8 @@ pub struct Arguments {
 pub enum Command {
     /// Print the CustomResourceDefinition, ready for `kubectl apply --server-side -f -`.
     Crd,
-    /// Check manifests without a cluster, by the rules of the API server and of the operator. Exit code 0: all are good,
-    /// 3: one is refused, 1: one cannot be read.
+    /// Check manifests without a cluster, by the rules of the API server and of the operator. A key that is there twice is not
+    /// read, though kubectl takes it. Exit code 0: all are good, 3: one is refused, 1: one cannot be read.
     Validate(validate::Validate),
     /// Play a script on a simulated fleet, under a clock of its own.
     Simulate(simulate::Simulate),

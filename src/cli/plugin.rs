@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kube::Client;
 use kube::api::Api;
@@ -11,7 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 
 use super::acknowledge::Acknowledge;
 use super::history::History;
-use super::look::{Look, look, topology};
+use super::look::{Look, applied, look, topology, with_the_spec_of};
 use super::proposal::{self, Planned};
 use super::what_if::WhatIf;
 use super::why::Why;
@@ -39,7 +39,7 @@ enum Verb {
     /// Exit code 0: nothing is wrong and everybody receives from the server that the spec gives it, 2: not so.
     Tree(Named),
     /// Show what would be done and why, what is waited for, and who would receive from whom; with -f, if that manifest were
-    /// applied. Nothing is written. Exit code 0: nothing to do and nothing wrong, 2: there is.
+    /// applied, which it need not have been yet. Nothing is written. Exit code 0: nothing to do and nothing wrong, 2: there is.
     Plan(Planned),
     /// Crawl a running fleet from any of its servers, and print a manifest in which it is as it is now: groups read off
     /// the tree, `automation: Observe`, and what is to be known as comments. Nothing is written to any server, and no
@@ -48,7 +48,7 @@ enum Verb {
     Adopt(adopt::Adopt),
     /// Show what would happen if servers were lost: who goes where at once and then, what is sent again, which limits
     /// would be exceeded. Tried out on the servers as they are seen now; nothing is touched. Exit code 0: survived by
-    /// PostgreSQL alone, 2: not.
+    /// PostgreSQL alone, 2: not, or a group has no node left to read from.
     WhatIf(WhatIf),
     /// Show why a node is where it is: which route is wanted and why, what both ends say and how old that is, who could feed
     /// it and is ready, what comes next. Exit code 0: nothing is wrong with it, 2: something is.
@@ -100,8 +100,8 @@ pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<E
         Verb::Tree(named) => tree(&cluster().await?.look(&named.name).await?.1, named.output, out)?,
         Verb::Plan(planned) => {
             let cluster = cluster().await?;
-            let mut topology = cluster.topology(&planned.name).await?;
-            let before = Desired::try_from(&topology.spec).ok();
+            let mut topology = applied(&cluster.client, &cluster.namespace, &planned.name).await?;
+            let before = topology.as_ref().and_then(|topology| Desired::try_from(&topology.spec).ok());
             if let Some(file) = &planned.file {
                 let manifest = validate::only_topology(file)?;
                 if let Some(other) = manifest.metadata.name.filter(|name| *name != planned.name) {
@@ -115,8 +115,12 @@ pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<E
                         cluster.namespace
                     );
                 }
-                topology.spec = manifest.spec;
+                topology = Some(with_the_spec_of(file, &planned.name, manifest.spec, topology)?);
             }
+            let topology = topology.ok_or_else(|| {
+                let (namespace, name) = (&cluster.namespace, &planned.name);
+                anyhow!("there is no ReplicaTopology {namespace}/{name}; plan a new one by its manifest, with -f FILE")
+            })?;
             let look = look(&cluster.client, &cluster.namespace, &topology).await?;
             proposal::show(&planned, &look, before.as_ref(), out)?
         }
@@ -180,7 +184,7 @@ impl Cluster {
 }
 
 fn tree(look: &Look, output: Output, out: &mut impl Write) -> anyhow::Result<u8> {
-    let lines = draw::lines(&look.desired, &look.observed, &look.plan);
+    let lines = draw::lines(&look.desired, &look.observed, &look.earlier, &look.plan);
     match output {
         Output::Text => write!(out, "{}", draw::text(&lines))?,
         Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&lines)?)?,

@@ -21,7 +21,7 @@ use crate::plan::{Planned as Do, StepKind, intents};
 pub(super) struct Planned {
     /// Name of the ReplicaTopology.
     pub(super) name: String,
-    /// A manifest to plan for instead of the applied one.
+    /// A manifest to plan for instead of the applied one; there need be none applied.
     #[arg(long, short)]
     pub(super) file: Option<PathBuf>,
     /// How to print it.
@@ -136,7 +136,7 @@ pub(super) fn show(asked: &Planned, look: &Look, before: Option<&Desired>, out: 
 
 impl Proposal {
     fn of(look: &Look, before: Option<&Desired>) -> Self {
-        let Look { desired, observed, plan } = look;
+        let Look { desired, observed, plan, .. } = look;
         // That the primary is quiet is not to be told from one look, and a heartbeat moves nobody.
         let told = |planned: &&Do| planned.step.kind() != StepKind::Heartbeat;
         let deeds =
@@ -282,7 +282,8 @@ impl Proposal {
     }
 }
 
-fn counted(count: usize, what: &str) -> String {
+/// So many of these, in words.
+pub(super) fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
@@ -349,7 +350,7 @@ mod tests {
     fn look(drama: &Drama, desired: &Desired) -> Look {
         let observed = drama.cluster().observe(desired).now_or_never().unwrap();
         let plan = plan(desired, &observed, observed.memory.at);
-        Look { desired: desired.clone(), observed, plan }
+        Look { desired: desired.clone(), earlier: observed.nodes.clone(), observed, plan }
     }
 
     fn shown(look: &Look, before: Option<&Desired>, output: Output) -> (u8, String) {

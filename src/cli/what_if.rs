@@ -106,7 +106,8 @@ fn text(answer: &Answer, automation: Automation) -> String {
         text.push_str("  it does not come to rest within ten minutes\n");
     }
     let again = answer.at_once.bytes_again().saturating_add(answer.in_the_end.bytes_again());
-    let _ = writeln!(text, "\nSent again: {}.", bytes(Some(again)));
+    let since = if again > 0 { ", counted from the start of the WAL segment that each one replays" } else { "" };
+    let _ = writeln!(text, "\nSent again: {}{since}.", bytes(Some(again)));
     match answer.wal_gone.as_slice() {
         [] => text.push_str("Clones: none.\n"),
         nodes => {
@@ -118,9 +119,15 @@ fn text(answer: &Answer, automation: Automation) -> String {
 }
 
 fn verdict(answer: &Answer) -> String {
+    let left = "everybody who is left is fed at once, within all limits.";
     if answer.tolerated {
-        return "Survived: everybody who is left is fed at once, within all limits.".to_owned();
+        return format!("Survived: {left}");
     }
+    let emptied = answer.emptied_groups.iter().map(|group| unread(group)).collect::<Vec<_>>().join(", ");
+    if answer.at_once.is_within_limits() {
+        return format!("Not survived: {emptied}. Otherwise {left}");
+    }
+    let emptied = if emptied.is_empty() { emptied } else { format!(" And {emptied}.") };
     let after = if answer.with_the_primary {
         "nobody is promoted: promote a server of the root group by hand"
     } else if answer.in_the_end.is_within_limits() {
@@ -128,7 +135,11 @@ fn verdict(answer: &Answer) -> String {
     } else {
         "the operator cannot put all of it right"
     };
-    format!("Not survived by PostgreSQL alone; {after}.")
+    format!("Not survived by PostgreSQL alone; {after}.{emptied}")
+}
+
+fn unread(group: &str) -> String {
+    format!("group {group} has no node left to read from")
 }
 
 fn moves(moves: &[Move]) -> String {
@@ -172,7 +183,10 @@ fn table(answers: &[Answer]) -> String {
             (false, false) => "no",
         };
         let end = match &answer.in_the_end {
-            end if end.is_within_limits() => "as it should be".to_owned(),
+            end if end.is_within_limits() => match answer.emptied_groups.first() {
+                Some(group) => unread(group),
+                None => "as it should be".to_owned(),
+            },
             end => format!("{} without a path", end.without_a_path.len()),
         };
         let _ = writeln!(
@@ -187,4 +201,62 @@ fn table(answers: &[Answer]) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// What is said of a loss, and the exit code; the region eu is one group, and two more hosts are in no region.
+    fn told(lose: Option<&str>, output: Output) -> (u8, String) {
+        let host = |node: &str, last: u8| json!({"name": node, "address": format!("192.0.2.{last}")});
+        let spec = json!({"automation": "Heal", "groups": [
+            {"name": "core", "hosts": [host("core-1", 1), host("core-2", 2)]},
+            {"name": "eu", "region": "eu", "upstreams": ["core"], "hosts": [host("eu-1", 3), host("eu-2", 4)]},
+            {"name": "one", "upstreams": ["core"], "hosts": [host("one-1", 5)]},
+        ]});
+        let repeat = lose.is_none().then_some(Repeat::All);
+        let lose = lose.map(|loss| loss.parse().unwrap());
+        let (asked, mut out) = (WhatIf { name: None, lose, repeat, file: None, output }, Vec::new());
+        let code = asked.declared(serde_json::from_value(spec).unwrap(), &mut out).unwrap();
+        (code, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_group_of_which_nobody_is_left_is_not_survived_however_well_the_others_are_fed() {
+        let (code, text) = told(Some("region=eu"), Output::Text);
+        let last = "Not survived: group eu has no node left to read from. Otherwise everybody who is left is fed at once, \
+                    within all limits.";
+        assert_eq!((code, text.lines().last()), (DEGRADED, Some(last)), "{text}");
+        let (code, data) = told(Some("region=eu"), Output::Json);
+        let data: serde_json::Value = serde_json::from_str(&data).unwrap();
+        assert_eq!((code, &data["tolerated"], &data["emptiedGroups"]), (DEGRADED, &json!(false), &json!(["eu"])));
+
+        let (code, text) = told(Some("eu-1"), Output::Text);
+        let last = "Survived: everybody who is left is fed at once, within all limits.";
+        assert_eq!((code, text.lines().last()), (OK, Some(last)), "{text}");
+
+        let (code, text) = told(Some("region="), Output::Text);
+        assert_eq!(code, DEGRADED);
+        assert!(text.contains("Not survived by PostgreSQL alone; nobody is promoted: "), "{text}");
+        assert!(text.contains(". And group core has no node left to read from, group one has no node"), "{text}");
+
+        let (code, table) = told(None, Output::Text);
+        assert_eq!(code, DEGRADED);
+        let row = |node: &str| table.lines().find(|line| line.starts_with(node)).unwrap();
+        let survived = |node: &str| row(node).split_whitespace().nth(1);
+        assert_eq!((survived("one-1"), survived("eu-1")), (Some("no"), Some("yes")), "{table}");
+        assert!(row("one-1").ends_with("group one has no node left to read from"), "{table}");
+        assert!(row("eu-1").ends_with("as it should be"), "{table}");
+    }
+
+    #[test]
+    fn from_where_the_bytes_are_counted_that_are_sent_again_is_said_once() {
+        let (_, text) = told(Some("core-2"), Output::Text);
+        assert!(!text.contains("Sent again: 0 B"), "{text}");
+        let count = text.matches("counted from the start of the WAL segment that each one replays").count();
+        assert_eq!(count, 1, "{text}");
+    }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::look::Look;
 use super::plugin::Output;
+use super::proposal::counted;
 use super::{DEGRADED, OK, REFUSED};
 use crate::api::ReplicaTopology;
 use crate::model::observed::Receiver;
@@ -39,7 +40,10 @@ struct Answer {
     /// The route it ought to have, and why its first entry is the first.
     wanted: Vec<String>,
     because: String,
-    installed: Vec<String>,
+    /// Nothing while it is not seen and was not before: that is not known then.
+    installed: Option<Vec<String>>,
+    #[serde(skip)]
+    installed_now: bool,
     seen: Vec<String>,
     evidence: Vec<String>,
     candidates: Vec<Upstream>,
@@ -81,7 +85,7 @@ impl Why {
 }
 
 fn answer(topology: &ReplicaTopology, look: &Look, node: &NodeName) -> Answer {
-    let Look { desired, observed, plan } = look;
+    let Look { desired, observed, plan, .. } = look;
     let explained = explain(desired, observed, plan, node, observed.memory.at);
     let wanted = plan.wanted.get(node);
     let names = |route: Option<&Route>| {
@@ -99,7 +103,8 @@ fn answer(topology: &ReplicaTopology, look: &Look, node: &NodeName) -> Answer {
         region: desired.region_of(node).to_owned(),
         because: because(look, node, explained.tier_one, &explained.candidates),
         wanted: names(wanted),
-        installed: names(explained.installed.as_ref()),
+        installed: observed.last(node).map(|_| names(explained.installed.as_ref())),
+        installed_now: observed.seen(node).is_some(),
         seen: seen(look, node),
         evidence: evidence(observed, node),
         candidates: explained.candidates.iter().map(upstream).collect(),
@@ -188,7 +193,9 @@ fn seen(look: &Look, node: &NodeName) -> Vec<String> {
     };
     said.extend(edge.map(|(up, what)| format!("{up} {what}{}", told(observed, up))));
     match look.plan.sight.rooted.get(node) {
-        Some(Rooted::Yes { hops, .. }) => said.push(format!("it has a path to the primary, {hops} hops long")),
+        Some(Rooted::Yes { hops, .. }) => {
+            said.push(format!("it has a path to the primary, {} long", counted(*hops, "hop")));
+        }
         Some(Rooted::No(why)) => said.push(format!("it has no path to the primary: {why}")),
         Some(Rooted::Unknown(why)) => said.push(format!("whether it has a path cannot be told: {why}")),
         None => {}
@@ -253,7 +260,12 @@ fn text(answer: &Answer) -> String {
     }
     let list = |names: &[String]| if names.is_empty() { "nobody".to_owned() } else { names.join(" > ") };
     let _ = writeln!(text, "\n\nwanted     {}\nbecause    {}", list(&answer.wanted), answer.because);
-    let _ = writeln!(text, "installed  {}", list(&answer.installed));
+    let installed = match &answer.installed {
+        None => "not known while it is not seen".to_owned(),
+        Some(names) if answer.installed_now => list(names),
+        Some(names) => format!("not known while it is not seen; when it was seen last: {}", list(names)),
+    };
+    let _ = writeln!(text, "installed  {installed}");
     let sections = [
         ("seen", &answer.seen),
         ("evidence, of this look alone: the operator has looked for longer", &answer.evidence),

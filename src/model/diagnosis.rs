@@ -161,11 +161,20 @@ pub struct Finding {
     pub message: String,
 }
 
+/// Words that have a capital for no other reason than that a sentence begins with them.
+const BEGINNINGS: [&str; 7] = ["A", "All", "It", "Its", "No", "Nobody", "The"];
+
 /// A sentence about a node, which is named in front unless the sentence begins with its name.
 pub fn about(node: &str, text: &str) -> String {
     let rest = text.strip_prefix(node);
     let named = rest.is_some_and(|rest| rest.starts_with([' ', ':', ',']));
-    if named { text.to_owned() } else { format!("{node}: {text}") }
+    if named {
+        return text.to_owned();
+    }
+    match text.split_once(' ') {
+        Some((first, rest)) if BEGINNINGS.contains(&first) => format!("{node}: {} {rest}", first.to_ascii_lowercase()),
+        _ => format!("{node}: {text}"),
+    }
 }
 
 #[cfg(test)]
@@ -179,5 +188,7 @@ mod tests {
         assert_eq!(about("eu-3", "eu-3, eu-4 both answer."), "eu-3, eu-4 both answer.");
         assert_eq!(about("eu-3", "eu-30 is down."), "eu-3: eu-30 is down.");
         assert_eq!(about("eu-3", "nobody feeds it."), "eu-3: nobody feeds it.");
+        assert_eq!(about("eu-3", "Its disk is full. It waits."), "eu-3: its disk is full. It waits.");
+        assert_eq!(about("eu-3", "TLS with it failed."), "eu-3: TLS with it failed.");
     }
 }

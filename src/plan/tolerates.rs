@@ -33,7 +33,7 @@ pub struct Tolerates {
     pub node: Tolerated,
     /// The loss of any one zone; `Unknown` as well where not two zones are named.
     pub zone: Tolerated,
-    /// The loss of any one region; `Unknown` as well where there are not two.
+    /// The loss of any one region; `Unknown` as well where there are not two. The hosts without one are one.
     pub region: Tolerated,
     /// The weakest spot and its cure, in one or two sentences.
     pub weakest: String,

@@ -94,8 +94,11 @@ pub struct Answer {
     pub with_the_primary: bool,
     /// Who was not seen, and counts as down.
     pub unseen: Vec<String>,
-    /// By libpq alone everybody who is left is fed, within all limits.
+    /// By libpq alone everybody who is left is fed, within all limits, and every group has somebody left.
     pub tolerated: bool,
+    /// Groups of which nobody is left, so that nobody reads there any more. That is no matter of who is fed: `status.tolerates`
+    /// speaks of those who are left.
+    pub emptied_groups: Vec<String>,
     /// By libpq alone.
     pub at_once: Aftermath,
     /// What the operator adds to it. Its moves are those from where libpq had gone.
@@ -240,13 +243,15 @@ impl Scene {
         let wal_gone = wal_gone.map(|(node, _)| node.to_string()).collect();
         let end = drama.cluster().world().clone();
         let is_primary = |node: &NodeName| self.world.servers.get(node).is_some_and(|server| !server.in_recovery);
+        let emptied_groups = emptied(&self.desired, &self.world, &at_once);
         let at_once_told = Aftermath::between(&self.desired, &self.world, &at_once, &fed_before);
         Answer {
             loss: loss.to_string(),
             with_the_primary: gone.iter().any(is_primary),
             lost: gone.iter().map(NodeName::to_string).collect(),
             unseen: self.unseen.clone(),
-            tolerated: at_once_told.is_within_limits(),
+            tolerated: at_once_told.is_within_limits() && emptied_groups.is_empty(),
+            emptied_groups,
             in_the_end: Aftermath {
                 moves: Aftermath::between(&self.desired, &at_once, &end, &fed_before).moves,
                 ..Aftermath::between(&self.desired, &self.world, &end, &fed_before)
@@ -271,6 +276,14 @@ impl Scene {
         answers.sort_by_key(|answer| std::cmp::Reverse(weight(answer)));
         answers
     }
+}
+
+/// Groups of which somebody was up before and nobody is after.
+fn emptied(desired: &Desired, before: &World, after: &World) -> Vec<String> {
+    let up = |world: &World, node: &NodeName| world.servers.get(node).is_some_and(Server::is_up);
+    let any = |world: &World, members: &[NodeName]| members.iter().any(|node| up(world, node));
+    let emptied = desired.groups.iter().filter(|group| any(before, &group.members) && !any(after, &group.members));
+    emptied.map(|group| group.name.to_string()).collect()
 }
 
 /// WAL that `child` asks `upstream` for and has already, or has to have (postgres-facts.md 2.4).

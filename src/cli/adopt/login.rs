@@ -10,11 +10,6 @@ use clap::{Args, ValueEnum};
 
 use crate::observe::{Credentials, Listener, SslMode};
 
-/// What helps where a certificate cannot be checked.
-const CURES: &str = "give the certificate of the authority that signed the servers' with --sslrootcert FILE, or check less: \
-                     --sslmode verify-ca takes any name in a certificate, --sslmode require any certificate, --sslmode \
-                     disable uses no TLS";
-
 /// How to log in.
 #[derive(Debug, Args)]
 pub(super) struct Login {
@@ -41,7 +36,8 @@ pub(super) struct Login {
     sslkey: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// The later the more is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 enum Mode {
     Disable,
     Require,
@@ -75,7 +71,19 @@ impl Login {
 
     /// What to do when TLS with a server failed.
     pub(super) fn cure_of_tls(&self) -> String {
-        format!("Where it says TlsFailed, with --sslmode {}: {CURES}.", self.sslmode_as_given())
+        format!("Where it says TlsFailed, with --sslmode {}: {}.", self.sslmode_as_given(), self.cures())
+    }
+
+    /// What helps where a certificate cannot be checked, without what was given.
+    fn cures(&self) -> String {
+        const LESS: [(Mode, &str); 3] = [
+            (Mode::VerifyCa, "--sslmode verify-ca takes any name in a certificate"),
+            (Mode::Require, "--sslmode require any certificate"),
+            (Mode::Disable, "--sslmode disable uses no TLS"),
+        ];
+        let ca = "give the certificate of the authority that signed the servers' with --sslrootcert FILE";
+        let less: Vec<&str> = LESS.iter().filter(|(mode, _)| *mode < self.sslmode).map(|(_, what)| *what).collect();
+        if less.is_empty() { ca.to_owned() } else { format!("{ca}, or check less: {}", less.join(", ")) }
     }
 
     /// The credentials for a fleet, with the password of the first of these hosts that the password file has.
@@ -86,8 +94,9 @@ impl Login {
         };
         if matches!(self.sslmode, Mode::VerifyCa | Mode::VerifyFull) && self.sslrootcert.is_none() {
             let mode = self.sslmode_as_given();
+            let cures = self.cures();
             bail!(
-                "--sslmode {mode} checks the servers' certificates, and there is nothing to check them with: {CURES}"
+                "--sslmode {mode} checks the servers' certificates, and there is nothing to check them with: {cures}"
             );
         }
         let password = match std::env::var("PGPASSWORD") {
