@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use fleet::Fleet;
+use fleet::{Fleet, SEGMENT};
 use waltree::model::memory::NodeMemory;
 use waltree::model::rooted::Rooted;
 use waltree::model::{
     Automation, ByNode, Desired, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Millis, NodeName, NodeSpec,
 };
-use waltree::plan::{Done, Outcome, Standing, StepKind, explain, plan, record};
+use waltree::plan::{Done, Outcome, Standing, StepKind, Why, explain, plan, record};
 
 fn name(text: &str) -> NodeName {
     NodeName::new(text).unwrap()
@@ -439,5 +439,39 @@ fn a_primary_that_is_in_the_spec_twice_counts_once_and_nobody_is_moved() {
         assert_eq!(told, BTreeSet::from(same));
         let (_, made) = fleet.plan();
         assert!(made.sight.rooted.values().all(Rooted::is_yes), "{:?}", made.sight.rooted);
+    }
+}
+
+#[test]
+fn what_idle_slots_keep_stays_within_its_bound_also_where_one_server_is_in_the_spec_twice() {
+    let bound = 8 * SEGMENT;
+    for (one, other) in [("core-1", "core-2"), ("eu-1", "eu-2")] {
+        let groups: [(&str, usize, usize, &[&str]); 2] = [("core", 3, 0, &[]), ("eu", 4, 2, &["core"])];
+        let mut desired = desired(&groups, 8, false);
+        desired.limits.retained_wal_bytes = bound;
+        let mut fleet = Fleet::new(desired, |_| name("core-1"));
+        goes_on(&mut fleet, 60);
+        is_also(&mut fleet, one, other, &Rc::new(Cell::new((7, 7))));
+        fleet.set_up(&name("eu-4"), false);
+        let (mut given_up, mut steps) = (BTreeSet::new(), 0);
+        while fleet.servers[&name("core-1")].position < Lsn(40 * SEGMENT) {
+            fleet.tick(500);
+            let (_, made) = fleet.plan();
+            fleet.carry_out(&made, |_| true);
+            let dropped = made.steps.iter().filter(|planned| planned.why == Why::RetainedWal);
+            given_up.extend(dropped.map(|planned| planned.step.owner().to_string()));
+            steps += 1;
+        }
+        assert!(given_up.contains("eu-4"), "{given_up:?} of {one} in {steps} passes");
+        for (node, server) in fleet.servers.iter().filter(|(node, _)| node.as_str() != other) {
+            let holds = |child: &fleet::Server, slot: &str| {
+                child.up && child.slot == slot && child.upstream.as_ref() == Some(node)
+            };
+            let is_idle = |slot: &str| !fleet.servers.values().any(|child| holds(child, slot));
+            for (slot, restart) in server.slots.iter().filter(|(slot, _)| is_idle(slot)) {
+                let kept = server.position.0.saturating_sub(restart.0);
+                assert!(kept <= bound + 2 * SEGMENT, "{slot} keeps {kept} bytes on {node}, {one} is {other}");
+            }
+        }
     }
 }

@@ -25,9 +25,9 @@ pub struct Line {
     pub depth: Option<usize>,
     /// `primary`, `rooted`, or the name of what is wrong.
     pub state: String,
-    /// Bytes of WAL that its upstream had when it last answered before the node did, and that the node has not received.
+    /// Bytes of WAL that its upstream had at a look before the node's answer, and that the node has not received.
     pub hop_lag_bytes: Option<u64>,
-    /// Bytes of WAL that the primary had when it last answered before the node did, and that readers of the node do not see,
+    /// Bytes of WAL that the primary had at a look before the node's answer, and that readers of the node do not see,
     /// as it is not replayed yet.
     pub total_lag_bytes: Option<u64>,
     /// Where it goes on by itself when its upstream dies, in order: what is installed and runs, not what is wanted.

@@ -25,7 +25,9 @@ pub enum Diagnosis {
     #[strum(message = "not touched")]
     VersionTooOld,
     /// It is in the spec by another name too: both tell the same start of the same server.
-    #[strum(message = "written to by neither name, and nobody is moved to it; a primary counts once")]
+    #[strum(
+        message = "written to by neither name, and nobody is moved to it; where it is the primary, which counts once, nobody is moved at all"
+    )]
     SameServer,
     /// More than one server answers as a primary.
     #[strum(message = "nobody is moved until one is left")]

@@ -28,6 +28,10 @@ const SLEPT_MILLISECONDS: u64 = 3_000;
 /// How long a step that failed once waits, in milliseconds.
 const TRY_AGAIN_MILLISECONDS: u64 = 150;
 
+/// A walreceiver whose attempt to connect ended is there again within this time, in milliseconds: twice the default of
+/// `wal_retrieve_retry_interval`.
+const CONNECTS_AGAIN_WITHIN_MILLISECONDS: u64 = 10_000;
+
 /// How often a time is doubled at most.
 const DOUBLINGS_MAX: u32 = 6;
 
@@ -123,6 +127,8 @@ pub struct NodeMemory {
     pub alone_since: Option<Millis>,
     /// Since when its walreceiver is seen to connect at every look, without an answer.
     pub connecting_since: Option<Millis>,
+    /// When it was seen so last.
+    pub connecting_at: Millis,
     /// The process id of its walreceiver, and when that was first seen.
     pub receiver: Option<(i32, Millis)>,
     /// Since when that process is seen to be stopping.
@@ -268,7 +274,7 @@ impl Memory {
     }
 
     /// A step that failed last time. Asked for every step of a plan, and few have failed.
-    fn failed(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> Option<&FailedStep> {
+    pub fn failed(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> Option<&FailedStep> {
         let any = !self.failed_steps.is_empty();
         any.then(|| self.failed_steps.get(&(server.clone(), owner.clone(), kind)))?
     }
@@ -324,6 +330,7 @@ impl Memory {
         self.note_leavers(desired, nodes);
         self.note_twice(desired, nodes);
         self.learn_primary(desired, nodes);
+        let patience = desired.healing.suspect_after_milliseconds;
         for name in desired.nodes.keys() {
             let facts = nodes.get(name).and_then(NodeView::seen);
             let reached = facts.and_then(|facts| self.newest_reached(facts, facts.position));
@@ -337,7 +344,7 @@ impl Memory {
                     let silent = why == Some(WhyUnseen::Timeout) && !slept && node.asked_at > Millis(0);
                     node.unseen_since.get_or_insert(if silent { node.asked_at } else { now });
                 }
-                Some(facts) => node.see(facts, (reached, shown), now),
+                Some(facts) => node.see(facts, (reached, shown), patience, now),
             }
         }
         self.note_namesakes(desired, nodes);
@@ -411,14 +418,19 @@ impl NodeMemory {
         self.receiver.is_some_and(|(_, since)| since < self.asked_at)
     }
 
-    fn see(&mut self, facts: &Facts, (reached, shown): (Option<Millis>, Option<Millis>), now: Millis) {
-        if self.unseen_since.take().is_some() {
+    fn see(&mut self, facts: &Facts, (reached, shown): (Option<Millis>, Option<Millis>), patience: u64, now: Millis) {
+        let is_back = self.unseen_since.take().is_some();
+        if is_back {
             self.slots_given_up.clear();
         }
         let alone = facts.in_recovery && facts.receiver.is_none();
         self.alone_since = self.alone_since.filter(|_| alone).or(alone.then_some(facts.asked_at));
-        let connecting = alone && facts.connecting;
-        self.connecting_since = self.connecting_since.filter(|_| connecting).or(connecting.then_some(facts.asked_at));
+        // Once it hangs, the pause without a walreceiver between two attempts is no news.
+        let hung = self.connecting_since.is_some_and(|since| self.connecting_at.since(since) >= patience);
+        let pauses = hung && facts.asked_at.since(self.connecting_at) < CONNECTS_AGAIN_WITHIN_MILLISECONDS;
+        let since = self.connecting_since.or(facts.connecting.then_some(facts.asked_at));
+        self.connecting_since = since.filter(|_| alone && (facts.connecting || pauses));
+        self.connecting_at = if facts.connecting { facts.asked_at } else { self.connecting_at };
         let pid = facts.receiver.as_ref().map(|receiver| receiver.pid);
         let known = self.receiver.filter(|(known, _)| Some(*known) == pid);
         let stopping = facts.receiver.as_ref().is_some_and(|receiver| receiver.status == "stopping");
@@ -441,7 +453,7 @@ impl NodeMemory {
         }
         // One that was just started has had no time to receive anything: how long it stood still before says nothing.
         if facts.position != self.position || started_anew {
-            let first_look = self.asked_at == Millis(0) || started_anew;
+            let first_look = self.asked_at == Millis(0) || started_anew || is_back;
             self.position = facts.position;
             let silent_for = facts.receiver.as_ref().map_or(0, |receiver| receiver.silent_for_milliseconds);
             self.advanced_at = if first_look { now } else { advanced_at(facts.asked_at, silent_for, self.asked_at) };

@@ -166,7 +166,7 @@ impl Candidate {
             }
             let term = match deed {
                 Deed::Renew => Term(seen.term),
-                Deed::Take => Term(self.judge.highest_term + 1),
+                Deed::Take => self.judge.next_term(),
                 Deed::Wait => return Ok(()),
             };
             let renewed = now();
@@ -252,6 +252,11 @@ impl Judge {
         }
     }
 
+    /// The term of whoever takes the Lease now.
+    fn next_term(&self) -> Term {
+        Term(self.highest_term + 1)
+    }
+
     /// A write of ours that was stored, whatever became of its answer, counts from when it was sent: nobody can have seen
     /// it, and begun to wait for us, before. One that is older than that is worth nothing.
     fn recognise(&mut self, seen: &Seen, now: Millis) {
@@ -333,7 +338,7 @@ mod tests {
         let mut judge = judge(None);
         assert_eq!(judge.decide(&lease("b", 7, 1), Millis(0)), Deed::Wait);
         assert_eq!(judge.decide(&Seen::default(), Millis(1)), Deed::Take);
-        assert_eq!(judge.highest_term, 7);
+        assert_eq!(judge.next_term(), Term(8));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use super::Cluster;
 use super::report::{rejected, status};
 use crate::api::{Acknowledgement, ReplicaTopology, ReplicaTopologyStatus, acknowledgement};
 use crate::model::rooted::Rooted;
-use crate::model::{Desired, Finding, NodeName, Observed, Sight};
-use crate::plan::{Done, Outcome, Plan, plan};
+use crate::model::{Desired, Finding, NodeName, Sight};
+use crate::plan::{Outcome, Plan, Step, plan};
 
 /// How often a topology that was refused is looked at again; a change of its spec wakes at once.
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(300);
@@ -35,6 +35,8 @@ pub struct Pass {
     pub retained_bytes: BTreeMap<NodeName, u64>,
     /// Servers on which nobody drops our slots any more, with their owners as far as they are known.
     pub out_of_reach: BTreeMap<NodeName, BTreeSet<NodeName>>,
+    /// Slots that their servers did not let go when they were to be dropped last.
+    pub not_dropped: BTreeMap<NodeName, BTreeSet<NodeName>>,
     /// Every server was seen, and there is nothing to do or to wait for.
     pub at_rest: bool,
     /// When to look again at the latest.
@@ -73,7 +75,8 @@ pub async fn reconcile<C: Cluster>(
         acknowledged,
         status,
         lag: lag(&plan.sight),
-        out_of_reach: out_of_reach(&desired, &observed, &plan, &outcome),
+        out_of_reach: observed.memory.out_of_reach(&desired, &observed.nodes),
+        not_dropped: refused(&plan, &outcome),
         at_rest: plan.steps.is_empty()
             && plan.postponed.is_empty()
             && plan.waits.is_empty()
@@ -97,26 +100,23 @@ impl Pass {
             lag: BTreeMap::new(),
             retained_bytes: BTreeMap::new(),
             out_of_reach: BTreeMap::new(),
+            not_dropped: BTreeMap::new(),
             at_rest: true,
             look_again_after: REFUSED_AGAIN_AFTER,
         }
     }
 }
 
-/// Servers on which nobody will drop slots of ours, be it that they are not seen or that they refuse to drop them while
-/// the topology is deleted.
-fn out_of_reach(
-    desired: &Desired,
-    observed: &Observed,
-    plan: &Plan,
-    outcome: &Outcome,
-) -> BTreeMap<NodeName, BTreeSet<NodeName>> {
-    let mut left = observed.memory.out_of_reach(desired, &observed.nodes);
-    let refused = plan.postponed.iter().chain(&outcome.done).filter(|done| desired.deleting && done.result.is_err());
-    for Done { planned, .. } in refused {
-        left.entry(planned.step.server().clone()).or_default().insert(planned.step.owner().clone());
+/// Slots that could not be dropped when that was tried last, by the server that they are on.
+fn refused(plan: &Plan, outcome: &Outcome) -> BTreeMap<NodeName, BTreeSet<NodeName>> {
+    let failed = outcome.done.iter().filter(|done| done.result.is_err()).map(|done| &done.planned.step);
+    let mut slots: BTreeMap<NodeName, BTreeSet<NodeName>> = BTreeMap::new();
+    for step in plan.postponed.iter().map(|planned| &planned.step).chain(failed) {
+        if let Step::DropSlot { on, owner } = step {
+            slots.entry(on.clone()).or_default().insert(owner.clone());
+        }
     }
-    left
+    slots
 }
 
 fn lag(sight: &Sight) -> BTreeMap<NodeName, Duration> {

@@ -24,7 +24,7 @@ use crate::model::primary::Primary as Seen;
 use crate::model::rooted::Rooted;
 use crate::model::tree::Edge;
 use crate::model::{Desired, Diagnosis, Finding, Group, NodeName, Observed, SessionAttrs, Unseen, WhyUnseen};
-use crate::plan::{Outcome, Plan, Planned, Step, Why};
+use crate::plan::{Done, Outcome, Plan, Planned, Step, Why};
 
 /// How coarsely lag is known: servers are asked once a second, so a node without any lag is seen up to a tick behind.
 /// A step of lag is left upwards only beyond this much more.
@@ -139,13 +139,23 @@ impl View<'_> {
         self.plan.findings.iter().find(|finding| &finding.node == node)
     }
 
-    /// Steps that failed when they were tried last, and what was said. Which of them is tried again in this pass does not
-    /// show: they come in the order of their servers.
+    /// Steps that failed when they were tried last, and what was said. Which of them is tried again in this pass, or is due
+    /// and not begun, does not show: they come in the order of their servers.
     fn failed(&self) -> BTreeMap<(&NodeName, &NodeName, &'static str), (&Planned, &str)> {
-        let tried = self.plan.postponed.iter().chain(&self.outcome.done);
-        let failed =
-            tried.filter_map(|done| Some((key(&done.planned), (&done.planned, done.result.as_ref().err()?.as_str()))));
-        failed.collect()
+        let before = |planned: &Planned| {
+            let (server, owner, kind) = key(planned);
+            self.observed.memory.failed(server, owner, kind).map(|failed| failed.error.as_str())
+        };
+        let planned = self.plan.steps.iter().chain(&self.plan.postponed);
+        let mut failed: BTreeMap<_, _> =
+            planned.filter_map(|planned| Some((key(planned), (planned, before(planned)?)))).collect();
+        for Done { planned, result } in &self.outcome.done {
+            match result {
+                Ok(()) => failed.remove(&key(planned)),
+                Err(error) => failed.insert(key(planned), (planned, error.as_str())),
+            };
+        }
+        failed
     }
 
     /// Steps that change the tree and did not fail.

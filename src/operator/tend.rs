@@ -128,6 +128,8 @@ impl Desk {
         let since = *tended.lock().await.deleting_since.get_or_insert_with(clock::now);
         let pass = self.pass(topology).await;
         if is_torn_down(pass.at_rest, since, clock::now()) {
+            // It is not tried again.
+            tended.lock().await.tell_of_slots(&pass.not_dropped, true);
             self.forget(&tree(topology));
             return Ok(());
         }
@@ -216,9 +218,13 @@ impl Tended {
             return;
         }
         self.slots_left.retain(|server| pass.out_of_reach.contains_key(server));
-        for (server, owners) in &pass.out_of_reach {
+        self.tell_of_slots(&pass.out_of_reach, deleting_for.is_some());
+    }
+
+    fn tell_of_slots(&mut self, left: &BTreeMap<NodeName, BTreeSet<NodeName>>, deleting: bool) {
+        for (server, owners) in left {
             if self.slots_left.insert(server.clone()) {
-                self.clerk.tell(slots_left(server, owners, deleting_for.is_some()));
+                self.clerk.tell(slots_left(server, owners, deleting));
             }
         }
     }

@@ -86,7 +86,7 @@ fn postpone(world: &World<'_>, plan: &mut Plan) {
     let memory = &world.observed.memory;
     for planned in std::mem::take(&mut plan.steps) {
         match memory.is_to_wait(planned.step.server(), planned.step.owner(), (&planned.step).into()) {
-            Some(failed) => plan.postponed.push(Done { planned, result: Err(failed.error.clone()) }),
+            Some(_) => plan.postponed.push(planned),
             None => plan.steps.push(planned),
         }
     }

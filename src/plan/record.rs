@@ -23,7 +23,7 @@ pub fn record(memory: &mut Memory, outcome: &Outcome, now: Millis) {
             memory.nodes.entry(on.clone()).or_default().kept.made(owner.slot(), now);
         }
         match &done.planned.step {
-            Step::Heartbeat { .. } => memory.heartbeat_at = Some(now),
+            Step::Heartbeat { .. } if done.result.is_ok() => memory.heartbeat_at = Some(now),
             Step::SetRoute { node, route, .. } => {
                 let node = memory.nodes.entry(node.clone()).or_default();
                 let ordered = Ordered {
@@ -44,7 +44,7 @@ pub fn record(memory: &mut Memory, outcome: &Outcome, now: Millis) {
                 node.reloaded_at = Some(now);
                 node.reloads = node.reloads.saturating_add(1);
             }
-            Step::AdvanceSlot { on, owner, .. } => {
+            Step::AdvanceSlot { on, owner, .. } if done.result.is_ok() => {
                 memory.nodes.entry(owner.clone()).or_default().slots_advanced.insert(on.clone(), now);
             }
             Step::DropSlot { on, owner } if done.planned.why == Why::RetainedWal && done.result.is_ok() => {
@@ -60,7 +60,9 @@ pub fn record(memory: &mut Memory, outcome: &Outcome, now: Millis) {
             }
             // Also in vain: a file was written, or may have been.
             Step::TryDisk { node } => memory.nodes.entry(node.clone()).or_default().disk_tried_at = Some(now),
-            Step::CreateSlot { .. }
+            Step::Heartbeat { .. }
+            | Step::CreateSlot { .. }
+            | Step::AdvanceSlot { .. }
             | Step::ClearXmin { .. }
             | Step::RecreateSlot { .. }
             | Step::DropSlot { .. }

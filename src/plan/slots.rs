@@ -122,8 +122,12 @@ fn is_due(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
     last.is_none_or(|at| world.now.since(*at) >= ADVANCE_MILLISECONDS)
 }
 
-/// Whether the owner of an idle slot on `on` has not come back to it for longer than a reconnect takes.
+/// Whether the owner of an idle slot on `on` has not come back to it for longer than a reconnect takes. A primary comes back
+/// to none.
 fn is_absent(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+    if world.seen(owner).is_some_and(|facts| !facts.in_recovery) {
+        return true;
+    }
     let patience = world.desired.healing.settle_seconds.saturating_mul(1000).max(RECONNECT_MILLISECONDS);
     let memory = &world.observed.memory;
     if let Some(leaver) = memory.leaving.get(owner) {

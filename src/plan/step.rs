@@ -204,7 +204,8 @@ impl fmt::Display for Planned {
         match &self.step {
             Step::Heartbeat { primary } => write!(f, "write a heartbeat on {primary}"),
             Step::CreateSlot { on, owner } => write!(f, "create the slot of {owner} on {on}"),
-            Step::AdvanceSlot { on, owner, to } => write!(f, "advance the slot of {owner} on {on} to {to}"),
+            // Without the position: it is another one at each look, and a step that fails is told in a status.
+            Step::AdvanceSlot { on, owner, .. } => write!(f, "advance the slot of {owner} on {on}"),
             Step::ClearXmin { on, owner } => write!(f, "clear the xmin of the slot of {owner} on {on}"),
             Step::RecreateSlot { on, owner } => write!(f, "make the slot of {owner} on {on} anew"),
             Step::DropSlot { on, owner } => write!(f, "drop the slot of {owner} on {on}"),
@@ -299,8 +300,8 @@ pub struct Plan {
     pub steps: Vec<Planned>,
     /// What would be done if automation or management allowed it.
     pub withheld: Vec<Planned>,
-    /// What failed a moment ago and is tried again later, with what came of it.
-    pub postponed: Vec<Done>,
+    /// What failed a moment ago and is tried again later; the memory has what came of it.
+    pub postponed: Vec<Planned>,
     /// What is waited for.
     pub waits: Vec<Wait>,
     /// What is wrong, by node; the worst first.

@@ -2,7 +2,7 @@
 //! written to until a person has taken one out (law 12).
 
 use super::World;
-use super::step::{Plan, Planned, Step};
+use super::step::{Plan, Planned, Step, Why};
 use crate::model::NodeName;
 
 /// Which names of a node are one server, and the cure; `None` when it has one name.
@@ -20,15 +20,20 @@ pub(super) fn told(world: &World<'_>, node: &NodeName) -> Option<String> {
 }
 
 /// Takes every step on such a server, and every one for its sake, out of the plan. Where it is the primary nobody is moved,
-/// so nothing is prepared but what a route names already. A deletion goes on: what it drops is idle by whatever name, and
-/// dropped once.
+/// so nothing is prepared but what a route names already. What keeps the WAL of idle slots within its bound goes on, as the
+/// disk comes before a mistake in the spec (law 3), and so does a deletion: what they do is the same by whatever name.
 pub(super) fn leave(world: &World<'_>, plan: &mut Plan) {
     if world.desired.deleting {
         return;
     }
     let nobody_moves = world.primary().is_some_and(|primary| world.is_twice(primary));
     let named = |owner: &NodeName, on: &NodeName| world.installed(owner).is_some_and(|route| route.contains(on));
+    let bounds = |planned: &Planned| match &planned.step {
+        Step::AdvanceSlot { owner, .. } | Step::ClearXmin { owner, .. } => !world.is_twice(owner),
+        _ => planned.why == Why::RetainedWal,
+    };
     let is_left = |planned: &Planned| match &planned.step {
+        _ if bounds(planned) => false,
         step if world.is_twice(step.server()) || world.is_twice(step.owner()) => true,
         Step::CreateSlot { on, owner } => nobody_moves && !named(owner, on),
         _ => false,

@@ -114,8 +114,8 @@ impl Memory {
         still.iter().filter(doubted).map(|(node, _)| node.clone()).collect()
     }
 
-    /// Who is no worse for what we do not see of it: its children are fed, or it lives, as it refused our login, and no child
-    /// of it is seen to go without.
+    /// Who is no worse for what we do not see of it: its children are fed, or it is only our credentials that keep us from
+    /// seeing it, and no child of it is seen to go without.
     fn vouched_for(&self, desired: &Desired, nodes: &ByNode<NodeView>, sight: &Sight) -> BTreeSet<NodeName> {
         // Two witnesses: one that does not answer and whose children have got nothing for half the patience is not fed by
         // anybody's fault but its own, so the other half is not waited for.

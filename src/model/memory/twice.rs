@@ -1,8 +1,13 @@
 //! One server that is in the spec by several names: by its address and a DNS name of it, say, or by two of its addresses.
 //! What two names may do to one server, two operators may: nothing is written there until one is left (law 12).
 
+use std::collections::BTreeSet;
+
 use super::Memory;
 use crate::model::{ByNode, Desired, Facts, NodeName, NodeView};
+
+/// How long what a name said last counts for whom it names, in milliseconds: longer than a server takes to be started again.
+const FORGOTTEN_AFTER_MILLISECONDS: u64 = 60_000;
 
 impl Memory {
     /// Whether a node's server is in the spec by another name too.
@@ -18,10 +23,18 @@ impl Memory {
     /// Notes who is one server. It is seen by the start of its postmaster, to the microsecond: no two servers of a cluster
     /// have that in common, a copy of one neither. A server that is started again is seen to be another by the one name
     /// before it is by the other, so a pair lasts until both were asked after they were seen to differ. One that has a new
-    /// address has said nothing yet, and is in no pair.
+    /// address has said nothing yet, and is in no pair; nor is one that has said nothing for so long that it may well be
+    /// another by now.
     pub(super) fn note_twice(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
+        let at = self.at;
+        let silent: BTreeSet<NodeName> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.unseen_since.is_some_and(|since| at.since(since) >= FORGOTTEN_AFTER_MILLISECONDS))
+            .map(|(name, _)| name.clone())
+            .collect();
         let last = |name: &NodeName| {
-            let said = nodes.get(name).filter(|_| desired.nodes.contains_key(name))?;
+            let said = nodes.get(name).filter(|_| desired.nodes.contains_key(name) && !silent.contains(name))?;
             said.last.as_deref()
         };
         for (pair, differ_since) in std::mem::take(&mut self.twice) {

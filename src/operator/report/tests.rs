@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::api::conditions::condition;
 use crate::api::status::{Change, HISTORY_ENTRIES};
-use crate::model::memory::NodeMemory;
+use crate::model::memory::{FailedStep, NodeMemory};
 use crate::model::observed::{InstalledRoute, Receiver, Sender};
 use crate::model::primary::true_primary;
 use crate::model::tree::edges;
@@ -105,15 +105,22 @@ fn a_step_that_fails_is_told_in_the_same_words_whether_it_is_tried_in_this_pass_
     let failed =
         |owner: &str| Done { planned: step(owner), result: Err("all replication slots are in use".to_owned()) };
     world.plan.fallbacks.insert(name("eu-2"), vec![(name("core-2"), Readiness::NotReady)]);
-    world.plan.postponed = vec![failed("eu-3"), failed("eu-2")];
+    for owner in ["eu-2", "eu-3"] {
+        let said = FailedStep { error: "all replication slots are in use".to_owned(), ..FailedStep::default() };
+        world.observed.memory.failed_steps.insert((name("core-2"), name(owner), "CreateSlot"), said);
+    }
+    world.plan.postponed = vec![step("eu-3"), step("eu-2")];
     let waiting = world.report(None, 100);
     assert_eq!(said(&waiting, ConditionType::Converged), ("False", "StepFailed"));
     assert_eq!(said(&waiting, ConditionType::Progressing), ("False", "Blocked"));
     // One is tried again, and then the other.
     for (tried, rest) in [("eu-2", "eu-3"), ("eu-3", "eu-2")] {
         world.plan.steps = vec![step(tried)];
-        world.plan.postponed = vec![failed(rest)];
+        world.plan.postponed = vec![step(rest)];
         world.outcome.done = vec![failed(tried)];
+        assert_eq!(world.report(Some(&waiting), 200), waiting);
+        // It is due, and the server was too slow for it to begin.
+        world.outcome.done.clear();
         assert_eq!(world.report(Some(&waiting), 200), waiting);
     }
     // What succeeds is news.

@@ -167,7 +167,7 @@ fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (D
         }
         _ => {}
     }
-    let seen = first.filter(|first| world.seen(first).is_some());
+    let seen = first.filter(|first| world.seen(first).is_some() && !world.is_twice(first));
     if let (None, Some(first)) = (&facts.receiver, seen) {
         match world.slot(node, first) {
             None if may_arm(world, node, first) => {

@@ -66,9 +66,10 @@ fn was_given_up(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
     world.memory(owner).is_some_and(|memory| memory.slots_given_up.contains(on))
 }
 
-/// Where a slot keeps WAL from once it is moved forward as far as its owner has got.
+/// Where a slot keeps WAL from once it is moved forward as far as its owner has got. That of one server under two names is
+/// not moved.
 fn reach(world: &World<'_>, owner: &NodeName, on: &NodeName, facts: &Facts, slot: &Slot) -> Option<Lsn> {
-    let there = world.seen(owner).filter(|_| world.streams_elsewhere(owner, on));
+    let there = world.seen(owner).filter(|_| world.streams_elsewhere(owner, on) && !world.is_twice(owner));
     there.and_then(|owner| forward(owner, facts, slot)).or(slot.restart_lsn)
 }
 
