@@ -112,31 +112,19 @@ fn walk(value: &Value, path: String, paths: &mut Vec<String>) {
 }
 
 fn a_spec() -> Value {
-    let host = |name: &str, zone: &str| json!({"name": name, "address": name, "port": 5432, "zone": zone});
-    json!({
-        "automation": "Heal",
-        "limits": {"fanOut": 8, "depth": 4, "crossRegionStreams": 2},
-        "healing": {"suspectAfterMilliseconds": 2000, "lagSeconds": 30, "settleSeconds": 60},
-        "groups": [
-            {"name": "core", "management": "Routes", "fanOut": 9, "hosts": [host("core-1", "a"), host("core-2", "b")]},
-            {"name": "eu", "upstreams": ["core"], "relays": 2, "region": "eu",
-             "hosts": [host("eu-1", "a"), host("eu-2", "b"), host("eu-3", "a"), host("eu-4", "b")]},
-        ],
-    })
+    serde_json::from_str(include_str!("fuzz/seeds/spec")).unwrap()
 }
 
 fn an_answer() -> Value {
-    json!({
-        "system_identifier": "7300000000000000001", "version_num": 150_018, "started": 1, "in_recovery": true,
-        "position": "0/3000060", "replay": "0/3000028", "timeline": null, "control_timeline": 1,
-        "redo": "0/2000028", "oldest_wal": "0000000000000002", "segment_bytes": 16 << 20, "replay_paused": false,
-        "startup_wait": null, "connecting": false, "conninfo": "host=core-1 port=5432 user=repl", "has_password": false,
-        "slot_name": "eu_3", "history": "1\t0/2000000\tx\n", "pending_route": "host=core-1 port=5432 user=repl",
-        "receiver": {"pid": 5, "status": "streaming", "host": "core-1", "port": 5432, "slot": "eu_3", "timeline": 1},
-        "senders": [{"pid": 6, "application_name": "eu-4", "state": "streaming", "slot": "eu_4"}],
-        "slots": [{"name": "eu_4", "active_pid": 6, "restart_lsn": "0/3000000", "xmin": "7", "lost": false}],
-        "synchronous_standby_names": "", "alter_system_allowed": true, "parameters": {"max_wal_senders": 10},
-    })
+    serde_json::from_str(include_str!("fuzz/seeds/answer")).unwrap()
+}
+
+/// All of it would be refused otherwise, and the laws asked of nothing.
+#[test]
+fn what_is_spoilt_is_read_and_planned_for_as_it_stands() {
+    assert!(harness::spec(&a_spec().to_string()), "the spec is refused");
+    assert!(harness::answer(&an_answer().to_string()), "the answer is refused");
+    assert!(harness::conninfo(include_str!("fuzz/seeds/conninfo")), "the connection string is refused");
 }
 
 proptest! {

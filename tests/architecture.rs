@@ -372,12 +372,13 @@ fn dependencies() -> Vec<String> {
     names
 }
 
-/// Every Rust file below a folder, as a path from the root.
+/// Every Rust file below a folder, as a path from the root. What cargo makes is nobody's: `tests/fuzz` has a `target` of
+/// its own where the targets were built.
 fn rust_files(folder: &str) -> Vec<String> {
     let mut files = Vec::new();
     let mut open = vec![root().join(folder)];
     while let Some(path) = open.pop() {
-        if path.is_dir() {
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
             open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             files.push(path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned());

@@ -84,6 +84,8 @@ async fn a_password_in_primary_conninfo_never_leaves_the_server() {
         "host=a sslpassword='s3cret s3cret' password='s3cret s3cret' user=repl",
         "host=a password='s3cret s3cret",
         r"host=a password=s3cret\",
+        "host=a password=a\u{2003}s3cret user=repl",
+        "host=a password=\u{2003}s3cret user=repl",
         "postgresql://repl:s3cret@a/postgres",
         "postgres://repl@a/postgres?password=s3cret",
     ] {

@@ -106,6 +106,24 @@ fn the_way_to_a_first_topology_names_the_certificate_of_the_default_tls_mode_and
     assert!(README.contains(&format!("at `/metrics` on port {port}")), "{port}");
 }
 
+#[test]
+fn every_fuzz_target_is_declared_has_a_seed_and_is_in_the_readme_with_its_command() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz");
+    let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    let targets = std::fs::read_dir(fuzz.join("targets")).unwrap();
+    let targets = targets.map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned());
+    let targets: BTreeSet<String> = targets.collect();
+    let declared =
+        manifest.split("[[bin]]\nname = \"").skip(1).filter_map(|bin| Some(bin.split_once('"')?.0.to_owned()));
+    assert_eq!(declared.collect::<BTreeSet<_>>(), targets);
+    let command = "cargo +nightly fuzz run --fuzz-dir tests/fuzz spec -- -seed_inputs=tests/fuzz/seeds/spec";
+    assert!(README.contains(&format!("`{command}`")) && manifest.contains(&command.replace("spec", "TARGET")));
+    for target in targets {
+        assert!(fuzz.join("seeds").join(&target).is_file(), "{target} has no seed");
+        assert!(target == "spec" || README.contains(&format!("`{target}`")), "the README does not name {target}");
+    }
+}
+
 /// The demo, with an API server of its own.
 fn demo() -> Command {
     let mut command = Command::new("timeout");

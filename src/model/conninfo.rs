@@ -58,19 +58,19 @@ impl Conninfo {
             return Err(BadConninfo::Uri);
         }
         let mut this = Self::default();
-        let mut rest = text.trim_start();
+        let mut rest = text.trim_start_matches(is_blank);
         for place in 1.. {
             if rest.is_empty() {
                 break;
             }
             let (keyword, after) = rest.split_once('=').ok_or(BadConninfo::NoValue(place))?;
-            let keyword = keyword.trim();
-            if keyword.is_empty() || keyword.contains(char::is_whitespace) {
+            let keyword = keyword.trim_matches(is_blank);
+            if keyword.is_empty() || keyword.contains(is_blank) {
                 return Err(BadConninfo::NoValue(place));
             }
-            let (value, after) = value(after.trim_start()).ok_or(BadConninfo::OpenQuote(place))?;
+            let (value, after) = value(after.trim_start_matches(is_blank)).ok_or(BadConninfo::OpenQuote(place))?;
             this.set(keyword, &value);
-            rest = after.trim_start();
+            rest = after.trim_start_matches(is_blank);
         }
         Ok(this)
     }
@@ -209,6 +209,12 @@ fn kept(text: &str) -> Cow<'static, str> {
     known.map_or_else(|| text.to_owned().into(), Cow::Borrowed)
 }
 
+/// What libpq takes for a blank: C's `isspace` of a byte. A blank of Unicode is a part of its value, so that a password
+/// with one in it is a secret to its end.
+pub(crate) fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t'..='\r')
+}
+
 /// One value and what follows it; `None` when its quote does not end.
 fn value(text: &str) -> Option<(String, &str)> {
     let quoted = text.starts_with('\'');
@@ -218,7 +224,7 @@ fn value(text: &str) -> Option<(String, &str)> {
         match c {
             '\\' => value.extend(chars.next().map(|(_, c)| c)),
             '\'' if quoted => return Some((value, &text[at + 1..])),
-            c if !quoted && c.is_whitespace() => return Some((value, &text[at..])),
+            c if !quoted && is_blank(c) => return Some((value, &text[at..])),
             c => value.push(c),
         }
     }
@@ -232,7 +238,7 @@ impl fmt::Display for Conninfo {
             if i > 0 {
                 f.write_str(" ")?;
             }
-            let plain = !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '\'' || c == '\\');
+            let plain = !value.is_empty() && !value.contains(|c: char| is_blank(c) || c == '\'' || c == '\\');
             if plain {
                 write!(f, "{keyword}={value}")?;
             } else {
@@ -298,6 +304,20 @@ mod tests {
     fn a_password_is_not_shown() {
         let shown = format!("{:?}", Conninfo::parse("user=a password=s3cret").unwrap());
         assert_eq!(shown, "user=a password=***");
+    }
+
+    #[test]
+    fn only_what_is_blank_to_libpq_ends_a_value() {
+        for blank in [" ", "\t", "\n", "\u{b}", "\u{c}", "\r"] {
+            let read = Conninfo::parse(&format!("{blank}user{blank}={blank}a{blank}dbname=b{blank}")).unwrap();
+            assert_eq!((read.get("user"), read.get("dbname")), (Some("a"), Some("b")), "{blank:?}");
+        }
+        for part in ["\u{85}", "\u{a0}", "\u{2003}", "\u{3000}"] {
+            let value = format!("{part}s3{part}cret=x{part}");
+            let read = Conninfo::parse(&format!("password={value} user=a")).unwrap();
+            assert_eq!(read.get("password"), Some(value.as_str()));
+            assert_eq!(format!("{read:?}"), "password=*** user=a");
+        }
     }
 
     #[test]

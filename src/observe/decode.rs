@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::rights::Rights;
+use crate::model::conninfo::is_blank;
 use crate::model::observed::{InstalledRoute, Receiver, Sender, Slot};
 use crate::model::{Conninfo, Facts, Lsn, Millis, Timeline};
 
@@ -206,7 +207,7 @@ fn route(conninfo: &str, has_password: bool, slot: String, rights: &Rights, pend
         unreadable: parsed.is_err(),
         conninfo: parsed.unwrap_or_default(),
         slot,
-        nudged: conninfo.ends_with(char::is_whitespace),
+        nudged: conninfo.ends_with(is_blank),
         has_password,
         pending: pending.filter(|text| text != conninfo).map(|text| Conninfo::parse(&text).unwrap_or_default()),
     }

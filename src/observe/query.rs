@@ -4,11 +4,12 @@ use super::rights::Rights;
 
 /// What a standby's `primary_conninfo` says, without any password: it is masked on the server, before it can leave it.
 /// A URI has the password in places of its own and cannot be used anyway, so nothing of it leaves. An open quote
-/// masks all that follows. `waltree.pending_route` in `deploy/sql/operator-role.sql` does the same.
+/// masks all that follows. Only what libpq takes for a blank ends a password; to `\s` many blanks of Unicode are one too.
+/// `waltree.pending_route` in `deploy/sql/operator-role.sql` does the same.
 macro_rules! conninfo_without_password {
     () => {
         "CASE WHEN s.conninfo ~ '^\\s*postgres(ql)?://' THEN 'postgresql://' ELSE regexp_replace(s.conninfo, \
-         '(password\\s*=\\s*)(''(\\\\.|[^''\\\\])*(''|$)|(\\\\.?|[^\\s\\\\])*)', '\\1***', 'g') END"
+         '(password\\s*=[ \\t-\\r]*)(''(\\\\.|[^''\\\\])*(''|$)|(\\\\.?|[^ \\t-\\r\\\\])*)', '\\1***', 'g') END"
     };
 }
 

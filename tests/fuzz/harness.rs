@@ -1,5 +1,5 @@
-//! What is done with any input, and what must hold whatever it is. `tests/any_input.rs` draws it at random, the targets
-//! beside this file let libFuzzer look for it.
+//! What is done with any input, and what must hold whatever it is; each says whether the input was read at all.
+//! `tests/any_input.rs` draws it at random, the targets beside this file let libFuzzer look for it, both from `seeds`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a broken law is a crash")]
 #![allow(dead_code, reason = "every target compiles this and uses a part of it")]
@@ -39,9 +39,9 @@ pub(crate) fn pass(desired: &Desired, nodes: &ByNode<NodeView>, memory: &mut Mem
 }
 
 /// A spec as YAML or JSON: refused, or planned for with servers that are not there and with servers that are.
-pub(crate) fn spec(text: &str) {
-    let Ok(spec) = serde_yaml::from_str::<ReplicaTopologySpec>(text) else { return };
-    let Ok(desired) = Desired::try_from(&spec) else { return };
+pub(crate) fn spec(text: &str) -> bool {
+    let Ok(spec) = serde_yaml::from_str::<ReplicaTopologySpec>(text) else { return false };
+    let Ok(desired) = Desired::try_from(&spec) else { return false };
     let unseen = || Unseen { why: WhyUnseen::Refused, detail: String::new() };
     let away = desired.nodes.keys().map(|name| (name.clone(), NodeView { last: None, unseen: Some(unseen()) }));
     pass(&desired, &away.collect(), &mut Memory::default(), Millis(1_000));
@@ -58,12 +58,14 @@ pub(crate) fn spec(text: &str) {
         world.install(&desired, &made.wanted);
         world.pass(500);
     }
+    true
 }
 
 /// A connection string: what is read is written so that it is read the same again, and no secret of it is shown.
-pub(crate) fn conninfo(text: &str) {
-    if let Ok(read) = Conninfo::parse(text) {
-        assert_eq!(Conninfo::parse(&read.to_string()).as_ref(), Ok(&read), "{read}");
+pub(crate) fn conninfo(text: &str) -> bool {
+    let read = Conninfo::parse(text);
+    if let Ok(read) = &read {
+        assert_eq!(Conninfo::parse(&read.to_string()).as_ref(), Ok(read), "{read}");
         let route = read.with_route("eu-3", &[("192.0.2.1", 5432), ("192.0.2.2", 5433)], true);
         assert_eq!(route.hosts(), [("192.0.2.1".to_owned(), 5432), ("192.0.2.2".to_owned(), 5433)]);
         assert_eq!(route.with_route("eu-3", &[("192.0.2.1", 5432), ("192.0.2.2", 5433)], true), route);
@@ -75,6 +77,12 @@ pub(crate) fn conninfo(text: &str) {
             assert_eq!(Conninfo::parse(&with.to_string()), Ok(with));
         }
     }
+    // To libpq only these end a value or change it; a blank of Unicode is a part of it.
+    if !text.contains(['\t', '\n', '\u{b}', '\u{c}', '\r', ' ', '\'', '\\']) {
+        let value = format!("x{text}");
+        let read = Conninfo::parse(&format!("dbname={value} user=repl"));
+        assert_eq!(read.as_ref().map(|read| read.get("dbname")), Ok(Some(value.as_str())));
+    }
     // Whatever stands around a password, an error shows nothing of it.
     for broken in [
         format!("password={SECRET} {text}"),
@@ -85,11 +93,12 @@ pub(crate) fn conninfo(text: &str) {
             assert!(!format!("{error} {error:?}").contains(SECRET), "{error}");
         }
     }
+    read.is_ok()
 }
 
 /// An answer of a server as JSON: refused, or planned with in each place of a tree.
-pub(crate) fn answer(text: &str) {
-    let Ok(facts) = waltree::observe::read(text, Millis(1_000)) else { return };
+pub(crate) fn answer(text: &str) -> bool {
+    let Ok(facts) = waltree::observe::read(text, Millis(1_000)) else { return false };
     let desired = small();
     let first = NodeName::new("core-1").unwrap();
     let mut world = World::new(&desired, 1, |_| first.clone());
@@ -107,6 +116,7 @@ pub(crate) fn answer(text: &str) {
             pass(&desired, &nodes, &mut memory, now);
         }
     }
+    true
 }
 
 /// Two that may be the primary, two relays, three leaves.

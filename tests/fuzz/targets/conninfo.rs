@@ -3,4 +3,6 @@
 #[path = "../harness.rs"]
 mod harness;
 
-libfuzzer_sys::fuzz_target!(|text: &str| harness::conninfo(text));
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    harness::conninfo(text);
+});
