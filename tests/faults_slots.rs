@@ -247,25 +247,45 @@ async fn away_from_its_relay(namespace: &'static str) -> Ground {
     ground
 }
 
+/// Takes the leaf's slot from a server, and all the places where it could be made again.
+async fn leave_no_place(ground: &Ground, on: &str) {
+    let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'eu_3'";
+    ground.tree.sql(on, drop).await;
+    let fill = "SELECT pg_create_physical_replication_slot('other_' || i) FROM generate_series(1, \
+                current_setting('max_replication_slots')::int - (SELECT count(*)::int FROM pg_replication_slots)) i";
+    ground.tree.sql(on, fill).await;
+}
+
+async fn make_place(ground: &Ground, on: &str) {
+    let free = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'other%'";
+    ground.tree.sql(on, free).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_gone_and_finds_no_place_is_named_and_made_when_there_is_one() {
     let mut ground = away_from_its_relay("missing-slot").await;
     let upstreams = [PRIMARY, "eu-1", "eu-2"];
-    let fill = "SELECT pg_create_physical_replication_slot('other_' || i) FROM generate_series(1, \
-                current_setting('max_replication_slots')::int - (SELECT count(*)::int FROM pg_replication_slots)) i";
     for on in upstreams {
-        let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'eu_3'";
-        ground.tree.sql(on, drop).await;
-        ground.tree.sql(on, fill).await;
+        leave_no_place(&ground, on).await;
     }
     ground.tree.start_node(LEAF).await;
     ground.told("MissingSlot", LEAF).await;
     let log = ground.tree.log(LEAF);
     assert!(log.contains("replication slot \"eu_3\" does not exist"), "{log}");
     for on in upstreams {
-        let free = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'other%'";
-        ground.tree.sql(on, free).await;
+        make_place(&ground, on).await;
     }
+    receives_from(&ground, "eu-1").await;
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_whose_slot_finds_no_place_on_its_relay_is_fed_by_another() {
+    let mut ground = away_from_its_relay("no-place").await;
+    leave_no_place(&ground, "eu-1").await;
+    ground.tree.start_node(LEAF).await;
+    receives_from(&ground, "eu-2").await;
+    make_place(&ground, "eu-1").await;
     receives_from(&ground, "eu-1").await;
     ground.as_declared().await;
 }

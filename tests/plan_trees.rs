@@ -475,3 +475,21 @@ fn what_idle_slots_keep_stays_within_its_bound_also_where_one_server_is_in_the_s
         }
     }
 }
+
+#[test]
+fn a_node_is_told_again_when_its_slot_on_the_first_upstream_is_made_not_before() {
+    let mut fleet = Fleet::new(desired(&[("core", 2, 0, &[]), ("eu", 4, 2, &["core"])], 8, false), |_| name("core-1"));
+    goes_on(&mut fleet, 60);
+    let leaf = name("eu-3");
+    fleet.servers.get_mut(&name("eu-1")).unwrap().slots.remove(leaf.slot());
+    fleet.servers.get_mut(&leaf).unwrap().upstream = None;
+    let mut of_leaf = |carried_out: bool| -> Vec<StepKind> {
+        fleet.now = fleet.now.plus(500);
+        let (_, made) = fleet.plan();
+        fleet.carry_out(&made, |_| carried_out);
+        let of_leaf = made.steps.iter().filter(|planned| *planned.step.owner() == leaf);
+        of_leaf.map(|planned| planned.step.kind()).collect()
+    };
+    assert_eq!([of_leaf(false), of_leaf(false), of_leaf(true)].concat(), [StepKind::CreateSlot; 3]);
+    assert_eq!(of_leaf(true), [StepKind::Reload]);
+}

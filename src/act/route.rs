@@ -4,7 +4,7 @@ use tokio_postgres::Client;
 
 use super::NotDone;
 use crate::model::Conninfo;
-use crate::model::conninfo::MASK;
+use crate::model::conninfo::{MASK, SECRETS};
 
 const RELOAD: &str = "SELECT pg_reload_conf()";
 
@@ -34,11 +34,10 @@ pub(super) async fn reload(session: &Client) -> Result<(), NotDone> {
     Ok(())
 }
 
-/// The text of a connection string that holds no password and none that was masked: the server would keep it in clear,
+/// The text of a connection string that holds no secret and none that was masked: the server would keep it in clear,
 /// and log it at every reload (postgres-facts.md 13).
 fn writable(conninfo: &Conninfo) -> Result<String, NotDone> {
-    let password = |keyword: &&str| conninfo.get(keyword).is_some();
-    if let Some(keyword) = ["password", "sslpassword"].iter().find(|k| password(k)) {
+    if let Some(keyword) = SECRETS.iter().find(|secret| conninfo.get(secret).is_some()) {
         return Err(NotDone::Password((*keyword).to_owned()));
     }
     let text = conninfo.to_string();
@@ -56,7 +55,8 @@ mod tests {
 
     #[test]
     fn a_password_is_never_written() {
-        for bad in ["host=a password=x", "host=a sslpassword=x", "host=a user=***", "host=a password=***"] {
+        let secrets = SECRETS.map(|secret| format!("host=a {secret}=x"));
+        for bad in secrets.iter().map(String::as_str).chain(["host=a user=***", "host=a password=***"]) {
             assert!(matches!(writable(&Conninfo::parse(bad).unwrap()), Err(NotDone::Password(_))), "{bad}");
         }
         assert_eq!(writable(&Conninfo::parse("host=a passfile=/p").unwrap()).unwrap(), "host=a passfile=/p");

@@ -29,6 +29,10 @@ const COMMON: [&str; 6] = ["user", "passfile", "primary", LIVENESS[0].1, LIVENES
 /// What stands for a password that was masked on the server.
 pub const MASK: &str = "***";
 
+/// The keywords of libpq whose value is a secret; the last three are of PostgreSQL 18.
+pub const SECRETS: [&str; 5] =
+    ["password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"];
+
 /// A connection string of libpq in keyword/value form.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Conninfo(Vec<(Cow<'static, str>, Cow<'static, str>)>);
@@ -65,7 +69,8 @@ impl Conninfo {
             }
             let (keyword, after) = rest.split_once('=').ok_or(BadConninfo::NoValue(place))?;
             let keyword = keyword.trim_matches(is_blank);
-            if keyword.is_empty() || keyword.contains(is_blank) {
+            // libpq has no keyword of other letters, and one that is read as foreign is kept: what follows may be a secret.
+            if keyword.is_empty() || !keyword.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
                 return Err(BadConninfo::NoValue(place));
             }
             let (value, after) = value(after.trim_start_matches(is_blank)).ok_or(BadConninfo::OpenQuote(place))?;
@@ -253,7 +258,7 @@ impl fmt::Debug for Conninfo {
     /// Never shows a password, whatever it was made from.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = self.clone();
-        for secret in ["password", "sslpassword"] {
+        for secret in SECRETS {
             if shown.get(secret).is_some() {
                 shown.set(secret, MASK);
             }
@@ -298,12 +303,17 @@ mod tests {
         assert_eq!(Conninfo::parse("host"), Err(BadConninfo::NoValue(1)));
         assert_eq!(Conninfo::parse("password='secret"), Err(BadConninfo::OpenQuote(1)));
         assert_eq!(Conninfo::parse("password=my secret"), Err(BadConninfo::NoValue(2)));
+        assert_eq!(Conninfo::parse("host=a password\u{a0}=secret"), Err(BadConninfo::NoValue(2)));
     }
 
     #[test]
     fn a_password_is_not_shown() {
         let shown = format!("{:?}", Conninfo::parse("user=a password=s3cret").unwrap());
         assert_eq!(shown, "user=a password=***");
+        for secret in SECRETS {
+            let shown = format!("{:?}", Conninfo::parse(&format!("{secret}=s3cret user=a")).unwrap());
+            assert_eq!(shown, format!("{secret}=*** user=a"));
+        }
     }
 
     #[test]

@@ -135,6 +135,8 @@ pub struct NodeMemory {
     pub stopping_since: Option<Millis>,
     /// Where a recovery conflict holds up its replay, and since when.
     pub conflict: Option<(Lsn, Millis)>,
+    /// When something was last seen to keep its replay.
+    pub gated_at: Millis,
     /// How many hops it was from the primary when it last had a path.
     pub hops: Option<usize>,
     /// Since when it is no good as an upstream, by its own fault.
@@ -285,11 +287,12 @@ impl Memory {
         since.is_some_and(|since| self.at.since(since) >= patience_milliseconds)
     }
 
-    /// What failed, of a step that is to wait before it is tried again: twice as long each time, up to ten seconds.
-    pub fn is_to_wait(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> Option<&FailedStep> {
-        let failed = self.failed(server, owner, kind)?;
+    /// Whether a step failed a moment ago and is to wait before it is tried again: twice as long each time, up to ten
+    /// seconds.
+    pub fn is_to_wait(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> bool {
+        let Some(failed) = self.failed(server, owner, kind) else { return false };
         let pause = TRY_AGAIN_MILLISECONDS.saturating_mul(1 << failed.times.saturating_sub(1).min(DOUBLINGS_MAX));
-        (self.at.since(failed.at) < pause).then_some(failed)
+        self.at.since(failed.at) < pause
     }
 
     /// The sample that shows a node standing still: the primary was beyond the node's position then, that is
@@ -440,6 +443,7 @@ impl NodeMemory {
         let held_at = Some(facts.replay).filter(|_| facts.is_in_conflict());
         let known = self.conflict.filter(|(at, _)| Some(*at) == held_at);
         self.conflict = known.or(held_at.map(|at| (at, now)));
+        self.gated_at = facts.replay_blocked_by().map_or(self.gated_at, |_| now);
         let started_anew = self.started.is_some_and(|started| started != facts.started);
         if started_anew {
             self.restarts.push_back(now);

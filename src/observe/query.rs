@@ -2,14 +2,25 @@
 
 use super::rights::Rights;
 
-/// What a standby's `primary_conninfo` says, without any password: it is masked on the server, before it can leave it.
+/// A keyword of libpq's whose value is a secret (`model::conninfo::SECRETS`), up to its value. What stands before the `=`
+/// and is neither a blank nor of a keyword is refused by libpq; the secret after it is one all the same.
+macro_rules! secret {
+    () => {
+        "(?:password|scram_client_key|scram_server_key|oauth_client_secret)[^=a-zA-Z0-9_]*="
+    };
+}
+
+/// What a standby's `primary_conninfo` says, without any secret: it is masked on the server, before it can leave it.
 /// A URI has the password in places of its own and cannot be used anyway, so nothing of it leaves. An open quote
 /// masks all that follows. Only what libpq takes for a blank ends a password; to `\s` many blanks of Unicode are one too.
 /// `waltree.pending_route` in `deploy/sql/operator-role.sql` does the same.
 macro_rules! conninfo_without_password {
     () => {
-        "CASE WHEN s.conninfo ~ '^\\s*postgres(ql)?://' THEN 'postgresql://' ELSE regexp_replace(s.conninfo, \
-         '(password\\s*=[ \\t-\\r]*)(''(\\\\.|[^''\\\\])*(''|$)|(\\\\.?|[^ \\t-\\r\\\\])*)', '\\1***', 'g') END"
+        concat!(
+            "CASE WHEN s.conninfo ~ '^\\s*postgres(ql)?://' THEN 'postgresql://' ELSE regexp_replace(s.conninfo, '(",
+            secret!(),
+            "[ \\t-\\r]*)(''(\\\\.|[^''\\\\])*(''|$)|(\\\\.?|[^ \\t-\\r\\\\])*)', '\\1***', 'g') END"
+        )
     };
 }
 
@@ -41,7 +52,9 @@ const TICK: &str = concat!(
  'conninfo', ",
     conninfo_without_password!(),
     ",
- 'has_password', s.conninfo ~ 'password\\s*=',
+ 'has_password', s.conninfo ~ '",
+    secret!(),
+    "',
  'slot_name', current_setting('primary_slot_name'),
  'pending_route', {pending},
  'history', {history},

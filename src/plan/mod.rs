@@ -84,12 +84,11 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
 /// Moves what failed a moment ago from the steps to what is postponed.
 fn postpone(world: &World<'_>, plan: &mut Plan) {
     let memory = &world.observed.memory;
-    for planned in std::mem::take(&mut plan.steps) {
-        match memory.is_to_wait(planned.step.server(), planned.step.owner(), (&planned.step).into()) {
-            Some(_) => plan.postponed.push(planned),
-            None => plan.steps.push(planned),
-        }
-    }
+    let waits = |planned: &mut Planned| {
+        let step = &planned.step;
+        memory.is_to_wait(step.server(), step.owner(), step.into())
+    };
+    plan.postponed.extend(plan.steps.extract_if(.., waits));
 }
 
 /// Moves what automation or management forbids from the steps to what is withheld.

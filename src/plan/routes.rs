@@ -20,6 +20,9 @@ pub(super) const ORDER_MILLISECONDS: u64 = 10_000;
 /// milliseconds: long enough to see that its first entry refuses it (`NodeMemory::refused`).
 const GIVE_BACK_AFTER_MILLISECONDS: u64 = 5_000;
 
+/// A slot that could not be made so often, within half a second, is not waited for.
+const SLOT_FAILURES_MAX: u32 = 3;
+
 /// Between moves that differ by less than so many bytes, about a segment, the order of the groups decides: who is above
 /// moves first.
 const ALIKE_BYTES: u64 = 16 << 20;
@@ -181,9 +184,24 @@ fn towards_first(
         }
         // Nobody, or somebody whom the route does not name any more: the reload was lost, or is held up by replay.
         _ if facts.replay_blocked_by().is_some() || !may_reload(world, node) => Ok(None),
+        _ if slot_is_about_to_be_made(world, plan, node, wanted) => Ok(None),
         _ if wanted.entries.iter().any(|entry| world.standing(entry) == Standing::Good) => Ok(Some(Next::Reload)),
         _ => Ok(None),
     }
+}
+
+/// The first entry lets the node in and has no slot for it. Every attempt begins there and ends there, so a reload is of
+/// use when the slot is made; those that show a refusal (`NodeMemory::gets_nothing`) are not spent before.
+fn slot_is_about_to_be_made(world: &World<'_>, plan: &Plan, node: &NodeName, wanted: &Route) -> bool {
+    let makes = |step: &Step| match step {
+        Step::CreateSlot { on, owner } | Step::RecreateSlot { on, owner } => {
+            owner == node && wanted.first() == Some(on)
+        }
+        _ => false,
+    };
+    let mut steps = plan.steps.iter().map(|planned| &planned.step);
+    let failed = |step: &Step| world.observed.memory.failed(step.server(), node, step.into()).map_or(0, |f| f.times);
+    steps.find(|step| makes(step)).is_some_and(|step| failed(step) < SLOT_FAILURES_MAX)
 }
 
 /// Whether a reload is to be repeated: at once while it may have been lost, calmly when something else is wrong.
