@@ -17,7 +17,7 @@ use support::fleet::{credentials, facts, name, spec, until, watch, watch_as};
 use support::postgres::Tree;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use waltree::model::conninfo::{MASK, SECRETS};
+use waltree::model::conninfo::MASK;
 use waltree::model::observed::InstalledRoute;
 use waltree::observe::{Fleet, ServerSpec};
 
@@ -87,6 +87,8 @@ async fn a_password_in_primary_conninfo_never_leaves_the_server() {
         "host=a password=a\u{2003}s3cret user=repl",
         "host=a password=\u{2003}s3cret user=repl",
         "host=a password\u{a0}=s3cret user=repl",
+        "host=a Password=s3cret user=repl",
+        "host=a password2 = 's3cret' user=repl",
         "host=a scram_client_key=s3cret scram_server_key='s3cret' oauth_client_secret = s3cret user=repl",
         "postgresql://repl:s3cret@a/postgres",
         "postgres://repl@a/postgres?password=s3cret",
@@ -96,7 +98,7 @@ async fn a_password_in_primary_conninfo_never_leaves_the_server() {
         assert!(route.has_password || route.unreadable, "{with_password}: {route:?}");
         assert_eq!(route.pending, None, "{with_password}: what the files hold is what runs");
         if route.conninfo.get("user").is_some() {
-            assert!(SECRETS.iter().any(|secret| route.conninfo.get(secret) == Some(MASK)), "{route:?}");
+            assert!(route.conninfo.to_string().contains(MASK), "{route:?}");
         }
     }
     let clean = seen_of(&tree, &fleet, "host=a passfile='/a b/pw' user=repl require_auth=password").await;

@@ -323,6 +323,24 @@ fn a_leaf_whose_replay_is_paused_or_held_up_by_readers_is_told_that_and_nothing_
 }
 
 #[test]
+fn a_leaf_whose_replay_goes_on_again_has_the_patience_to_find_an_upstream() {
+    let mut fleet = formed();
+    let at = fleet.servers[&name("eu-3")].position;
+    let mut told_alone = |paused: bool| {
+        fleet.servers.get_mut(&name("eu-3")).unwrap().upstream = None;
+        fleet.says = Box::new(move |node, facts| {
+            if *node == name("eu-3") {
+                (facts.receiver, facts.replay_paused, facts.position, facts.replay) = (None, paused, at, at);
+            }
+        });
+        told(&mut fleet, 12)
+    };
+    assert_eq!(told_alone(true).last(), Some(&vec![("eu-3".to_owned(), "ReplayBlocked".to_owned())]));
+    let ungated = told_alone(false);
+    assert!(ungated[0].is_empty() && ungated.len() > 1, "{ungated:?}");
+}
+
+#[test]
 fn a_leaf_that_comes_back_a_little_behind_is_not_told_to_lag() {
     let mut fleet = formed();
     let at = fleet.servers[&name("eu-3")].position;
@@ -474,22 +492,4 @@ fn what_idle_slots_keep_stays_within_its_bound_also_where_one_server_is_in_the_s
             }
         }
     }
-}
-
-#[test]
-fn a_node_is_told_again_when_its_slot_on_the_first_upstream_is_made_not_before() {
-    let mut fleet = Fleet::new(desired(&[("core", 2, 0, &[]), ("eu", 4, 2, &["core"])], 8, false), |_| name("core-1"));
-    goes_on(&mut fleet, 60);
-    let leaf = name("eu-3");
-    fleet.servers.get_mut(&name("eu-1")).unwrap().slots.remove(leaf.slot());
-    fleet.servers.get_mut(&leaf).unwrap().upstream = None;
-    let mut of_leaf = |carried_out: bool| -> Vec<StepKind> {
-        fleet.now = fleet.now.plus(500);
-        let (_, made) = fleet.plan();
-        fleet.carry_out(&made, |_| carried_out);
-        let of_leaf = made.steps.iter().filter(|planned| *planned.step.owner() == leaf);
-        of_leaf.map(|planned| planned.step.kind()).collect()
-    };
-    assert_eq!([of_leaf(false), of_leaf(false), of_leaf(true)].concat(), [StepKind::CreateSlot; 3]);
-    assert_eq!(of_leaf(true), [StepKind::Reload]);
 }

@@ -70,8 +70,8 @@ CREATE OR REPLACE FUNCTION waltree.pending_route() RETURNS text
     SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on
 AS $$
     SELECT CASE WHEN setting ~ '^\s*postgres(ql)?://' THEN 'postgresql://'
-        ELSE regexp_replace(setting, '((?:password|scram_client_key|scram_server_key|oauth_client_secret)[^=a-zA-Z0-9_]*='
-            '[ \t-\r]*)(''(\\.|[^''\\])*(''|$)|(\\.?|[^ \t-\r\\])*)', '\1***', 'g') END
+        ELSE regexp_replace(setting, '((?:password|scram_client_key|scram_server_key|oauth_client_secret)[a-z0-9_]*[^=a-z0-9_]*='
+            '[ \t-\r]*)(''(\\.|[^''\\])*(''|$)|(\\.?|[^ \t-\r\\])*)', '\1***', 'gi') END
     FROM pg_show_all_file_settings() WHERE lower(name) = 'primary_conninfo' ORDER BY seqno DESC LIMIT 1
 $$;
 

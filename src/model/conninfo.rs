@@ -43,8 +43,8 @@ pub enum BadConninfo {
     /// `postgresql://...`
     #[error("it is a URI; write it as keyword=value pairs")]
     Uri,
-    /// A keyword without `=`: which one, counted from 1.
-    #[error("keyword number {0} has no '='")]
+    /// A keyword without `=`, or of letters that none of libpq's has: which one, counted from 1.
+    #[error("keyword number {0} has no '=', or is none of libpq's")]
     NoValue(usize),
     /// A quote without its end: which keyword's, counted from 1.
     #[error("the quote after keyword number {0} does not end")]
@@ -70,7 +70,8 @@ impl Conninfo {
             let (keyword, after) = rest.split_once('=').ok_or(BadConninfo::NoValue(place))?;
             let keyword = keyword.trim_matches(is_blank);
             // libpq has no keyword of other letters, and one that is read as foreign is kept: what follows may be a secret.
-            if keyword.is_empty() || !keyword.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            let is_libpqs = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            if keyword.is_empty() || !keyword.chars().all(is_libpqs) {
                 return Err(BadConninfo::NoValue(place));
             }
             let (value, after) = value(after.trim_start_matches(is_blank)).ok_or(BadConninfo::OpenQuote(place))?;
@@ -304,6 +305,7 @@ mod tests {
         assert_eq!(Conninfo::parse("password='secret"), Err(BadConninfo::OpenQuote(1)));
         assert_eq!(Conninfo::parse("password=my secret"), Err(BadConninfo::NoValue(2)));
         assert_eq!(Conninfo::parse("host=a password\u{a0}=secret"), Err(BadConninfo::NoValue(2)));
+        assert_eq!(Conninfo::parse("host=a Password=secret"), Err(BadConninfo::NoValue(2)));
     }
 
     #[test]

@@ -135,8 +135,8 @@ pub struct NodeMemory {
     pub stopping_since: Option<Millis>,
     /// Where a recovery conflict holds up its replay, and since when.
     pub conflict: Option<(Lsn, Millis)>,
-    /// When something was last seen to keep its replay.
-    pub gated_at: Millis,
+    /// Since when nothing is seen to keep its replay.
+    pub ungated_since: Option<Millis>,
     /// How many hops it was from the primary when it last had a path.
     pub hops: Option<usize>,
     /// Since when it is no good as an upstream, by its own fault.
@@ -443,7 +443,7 @@ impl NodeMemory {
         let held_at = Some(facts.replay).filter(|_| facts.is_in_conflict());
         let known = self.conflict.filter(|(at, _)| Some(*at) == held_at);
         self.conflict = known.or(held_at.map(|at| (at, now)));
-        self.gated_at = facts.replay_blocked_by().map_or(self.gated_at, |_| now);
+        self.ungated_since = facts.replay_blocked_by().is_none().then(|| self.ungated_since.unwrap_or(now));
         let started_anew = self.started.is_some_and(|started| started != facts.started);
         if started_anew {
             self.restarts.push_back(now);

@@ -2,11 +2,11 @@
 
 use super::rights::Rights;
 
-/// A keyword of libpq's whose value is a secret (`model::conninfo::SECRETS`), up to its value. What stands before the `=`
-/// and is neither a blank nor of a keyword is refused by libpq; the secret after it is one all the same.
+/// A keyword whose value is a secret (`model::conninfo::SECRETS`), up to its value. Those that libpq refuses, for a capital
+/// or what else is between the word and the `=`, have a secret behind them all the same.
 macro_rules! secret {
     () => {
-        "(?:password|scram_client_key|scram_server_key|oauth_client_secret)[^=a-zA-Z0-9_]*="
+        "(?:password|scram_client_key|scram_server_key|oauth_client_secret)[a-z0-9_]*[^=a-z0-9_]*="
     };
 }
 
@@ -19,7 +19,7 @@ macro_rules! conninfo_without_password {
         concat!(
             "CASE WHEN s.conninfo ~ '^\\s*postgres(ql)?://' THEN 'postgresql://' ELSE regexp_replace(s.conninfo, '(",
             secret!(),
-            "[ \\t-\\r]*)(''(\\\\.|[^''\\\\])*(''|$)|(\\\\.?|[^ \\t-\\r\\\\])*)', '\\1***', 'g') END"
+            "[ \\t-\\r]*)(''(\\\\.|[^''\\\\])*(''|$)|(\\\\.?|[^ \\t-\\r\\\\])*)', '\\1***', 'gi') END"
         )
     };
 }
@@ -52,7 +52,7 @@ const TICK: &str = concat!(
  'conninfo', ",
     conninfo_without_password!(),
     ",
- 'has_password', s.conninfo ~ '",
+ 'has_password', s.conninfo ~* '",
     secret!(),
     "',
  'slot_name', current_setting('primary_slot_name'),

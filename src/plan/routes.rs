@@ -20,9 +20,6 @@ pub(super) const ORDER_MILLISECONDS: u64 = 10_000;
 /// milliseconds: long enough to see that its first entry refuses it (`NodeMemory::refused`).
 const GIVE_BACK_AFTER_MILLISECONDS: u64 = 5_000;
 
-/// A slot that could not be made so often, within half a second, is not waited for.
-const SLOT_FAILURES_MAX: u32 = 3;
-
 /// Between moves that differ by less than so many bytes, about a segment, the order of the groups decides: who is above
 /// moves first.
 const ALIKE_BYTES: u64 = 16 << 20;
@@ -46,6 +43,7 @@ pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
     for node in groups.flat_map(|group| &group.members).filter(|node| !world.is_primary(node)) {
         match next(world, plan, node) {
             Ok(None) => {}
+            Ok(Some(Next::LookAgain)) => plan.look_again_after_milliseconds = VERIFY_MILLISECONDS,
             Ok(Some(Next::Reload)) => {
                 let step = Step::Reload { node: node.clone() };
                 plan.steps.push(Planned { step, why: Why::Unverified });
@@ -81,6 +79,8 @@ pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
 enum Next {
     /// Tell it again.
     Reload,
+    /// It was told a moment ago.
+    LookAgain,
     /// Set the route.
     Move(Move),
 }
@@ -183,32 +183,21 @@ fn towards_first(
             Ok(Some(Next::Move(set(world, node, facts, wanted.clone(), false, Why::GiveBack))))
         }
         // Nobody, or somebody whom the route does not name any more: the reload was lost, or is held up by replay.
-        _ if facts.replay_blocked_by().is_some() || !may_reload(world, node) => Ok(None),
-        _ if slot_is_about_to_be_made(world, plan, node, wanted) => Ok(None),
-        _ if wanted.entries.iter().any(|entry| world.standing(entry) == Standing::Good) => Ok(Some(Next::Reload)),
+        _ if facts.replay_blocked_by().is_some() => Ok(None),
+        _ if wanted.entries.iter().any(|entry| world.standing(entry) == Standing::Good) => Ok(reload(world, node)),
         _ => Ok(None),
     }
 }
 
-/// The first entry lets the node in and has no slot for it. Every attempt begins there and ends there, so a reload is of
-/// use when the slot is made; those that show a refusal (`NodeMemory::gets_nothing`) are not spent before.
-fn slot_is_about_to_be_made(world: &World<'_>, plan: &Plan, node: &NodeName, wanted: &Route) -> bool {
-    let makes = |step: &Step| match step {
-        Step::CreateSlot { on, owner } | Step::RecreateSlot { on, owner } => {
-            owner == node && wanted.first() == Some(on)
-        }
-        _ => false,
-    };
-    let mut steps = plan.steps.iter().map(|planned| &planned.step);
-    let failed = |step: &Step| world.observed.memory.failed(step.server(), node, step.into()).map_or(0, |f| f.times);
-    steps.find(|step| makes(step)).is_some_and(|step| failed(step) < SLOT_FAILURES_MAX)
-}
-
-/// Whether a reload is to be repeated: at once while it may have been lost, calmly when something else is wrong.
-fn may_reload(world: &World<'_>, node: &NodeName) -> bool {
-    let Some(memory) = world.memory(node) else { return true };
-    let pace = if memory.reloads < RELOADS_MAX { VERIFY_MILLISECONDS } else { ORDER_MILLISECONDS };
-    memory.reloaded_at.is_none_or(|at| world.now.since(at) >= pace)
+/// A reload is repeated at once while it may have been lost, each time a little later: to a walreceiver of another region,
+/// whose login takes some nine round trips, or on a busy machine, a second and a half has to be enough before that counts as
+/// a refusal (`NodeMemory::gets_nothing`). Calmly when something else is wrong.
+fn reload(world: &World<'_>, node: &NodeName) -> Option<Next> {
+    let Some(memory) = world.memory(node) else { return Some(Next::Reload) };
+    let quick = memory.reloads < RELOADS_MAX;
+    let pace = if quick { VERIFY_MILLISECONDS * u64::from(memory.reloads + 1) } else { ORDER_MILLISECONDS };
+    let due = memory.reloaded_at.is_none_or(|at| world.now.since(at) >= pace);
+    if due { Some(Next::Reload) } else { quick.then_some(Next::LookAgain) }
 }
 
 /// The part of the wanted route that is proven now (law 2), if it is not installed already. Without need nothing is

@@ -108,9 +108,8 @@ impl Memory {
     /// Whether a node has been no good as an upstream for the patience, of which nothing counts while its replay was kept: it
     /// could begin no stream then (postgres-facts.md 1.3), and does so in a moment.
     pub fn fails_ungated(&self, node: &NodeName, patience_milliseconds: u64) -> bool {
-        let gated_at = self.node(node).map_or(Millis(0), |memory| memory.gated_at);
-        let fails_for = self.failing_for(node).map(|t| t.min(self.at.since(gated_at)));
-        fails_for.is_some_and(|t| t >= patience_milliseconds)
+        let ungated_for = self.node(node).and_then(|memory| memory.ungated_since).map(|since| self.at.since(since));
+        self.failing_for(node).min(ungated_for).is_some_and(|t| t >= patience_milliseconds)
     }
 
     /// Nodes that stand still since a time from which on their upstream has not answered either: its deadline may not be

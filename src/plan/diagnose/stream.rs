@@ -40,7 +40,7 @@ pub(super) fn stream(
         // Replay pauses by itself where a parameter is too low.
         return too_low().or_else(|| Some(replay_blocked(node, gate)));
     }
-    let failing = memory.fails_ungated(node, patience);
+    let failing = failing && (facts.receiver.is_some() || memory.fails_ungated(node, patience));
     // Each move to another upstream ends the old one, which is seen to be stopping for a moment.
     if unrooted && memory.stopping_for(node) >= patience {
         let cure = "Restart the server; nothing less ends it";
