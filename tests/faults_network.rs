@@ -11,8 +11,8 @@ use support::staleness::{Staleness, Writer};
 
 /// What a slow stream lets through, in bytes a second; the writer of [`Load`] makes some five times as much. A walsender sends
 /// up to 128 kB at a time, and the position moves when all of it is there: a stream that takes longer for it than the patience
-/// of a second is rightly one that stands still.
-const SLOW: u64 = 200_000;
+/// of a second is rightly one that stands still. A third of that leaves a busy machine room.
+const SLOW: u64 = 400_000;
 
 /// Seven servers as declared, of which `node` has a way of its own to `upstream`; `None` where we cannot make one.
 async fn region(namespace: &'static str, node: &str, upstream: &str, healing: &str) -> Option<(Ground, Uplink)> {
@@ -25,14 +25,14 @@ async fn region(namespace: &'static str, node: &str, upstream: &str, healing: &s
     Some((ground, uplink))
 }
 
-/// A load that is dropped when this is: a megabyte of WAL a second.
+/// A load that is dropped when this is: two megabytes of WAL a second.
 struct Load(tokio::task::JoinHandle<()>);
 
 impl Load {
     async fn on(ground: &Ground) -> Self {
         let client = ground.tree.connect(PRIMARY).await.unwrap();
         Self(tokio::spawn(async move {
-            let write = "SELECT pg_logical_emit_message(false, 'load', repeat('x', 50000))";
+            let write = "SELECT pg_logical_emit_message(false, 'load', repeat('x', 100000))";
             while client.batch_execute(write).await.is_ok() {
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             }
