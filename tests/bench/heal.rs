@@ -112,7 +112,7 @@ async fn frozen(tree: &Tree, times: usize, server: &ApiServer) -> Vec<f64> {
 async fn cut_off(tree: &Tree, times: usize, server: &ApiServer, uplink: &Uplink) -> Vec<f64> {
     let mut seen = Vec::new();
     for _ in 0..times {
-        let fed = children(tree, RELAYS[0]).await;
+        let fed = fed(tree, RELAYS[0]).await;
         seen.extend(watched(tree, &fed, WATCH_LONG, async { uplink.cut() }).await);
         uplink.mend();
         rested(server).await;
@@ -124,7 +124,7 @@ async fn cut_off(tree: &Tree, times: usize, server: &ApiServer, uplink: &Uplink)
 async fn lagging(tree: &Tree, times: usize, server: &ApiServer, uplink: &Uplink) -> Vec<f64> {
     let mut seen = Vec::new();
     for _ in 0..times {
-        let fed = children(tree, RELAYS[0]).await;
+        let fed = fed(tree, RELAYS[0]).await;
         let load = tree.connect("core-1").await.unwrap();
         let write = "SELECT pg_logical_emit_message(false, 'load', repeat('x', 50000)), pg_sleep(0.05)
                      FROM generate_series(1, 120)";
@@ -204,6 +204,12 @@ async fn children(tree: &Tree, relay: &str) -> Vec<String> {
         }
     }
     fed
+}
+
+/// The same, once there are any: what the status says is as old as the operator before.
+async fn fed(tree: &Tree, relay: &str) -> Vec<String> {
+    eventually("the relay has leaves", async || !children(tree, relay).await.is_empty()).await;
+    children(tree, relay).await
 }
 
 /// What SQL alone can do: the leaves have one upstream each, and are re-pointed in the instant of the fault.
