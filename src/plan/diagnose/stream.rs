@@ -40,7 +40,10 @@ pub(super) fn stream(
         // Replay pauses by itself where a parameter is too low.
         return too_low().or_else(|| Some(replay_blocked(node, gate)));
     }
-    let failing = failing && (facts.receiver.is_some() || memory.fails_ungated(node, patience));
+    // A walreceiver that has just begun has brought nothing yet.
+    let receiver = world.memory(node).and_then(|memory| memory.receiver).filter(|_| facts.receiver.is_some());
+    let lasts = receiver.is_some_and(|(_, since)| memory.at.since(since) >= patience);
+    let failing = failing && (lasts || memory.fails_ungated(node, patience));
     // Each move to another upstream ends the old one, which is seen to be stopping for a moment.
     if unrooted && memory.stopping_for(node) >= patience {
         let cure = "Restart the server; nothing less ends it";
