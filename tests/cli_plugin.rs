@@ -73,7 +73,7 @@ async fn the_tree_and_the_plan_are_shown_from_the_servers_and_nothing_is_written
     )
     .unwrap();
     let refused = plugin(&server, &["plan", "orders", "-n", "default", "-f", file.to_str().unwrap()]);
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(3));
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(said.contains("the file ") && said.contains("new.yaml is refused"), "it is the file: {said}");
     assert!(said.contains("eu names wrong, and there is no such group"), "the culprit is named: {said}");

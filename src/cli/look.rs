@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use kube::api::Api;
 use kube::{Client, ResourceExt as _};
 
+use super::Refused;
 use crate::api::{ReplicaTopology, ReplicaTopologySpec};
 use crate::model::check::Rejection;
 use crate::model::{ByNode, Desired, NodeView, Observed};
@@ -62,7 +63,9 @@ pub fn with_the_spec_of(
             Some(_) => format!("{name} as it is applied is not touched by that."),
             None => format!("Nothing is applied by the name {name}."),
         };
-        bail!("the file {file} is refused, so nothing is planned by it:\n{all}\n\nCorrect the file. {meanwhile}");
+        let told =
+            format!("the file {file} is refused, so nothing is planned by it:\n{all}\n\nCorrect the file. {meanwhile}");
+        return Err(Refused(told).into());
     }
     Ok(match applied {
         Some(applied) => ReplicaTopology { spec, ..applied },

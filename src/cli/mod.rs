@@ -28,6 +28,11 @@ pub const DEGRADED: u8 = 2;
 /// It was refused: what was asked for is wrong.
 pub const REFUSED: u8 = 3;
 
+/// What was asked for is wrong: the sentences say what and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Refused(String);
+
 /// Keeps a PostgreSQL replica tree connected as declared.
 #[derive(Debug, Parser)]
 #[command(name = "waltree", version, arg_required_else_help = true)]
@@ -70,7 +75,7 @@ pub fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         // Nothing is to be done when the standard error is closed.
         let _ = writeln!(std::io::stderr(), "Error: {error:#}");
-        ExitCode::from(ERROR)
+        ExitCode::from(if error.is::<Refused>() { REFUSED } else { ERROR })
     })
 }
 

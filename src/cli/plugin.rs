@@ -81,7 +81,7 @@ pub(super) enum Output {
 /// Does what the arguments say.
 ///
 /// # Errors
-/// Whatever kept it from being done; the exit code is then 1.
+/// Whatever kept it from being done; the exit code is then 1, and 3 where a file is refused.
 pub async fn run(arguments: Arguments, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let Arguments { context, namespace, verb } = arguments;
     // What has no effect is not taken: whoever gave it expects one.

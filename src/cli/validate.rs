@@ -9,7 +9,7 @@ use kube::Resource;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ERROR, OK, REFUSED};
+use super::{ERROR, OK, REFUSED, Refused};
 use crate::api::{self, ReplicaTopology};
 use crate::model::Desired;
 use crate::model::check::Rejection;
@@ -90,7 +90,7 @@ pub(super) fn only_topology(file: &Path) -> anyhow::Result<ReplicaTopology> {
             match is_topology(&value) {
                 Ok(true) => found.push(value),
                 Ok(false) => {}
-                Err(rejection) => bail!("{name}: {rejection}"),
+                Err(rejection) => return Err(Refused(format!("{name}: {rejection}")).into()),
             }
         }
     }
@@ -99,7 +99,10 @@ pub(super) fn only_topology(file: &Path) -> anyhow::Result<ReplicaTopology> {
     };
     match typed(value) {
         Ok(topology) => Ok(topology),
-        Err(faults) => bail!("{name}: {}", faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")),
+        Err(faults) => {
+            let all = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            Err(Refused(format!("{name}: {all}")).into())
+        }
     }
 }
 

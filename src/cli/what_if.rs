@@ -114,11 +114,11 @@ fn text(answer: &Answer, automation: Automation) -> String {
             let _ = writeln!(text, "Clones: {} would need one, which a person has to make.", nodes.join(", "));
         }
     }
-    let _ = writeln!(text, "{}", verdict(answer));
+    let _ = writeln!(text, "{}", verdict(answer, automation));
     text
 }
 
-fn verdict(answer: &Answer) -> String {
+fn verdict(answer: &Answer, automation: Automation) -> String {
     let left = "everybody who is left is fed at once, within all limits.";
     if answer.tolerated {
         return format!("Survived: {left}");
@@ -130,6 +130,8 @@ fn verdict(answer: &Answer) -> String {
     let emptied = if emptied.is_empty() { emptied } else { format!(" And {emptied}.") };
     let after = if answer.with_the_primary {
         "nobody is promoted: promote a server of the root group by hand"
+    } else if automation == Automation::Observe {
+        "the operator may put nothing right, as automation is Observe"
     } else if answer.in_the_end.is_within_limits() {
         "the operator puts it right"
     } else {

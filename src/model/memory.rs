@@ -203,6 +203,8 @@ pub struct Refused {
 pub struct Ordered {
     /// The route.
     pub route: Route,
+    /// Why, as the plan names it.
+    pub why: &'static str,
     /// When it was written.
     pub at: Millis,
     /// It was seen installed.
@@ -287,8 +289,7 @@ impl Memory {
         since.is_some_and(|since| self.at.since(since) >= patience_milliseconds)
     }
 
-    /// Whether a step failed a moment ago and is to wait before it is tried again: twice as long each time, up to ten
-    /// seconds.
+    /// Whether a step failed a moment ago and is to wait to be tried again: twice as long each time, up to ten seconds.
     pub fn is_to_wait(&self, server: &NodeName, owner: &NodeName, kind: &'static str) -> bool {
         let Some(failed) = self.failed(server, owner, kind) else { return false };
         let pause = TRY_AGAIN_MILLISECONDS.saturating_mul(1 << failed.times.saturating_sub(1).min(DOUBLINGS_MAX));

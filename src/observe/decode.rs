@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::rights::Rights;
-use crate::model::conninfo::is_blank;
+use crate::model::conninfo::{MASK, SECRETS, is_blank};
 use crate::model::observed::{InstalledRoute, Receiver, Sender, Slot};
 use crate::model::{Conninfo, Facts, Lsn, Millis, Timeline};
 
@@ -200,16 +200,20 @@ fn slot(row: SlotRow) -> Result<(String, Slot), BadAnswer> {
 }
 
 fn route(conninfo: &str, has_password: bool, slot: String, rights: &Rights, pending: Option<String>) -> InstalledRoute {
-    let parsed = Conninfo::parse(conninfo);
+    // The server masks them; if ever it did not, they go no further.
+    let is_masked = |parsed: &Conninfo| SECRETS.iter().all(|key| parsed.get(key).is_none_or(|value| value == MASK));
+    let parsed = Conninfo::parse(conninfo).ok().filter(is_masked);
     // Files without the line bring the default, which is empty.
     let pending = rights.pending_route.then(|| pending.unwrap_or_default());
     InstalledRoute {
-        unreadable: parsed.is_err(),
+        unreadable: parsed.is_none(),
         conninfo: parsed.unwrap_or_default(),
         slot,
         nudged: conninfo.ends_with(is_blank),
         has_password,
-        pending: pending.filter(|text| text != conninfo).map(|text| Conninfo::parse(&text).unwrap_or_default()),
+        pending: pending
+            .filter(|text| text != conninfo)
+            .map(|text| Conninfo::parse(&text).ok().filter(is_masked).unwrap_or_default()),
     }
 }
 

@@ -2,33 +2,12 @@
 
 use super::rights::Rights;
 
-/// A keyword whose value is a secret (`model::conninfo::SECRETS`), up to its value. Those that libpq refuses, for a capital
-/// or what else is between the word and the `=`, have a secret behind them all the same.
-macro_rules! secret {
-    () => {
-        "(?:password|scram_client_key|scram_server_key|oauth_client_secret)[a-z0-9_]*[^=a-z0-9_]*="
-    };
-}
-
-/// What a standby's `primary_conninfo` says, without any secret: it is masked on the server, before it can leave it.
-/// A URI has the password in places of its own and cannot be used anyway, so nothing of it leaves. An open quote
-/// masks all that follows. Only what libpq takes for a blank ends a password; to `\s` many blanks of Unicode are one too.
-/// `waltree.pending_route` in `deploy/sql/operator-role.sql` does the same.
-macro_rules! conninfo_without_password {
-    () => {
-        concat!(
-            "CASE WHEN s.conninfo ~ '^\\s*postgres(ql)?://' THEN 'postgresql://' ELSE regexp_replace(s.conninfo, '(",
-            secret!(),
-            "[ \\t-\\r]*)(''(\\\\.|[^''\\\\])*(''|$)|(\\\\.?|[^ \\t-\\r\\\\])*)', '\\1***', 'gi') END"
-        )
-    };
-}
-
 /// The question of every tick; `$1` is the timeline that a standby without a walreceiver was last seen on, or 0.
 ///
 /// Tested as a role with `pg_monitor` (postgres-facts.md 5.1). `pg_control_*` is asked for the position of the last
 /// restartpoint and for a lower bound of the timeline only: its timelines lag after a promotion (5.2). A walreceiver that
 /// connects has no row of its own, and what it waits for is `LibPQWalReceiverConnect`, or from 17 on in other letters (5.2).
+/// Of `primary_conninfo` no secret leaves the server.
 const TICK: &str = concat!(
     "SELECT json_build_object(
  'system_identifier', (SELECT system_identifier::text FROM pg_control_system()),
@@ -49,12 +28,8 @@ const TICK: &str = concat!(
  'receiver', w.receiver,
  'connecting', (SELECT coalesce(bool_or(lower(wait_event) = 'libpqwalreceiverconnect'), false) FROM pg_stat_activity
      WHERE backend_type = 'walreceiver'),
- 'conninfo', ",
-    conninfo_without_password!(),
-    ",
- 'has_password', s.conninfo ~* '",
-    secret!(),
-    "',
+ 'conninfo', s.conninfo,
+ 'has_password', s.has_password,
  'slot_name', current_setting('primary_slot_name'),
  'pending_route', {pending},
  'history', {history},
@@ -71,7 +46,9 @@ const TICK: &str = concat!(
  'synchronous_standby_names', current_setting('synchronous_standby_names'),
  'alter_system_allowed', coalesce(current_setting('allow_alter_system', true), 'on') = 'on')
 FROM (SELECT pg_is_in_recovery() AS recovery) r,
- LATERAL (SELECT current_setting('primary_conninfo') AS conninfo) s,
+ LATERAL (",
+    include_str!("route_without_secrets.sql"),
+    ") s,
  LATERAL (SELECT greatest((SELECT timeline_id FROM pg_control_checkpoint()),
      (SELECT min_recovery_end_timeline FROM pg_control_recovery())) AS timeline) c,
  LATERAL (SELECT CASE WHEN NOT r.recovery

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::clerk::Clerk;
 use super::clock;
-use super::events::{Known, acknowledged, deeds, slots_left};
+use super::events::{Known, Notice, acknowledged, deeds, slots_left};
 use super::leadership::Term;
 use super::live::LiveCluster;
 use super::reach::{accesses, remembered};
@@ -148,6 +148,7 @@ impl Desk {
         tended.clerk.report(&pass.status);
         // What is wrong with a spec says nothing about what is wrong with servers.
         let news = if pass.accepted { tended.known.learn(&pass.findings, clock::now()) } else { Vec::new() };
+        log_news(&tree(topology).to_string(), &news);
         for notice in
             news.into_iter().chain(pass.acknowledged.as_ref().and_then(acknowledged)).chain(deeds(&pass.outcome))
         {
@@ -248,6 +249,17 @@ impl Tended {
             }
         }
         self.failures = failures;
+    }
+}
+
+/// What is wrong now and what is over, for who reads logs and no events.
+fn log_news(topology: &str, news: &[Notice]) {
+    for Notice { warning, reason, node, note, .. } in news {
+        if *warning {
+            tracing::warn!(topology, %node, reason, "{note}");
+        } else {
+            tracing::info!(topology, %node, reason, "{note}");
+        }
     }
 }
 

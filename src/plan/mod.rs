@@ -31,6 +31,7 @@ mod world;
 pub use adopt::{Adoption, adopt};
 pub use explain::{Candidate, Explanation, Intent, explain, fallbacks as installed_fallbacks, intents};
 pub use record::record;
+pub use routes::ORDER_MILLISECONDS;
 pub use slots::TEARDOWN_MILLISECONDS;
 pub use standing::Standing;
 pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};

@@ -28,6 +28,7 @@ pub fn record(memory: &mut Memory, outcome: &Outcome, now: Millis) {
                 let node = memory.nodes.entry(node.clone()).or_default();
                 let ordered = Ordered {
                     route: route.clone(),
+                    why: done.planned.why.into(),
                     at: now,
                     seen_installed: false,
                     followed: false,

@@ -14,7 +14,7 @@ use crate::model::{Diagnosis, Facts, Management, NodeName, Route, SessionAttrs};
 
 /// How long an order may stay unverified before it no longer counts as under way, in milliseconds: beyond it something
 /// else is wrong, which a diagnosis names.
-pub(super) const ORDER_MILLISECONDS: u64 = 10_000;
+pub const ORDER_MILLISECONDS: u64 = 10_000;
 
 /// How long a node is left on a fallback after its last order before it is asked back to its first entry, in
 /// milliseconds: long enough to see that its first entry refuses it (`NodeMemory::refused`).

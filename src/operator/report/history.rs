@@ -8,7 +8,8 @@ use super::{Status, View, texts};
 use crate::api::conditions::stored;
 use crate::api::reason::Plain;
 use crate::api::status::{Change, HISTORY_ENTRIES, NodeState, NodeStatus};
-use crate::plan::Step;
+use crate::model::NodeName;
+use crate::plan::{ORDER_MILLISECONDS, Why};
 
 /// The history after this pass: what differs from the previous status, in front of what was told before. Once the tree is
 /// as declared again, with everybody fed and nobody on a fallback, the open entries are given the time it took.
@@ -79,23 +80,28 @@ fn state_change(before: &NodeStatus, node: &NodeStatus) -> Option<(String, &'sta
     }
 }
 
-/// Why a node moved: it came back to its intended upstream, its upstream failed, or it was told to.
+/// Why a node moved: it was told to, its upstream failed, or PostgreSQL led it back or to where it has not been told to go.
 fn why_moved(view: &View<'_>, status: &Status, (before, from): (&NodeStatus, &str), node: &NodeStatus) -> String {
+    if let Some(order) = led(view, node) {
+        return order.to_owned();
+    }
     let on_fallback = Plain::OnFallback.to_string();
     if before.reason.as_ref() == Some(&on_fallback) && node.reason.is_none() {
-        return crate::plan::Why::GiveBack.to_string();
+        return Why::GiveBack.to_string();
     }
     let from = status.nodes.iter().find(|other| other.name == from);
     if let Some(reason) = from.filter(|from| !is_well(from.state)).and_then(|from| from.reason.clone()) {
         return reason;
     }
-    let ordered =
-        view.outcome.done.iter().find(
-            |done| matches!(&done.planned.step, Step::SetRoute { node: moved, .. } if moved.as_str() == node.name),
-        );
-    match ordered {
-        Some(done) => done.planned.why.to_string(),
-        None if node.reason.as_ref() == Some(&on_fallback) => on_fallback,
-        None => crate::plan::Why::AsDeclared.to_string(),
-    }
+    if node.reason.as_ref() == Some(&on_fallback) { on_fallback } else { Why::AsDeclared.to_string() }
+}
+
+/// Why the order was given that the node followed when it came to where it is. What is ordered in this very pass moved nobody
+/// yet, and an order of long ago is not why it comes there once more.
+fn led(view: &View<'_>, node: &NodeStatus) -> Option<&'static str> {
+    let memory = view.observed.memory.node(&NodeName::new(&node.name).ok()?)?;
+    let order = memory.ordered.as_ref().filter(|order| order.moves)?;
+    let (upstream, since) = memory.upstream.as_ref()?;
+    let follows = order.route.first() == Some(upstream) && node.upstream.as_deref() == Some(upstream.as_str());
+    (follows && *since > order.at && since.since(order.at) < ORDER_MILLISECONDS).then_some(order.why)
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::*;
 use crate::api::conditions::condition;
 use crate::api::status::{Change, HISTORY_ENTRIES};
-use crate::model::memory::{FailedStep, NodeMemory};
+use crate::model::memory::{FailedStep, NodeMemory, Ordered};
 use crate::model::observed::{InstalledRoute, Receiver, Sender};
 use crate::model::primary::true_primary;
 use crate::model::tree::edges;
-use crate::model::{Facts, Lsn, Millis, NodeView, Route, Timeline};
-use crate::plan::{Done, Readiness, Wait, WaitReason};
+use crate::model::{Facts, Lsn, Millis, NodeView, Route, SessionAttrs, Timeline};
+use crate::plan::{Done, Readiness, Wait, WaitReason, Why};
 
 mod world;
 
@@ -402,4 +402,33 @@ fn a_refused_spec_says_what_to_correct_and_that_nobody_looks_until_then() {
     assert_eq!(message(&after, ConditionType::Accepted), expected);
     assert_eq!((after.nodes, after.observed_generation), (before.nodes, Some(8)));
     assert_eq!(rejected(&rejections, None, 1, now(1)).conditions.len(), 2);
+}
+
+#[test]
+fn a_move_is_told_with_the_reason_of_the_order_that_it_follows() {
+    // Ordered to where it is, a moment before it came there; elsewhere; and to there, long ago.
+    for (first, ordered_at, told) in
+        [("core-2", 100_000, "Regroup"), ("eu-1", 100_000, "GiveBack"), ("core-2", 1_000, "GiveBack")]
+    {
+        let mut world = World::new();
+        // As it is in the pass that orders the move.
+        world.want("eu-3", "core-2");
+        let before = world.report(None, 100);
+        world.reattach("eu-3", "core-2");
+        let ordered = Ordered {
+            route: Route { entries: vec![name(first)], attrs: SessionAttrs::Any },
+            why: Why::Regroup.into(),
+            at: Millis(ordered_at),
+            seen_installed: true,
+            followed: false,
+            streamed: true,
+            moves: true,
+            arrived: false,
+        };
+        let memory = world.observed.memory.nodes.entry(name("eu-3")).or_default();
+        (memory.ordered, memory.upstream) = (Some(ordered), Some((name("core-2"), Millis(100_100))));
+        let history = world.report(Some(&before), 101).history;
+        let moves: Vec<_> = history.iter().map(|change| (change.what.as_str(), change.why.as_str())).collect();
+        assert_eq!(moves, [("eu-3 moved from eu-1 to core-2", told)]);
+    }
 }

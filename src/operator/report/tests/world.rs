@@ -79,6 +79,11 @@ impl World {
         self.plan.sight.rooted.insert(name(node), Rooted::Unknown("it is not seen".to_owned()));
     }
 
+    pub(super) fn want(&mut self, node: &str, first: &str) {
+        let route = Route { entries: vec![name(first)], attrs: SessionAttrs::Any };
+        self.plan.wanted.insert(name(node), route);
+    }
+
     pub(super) fn reattach(&mut self, node: &str, upstream: &str) {
         let mut changed = facts(node, Some(upstream));
         changed.position = Lsn(9);
