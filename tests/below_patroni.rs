@@ -4,10 +4,12 @@
 
 mod support;
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 use support::ground::{Ground, apply, group};
 use support::patroni::{MEMBERS, Patroni};
-use support::postgres::{Tree, eventually};
+use support::postgres::{Tree, WALTREE_PASSWORD, eventually};
 use tokio::sync::Mutex;
 use waltree::operator::clock;
 
@@ -60,14 +62,48 @@ async fn settings(patroni: &Patroni) -> Vec<(String, Value)> {
     all
 }
 
+/// Whom ours receive from, by ports.
+async fn upstreams(ground: &Ground) -> Vec<String> {
+    let mut all = Vec::new();
+    for node in OURS {
+        all.push(ground.tree.value(node, "SELECT sender_port FROM pg_stat_wal_receiver").await);
+    }
+    all
+}
+
+/// What is changed in it then.
+const HEAL: &str = "automation: Heal\n  healing: {suspectAfterMilliseconds: 1000, settleSeconds: 1}";
+
+/// The manifest that adoption makes of all of them, from one of the leaves.
+fn adopted(ground: &Ground, patroni: &Patroni) -> String {
+    let ours = OURS.iter().map(|node| ground.tree.port(node));
+    let ports: Vec<String> =
+        MEMBERS.iter().map(|member| patroni.port(member)).chain(ours).map(|p| p.to_string()).collect();
+    let begin = format!("127.0.0.1:{}", ground.tree.port("eu-3"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-waltree"));
+    command.args(["adopt", &begin, "--port", &ports.join(","), "--name", "orders", "-n", ground.namespace()]);
+    command
+        .args(["--observe-root", "--sslmode", "disable"])
+        .env("PGPASSWORD", WALTREE_PASSWORD)
+        .env_remove("KUBECONFIG");
+    let output = command.output().unwrap();
+    let (manifest, said) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert!(said.ends_with("5 servers, 0 moves.\n"), "{said}\n{manifest}");
+    manifest
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn tier_1_follows_a_switchover_of_patroni_and_no_setting_of_its_servers_is_touched() {
+async fn a_tree_adopted_below_patroni_follows_its_switchover_and_no_setting_of_its_servers_is_touched() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let (patroni, ground) = below(&SLOTS, "below-patroni").await;
     let before = settings(&patroni).await;
-    apply(&manifest(&ground, &patroni));
+    flows(&ground, &patroni, "core-1", &OURS).await;
+    let fed = upstreams(&ground).await;
+    apply(&adopted(&ground, &patroni).replace("automation: Observe", HEAL));
     ground.as_declared().await;
     flows(&ground, &patroni, "core-1", &OURS).await;
+    assert_eq!(upstreams(&ground).await, fed, "adoption moves nobody");
     assert_eq!(settings(&patroni).await, before, "a setting of Patroni's servers was touched");
     // Prepared on the one that may become the primary.
     let idle = "SELECT string_agg(slot_name, ',') FROM pg_replication_slots WHERE slot_name = 'eu_1' AND NOT active";
@@ -90,6 +126,24 @@ async fn tier_1_follows_a_switchover_of_patroni_and_no_setting_of_its_servers_is
     ground.tree.kill("eu-1");
     flows(&ground, &patroni, "core-2", &OURS[1..]).await;
     assert_eq!(settings(&patroni).await, before, "a setting of Patroni's servers was touched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_below_patroni_follows_its_failover() {
+    let _turn = ONE_AT_A_TIME.lock().await;
+    let (mut patroni, ground) = below(&SLOTS, "patroni-fails-over").await;
+    apply(&manifest(&ground, &patroni));
+    ground.as_declared().await;
+    flows(&ground, &patroni, "core-1", &OURS).await;
+    // Nobody is to have what the next primary has not.
+    let end = patroni.value("core-1", "SELECT pg_current_wal_flush_lsn()").await;
+    let has_it = format!("SELECT pg_last_wal_receive_lsn() >= '{end}'");
+    eventually("core-2 has it all", async || patroni.value("core-2", &has_it).await == "t").await;
+    patroni.kill("core-1");
+    let milliseconds = fresh_after_promotion(&ground, &patroni).await;
+    println!("from Patroni's failover to a row of the new primary on tier 1: {milliseconds} ms");
+    flows(&ground, &patroni, "core-2", &OURS).await;
+    ground.until("Writable", "True", "PrimarySeen").await;
 }
 
 /// Milliseconds from when the new primary takes writes until a row of its is on tier 1.

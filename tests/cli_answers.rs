@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use support::ground::{Ground, PRIMARY, apply, star};
 use support::postgres::eventually;
+use support::region::fed_by;
 
 const ROOT: [&str; 2] = [PRIMARY, "core-2"];
 /// Two relays, and leaves that they feed in turn.
@@ -184,7 +185,7 @@ async fn a_relay_that_was_mended_gets_its_leaves_back_when_it_is_acknowledged_an
     ground.status_rests().await;
     assert_eq!(ground.tree.value("eu-3", UPSTREAM).await, port(&ground, "eu-2"));
     ground.plugin("acknowledge", &[]);
-    ground.tree.until("eu-3", UPSTREAM, &port(&ground, "eu-1")).await;
+    fed_by(&ground, "eu-3", "eu-1").await;
 }
 
 /// Waits until the status gives this reason for a node.

@@ -9,11 +9,15 @@ use std::process::Command;
 use support::ground::{Ground, PRIMARY, apply, star};
 use support::postgres::eventually;
 use support::region::{LEAVES_OF_EU_1, REGION, ROOT, fed_by, groups, region};
+use support::walsenders::Walsenders;
 
 /// Sends a signal to one process of a server.
 fn signal(pid: &str, signal: &str) {
     assert!(Command::new("kill").args([signal, pid]).status().unwrap().success());
 }
+
+/// Whether a server does not show what was written at last.
+const MISSES_BEYOND: &str = "SELECT to_regclass('flow') IS NOT NULL AND to_regclass('beyond') IS NULL";
 
 async fn reload(ground: &Ground, node: &str) {
     ground.tree.sql(node, "SELECT pg_reload_conf()").await;
@@ -98,7 +102,9 @@ async fn a_leaf_whose_walreceiver_does_not_end_is_named() {
     let receiver = ground.tree.value("eu-3", "SELECT pid FROM pg_stat_wal_receiver").await;
     signal(&receiver, "-STOP");
     ground.told("WalReceiverStuck", "eu-3").await;
+    ground.tree.sql(PRIMARY, "CREATE TABLE beyond AS SELECT 1").await;
     fed_by(&ground, "eu-5", "eu-1").await;
+    assert_eq!(ground.tree.value("eu-3", MISSES_BEYOND).await, "t");
     signal(&receiver, "-CONT");
     ground.flows(&["eu-3"]).await;
     ground.as_declared().await;
@@ -119,6 +125,30 @@ async fn a_relay_that_lets_nobody_in_is_left_by_those_who_need_it() {
     ground.told("HalfRelay", "eu-1").await;
     ground.tree.write_hba("eu-1", &hba);
     reload(&ground, "eu-1").await;
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-1").await;
+    }
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_has_no_walsender_left_is_left_by_those_who_need_one() {
+    let ground = region("no-walsender").await;
+    let hba = std::fs::read_to_string(ground.tree.data("eu-1").join("pg_hba.conf")).unwrap();
+    ground.tree.write_hba("eu-1", &format!("{hba}host replication postgres 127.0.0.1/32 trust\n"));
+    reload(&ground, "eu-1").await;
+    let mut taken = Walsenders::default();
+    eventually("others have all of them", async || {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name LIKE 'eu-%'";
+        ground.tree.sql("eu-1", end).await;
+        taken.take(&ground.tree, "eu-1").await
+    })
+    .await;
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-2").await;
+    }
+    ground.told("HalfRelay", "eu-1").await;
+    drop(taken);
     for leaf in LEAVES_OF_EU_1 {
         fed_by(&ground, leaf, "eu-1").await;
     }
@@ -155,6 +185,33 @@ async fn a_parameter_below_that_of_the_primary_is_named_with_both_values() {
     let told = ground.events().await;
     let named = format!("max_connections is {most} on eu-3 and {} on {PRIMARY}", most + 7);
     assert!(told.iter().any(|(reason, note)| reason == "ParameterTooLow" && note.contains(&named)), "{told:?}");
+    // It has the WAL and does not replay it; its readers see what was before.
+    ground.tree.sql(PRIMARY, "CREATE TABLE beyond AS SELECT 1").await;
+    let end = ground.tree.value(PRIMARY, "SELECT pg_current_wal_flush_lsn()").await;
+    ground.tree.until("eu-3", &format!("SELECT pg_last_wal_receive_lsn() >= '{end}'"), "t").await;
+    assert_eq!(ground.tree.value("eu-3", MISSES_BEYOND).await, "t");
+    for node in [&ROOT[1..], &REGION].concat() {
+        ground.tree.configure(node, &format!("max_connections = {}", most + 7));
+        ground.tree.stop(node);
+        ground.tree.start_node(node).await;
+    }
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-1").await;
+    }
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_that_dies_is_named_and_comes_back_to_where_it_was() {
+    let mut ground = region("dead-leaf").await;
+    let before = ground.connected(&["eu-1", "eu-2", "eu-4", "eu-5"]).await;
+    ground.tree.kill("eu-3");
+    ground.told("DeadLeaf", "eu-3").await;
+    ground.untouched(&before).await;
+    ground.tree.start_node("eu-3").await;
+    fed_by(&ground, "eu-3", "eu-1").await;
+    ground.as_declared().await;
+    ground.untouched(&before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,6 +222,7 @@ async fn a_leaf_whose_wal_is_gone_everywhere_is_named_and_never_cloned() {
     let needed = ground.tree.value(PRIMARY, &format!("SELECT pg_walfile_name('{position}')")).await;
     ground.tree.stop(leaf);
     ground.told("DeadLeaf", leaf).await;
+    let before = ground.connected(&["core-2", "eu-1", "eu-2", "eu-3", "eu-4"]).await;
     let others = [&ROOT[..], &REGION[..4]].concat();
     for node in &others {
         let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = 'eu_5'";
@@ -184,7 +242,18 @@ async fn a_leaf_whose_wal_is_gone_everywhere_is_named_and_never_cloned() {
     }
     ground.tree.start_node(leaf).await;
     ground.told("WalGone", leaf).await;
-    assert_eq!(ground.tree.value(leaf, "SELECT pg_is_in_recovery()").await, "t");
+    // It goes on to show what it has, and nobody makes a copy in its place.
+    ground.tree.sql(PRIMARY, "CREATE TABLE beyond AS SELECT 1").await;
+    ground.untouched(&before).await;
+    ground.asked(leaf, 3).await;
+    assert_eq!(ground.tree.value(leaf, MISSES_BEYOND).await, "t");
+    // What the message says to do.
+    ground.tree.stop(leaf);
+    ground.tree.clone_anew(leaf, "eu-2");
+    ground.tree.start_node(leaf).await;
+    fed_by(&ground, leaf, "eu-1").await;
+    ground.as_declared().await;
+    ground.untouched(&before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -220,6 +289,42 @@ async fn a_server_that_crashes_again_and_again_is_named() {
     }
     ground.told("CrashLoop", "eu-4").await;
     ground.flows(&["eu-4"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_crashes_again_and_again_loses_its_leaves_once() {
+    let mut ground = region("crashing-relay").await;
+    apply(&ground.manifest(&groups(&ground)).replace("settleSeconds: 1", "settleSeconds: 600"));
+    ground.as_declared().await;
+    ground.tree.kill("eu-1");
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-2").await;
+    }
+    ground.told("DeadRelay", "eu-1").await;
+    // Until its route says so too, libpq begins with the one that crashes.
+    let led = format!("SELECT current_setting('primary_conninfo') ~ 'port={},'", ground.tree.port("eu-2"));
+    for leaf in LEAVES_OF_EU_1 {
+        ground.tree.until(leaf, &led, "t").await;
+        ground.asked(leaf, 3).await;
+        fed_by(&ground, leaf, "eu-2").await;
+    }
+    let before = ground.connected(&LEAVES_OF_EU_1).await;
+    for _ in 0..12 {
+        ground.tree.start_node("eu-1").await;
+        ground.asked("eu-1", 2).await;
+        if ground.events().await.iter().any(|(told, _)| told == "CrashLoop") {
+            break;
+        }
+        ground.tree.kill("eu-1");
+        ground.asked(PRIMARY, 2).await;
+    }
+    ground.told("CrashLoop", "eu-1").await;
+    ground.flows(&["eu-1"]).await;
+    ground.untouched(&before).await;
+    ground.plugin("acknowledge", &["eu-1"]);
+    for leaf in LEAVES_OF_EU_1 {
+        fed_by(&ground, leaf, "eu-1").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,7 +56,7 @@ async fn a_leaf_that_somebody_promoted_is_named_and_nobody_follows_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn servers_beyond_the_fork_of_a_promotion_are_named_and_no_route_names_them() {
+async fn servers_beyond_the_fork_of_a_promotion_are_named() {
     let mut ground = region("beyond-the-fork").await;
     // The one that is promoted misses what the others receive.
     ground.tree.stop(STANDBY);

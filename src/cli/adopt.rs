@@ -11,7 +11,7 @@ use clap::Args;
 use super::proposal::counted;
 use super::{DEGRADED, OK, REFUSED};
 use crate::api::ReplicaTopology;
-use crate::model::Desired;
+use crate::model::{Desired, Management};
 use crate::observe::{Listener, ServerAccess, Wallet, crawl};
 use crate::operator::clock;
 use crate::plan::adopt;
@@ -38,6 +38,10 @@ pub(super) struct Adopt {
     /// Name of the Secret from which the operator is to take what it logs in with. Default: NAME-sql.
     #[arg(long)]
     secret: Option<String>,
+    /// Another manager, such as Patroni or repmgr, keeps the primary and its standbys: the root group is declared with
+    /// `management: Observe`, so that no setting of its servers is ever changed.
+    #[arg(long)]
+    observe_root: bool,
     #[command(flatten)]
     login: Login,
 }
@@ -68,7 +72,8 @@ pub(super) async fn run(what: &Adopt, namespace: Option<&str>, out: &mut impl Wr
     if crawled.tls_failed && !crawled.remarks.is_empty() {
         crawled.remarks.push(what.login.cure_of_tls());
     }
-    let Some(adoption) = adopt(&crawled.found) else {
+    let root = if what.observe_root { Management::Observe } else { Management::Routes };
+    let Some(adoption) = adopt(&crawled.found, root) else {
         bail!("none of the servers could be asked:\n{}", crawled.remarks.join("\n"));
     };
     let manifest = Manifest {

@@ -110,7 +110,7 @@ pub enum Diagnosis {
     /// Nothing reaches it although its upstream is well.
     #[strum(message = "it is given another upstream, and asked back after settling, then twice as long, and so on")]
     CutOffLeaf,
-    /// It is well, and two or more who were pointed to it got nothing: pg_hba.conf, passwords or walsenders.
+    /// It is well, and others have all its walsenders, or two or more who were pointed to it got nothing: pg_hba.conf, passwords.
     #[strum(message = "its children are led elsewhere, and asked back after settling, then twice as long, and so on")]
     HalfRelay,
     /// It feeds others and receives later than `healing.lagSeconds`, while its upstream does not.

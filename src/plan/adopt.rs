@@ -9,7 +9,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::plan;
-use crate::model::{Automation, Desired, Found, Memory, Millis, NodeName, NodeView, Observed};
+use crate::model::{Automation, Desired, Found, Management, Memory, Millis, NodeName, NodeView, Observed};
 use shape::Shape;
 
 /// A fleet as it would be declared.
@@ -25,19 +25,20 @@ pub struct Adoption {
     pub missing_grants: BTreeSet<String>,
 }
 
-/// What to declare for the servers that were found; `None` when there is none.
+/// What to declare for the servers that were found, with so much to be written on those of the root group; `None` when there
+/// is none.
 ///
 /// Relays that have as many children each stand in one group, and cover for each other; where the plan would move
 /// anybody because of that, each relay gets a group of its own, whose only source is the one that feeds it now.
-pub fn adopt(found: &[Found]) -> Option<Adoption> {
+pub fn adopt(found: &[Found], root: Management) -> Option<Adoption> {
     let found = &in_order(found);
     let names = names::names(found)?;
     let shape = Shape::of(found)?;
     let observed = observed(&names, found);
-    let mut desired = shape.desired(found, &names, true)?;
+    let mut desired = shape.desired(found, &names, root, true)?;
     let mut moves = moves(&shape, &names, &desired, &observed);
     if !moves.is_empty() {
-        desired = shape.desired(found, &names, false)?;
+        desired = shape.desired(found, &names, root, false)?;
         moves = self::moves(&shape, &names, &desired, &observed);
     }
     let mut remarks = left_out(found, &shape);

@@ -69,6 +69,8 @@ pub(crate) struct Fleet {
     pub(crate) primary: NodeName,
     /// A server that works and does not let the operator in.
     pub(crate) rejects_us: Option<NodeName>,
+    /// Servers that work and of which no answer comes to the operator.
+    pub(crate) silent: BTreeSet<NodeName>,
     /// A child and the upstream that lets it connect and gives it nothing: libpq does not go on from there.
     pub(crate) refuses: Option<(NodeName, NodeName)>,
     /// What servers say otherwise than they would.
@@ -114,6 +116,7 @@ impl Fleet {
             memory: Memory::default(),
             primary,
             rejects_us: None,
+            silent: BTreeSet::new(),
             refuses: None,
             says: Box::new(|_, _| {}),
             moves: 0,
@@ -196,6 +199,7 @@ impl Fleet {
             memory: self.memory.clone(),
             primary: self.primary.clone(),
             rejects_us,
+            silent: self.silent.clone(),
             refuses,
             says: Box::new(|_, _| {}),
             moves: self.moves,
@@ -231,10 +235,14 @@ impl Fleet {
         let view = |name: &NodeName| {
             let server = &self.servers[name];
             let rejected = self.rejects_us.as_ref() == Some(name);
-            let why = if rejected { WhyUnseen::CredentialsRejected } else { WhyUnseen::Refused };
-            let unseen = Unseen { why, detail: why.to_string() };
+            let why = match (server.up, rejected, self.silent.contains(name)) {
+                (true, true, _) => Some(WhyUnseen::CredentialsRejected),
+                (true, false, true) => Some(WhyUnseen::Timeout),
+                (true, false, false) => None,
+                (false, ..) => Some(WhyUnseen::Refused),
+            };
             let last = server.up.then(|| Arc::new(self.said(name)));
-            NodeView { last, unseen: (!server.up || rejected).then_some(unseen) }
+            NodeView { last, unseen: why.map(|why| Unseen { why, detail: why.to_string() }) }
         };
         let nodes: ByNode<_> = self.servers.keys().map(|name| (name.clone(), view(name))).collect();
         self.memory.advance(&self.desired, &nodes, self.now);

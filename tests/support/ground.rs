@@ -88,6 +88,11 @@ impl Ground {
         ground
     }
 
+    /// The namespace of the topology.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// A primary, a relay and its leaves, all as declared.
     pub async fn formed(namespace: &str) -> Self {
         let ground = Self::of(star(&["eu-1", "eu-2"]).await, namespace).await;

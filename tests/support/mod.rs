@@ -21,4 +21,5 @@ pub mod region;
 pub mod regions;
 pub mod staleness;
 pub mod topology;
+pub mod walsenders;
 pub mod witness;

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 use super::kube::binaries;
 use super::owner::{as_owner, give, own_dir};
-use super::postgres::{REPL_PASSWORD, Tree, connect, eventually, free_port};
+use super::postgres::{REPL_PASSWORD, Tree, connect, eventually, free_port, run};
 
 /// The two servers. Patroni names a server's slots after it, as waltree would.
 pub const MEMBERS: [&str; 2] = ["core-1", "core-2"];
@@ -184,6 +184,25 @@ impl Patroni {
     /// Restarts the first server, and returns when Patroni says that it is done.
     pub async fn restart(&self) {
         assert_eq!(self.rest("POST", "/restart", &json!({})).await.unwrap().0, 200);
+    }
+
+    /// Kills a member at once: its Patroni first, which would start the server again, and then the server with all its
+    /// processes.
+    pub fn kill(&mut self, member: &str) {
+        let patroni = &mut self.children[1 + place(member)];
+        patroni.kill().unwrap();
+        patroni.wait().unwrap();
+        let file = fs::read_to_string(self.dir.join(member).join("postmaster.pid")).unwrap();
+        let line = |number: usize| file.lines().nth(number).unwrap();
+        let server = line(0);
+        run(Command::new("kill").args(["-STOP", server]));
+        let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
+        run(Command::new("kill").args(["-KILL", server]).args(children.split_whitespace()));
+        // Its segment of shared memory would be left behind.
+        run(Command::new("ipcrm").args(["-m", line(6).split_whitespace().last().unwrap()]));
+        // The keeper ends by these whom it finds, and their pids may be somebody else's by then.
+        fs::remove_file(self.dir.join(format!("{member}.pid"))).unwrap();
+        fs::remove_file(self.dir.join(member).join("postmaster.pid")).unwrap();
     }
 
     /// What Patroni's REST API of the first member answers.

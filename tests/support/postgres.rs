@@ -196,13 +196,29 @@ impl Tree {
     /// A copy of a running server, as pg_basebackup makes it: name, route and all, with a port of its own.
     pub fn clone_of(&mut self, node: &str, original: &str) {
         let (data, log, port) = (self.dir.join(node), self.dir.join(format!("{node}.log")), free_port());
-        let mut backup = Command::new(self.bin.join("pg_basebackup"));
-        backup.args(["-w", "-c", "fast", "-X", "fetch", "-U", "repl", "-h", self.address(original), "-D"]).arg(&data);
-        backup.args(["-p", &self.port(original).to_string()]).env("PGPASSFILE", self.dir.join("passfile"));
-        run(as_owner(&mut backup).current_dir(&self.dir));
+        self.backup(original, &data);
         append(&data.join("postgresql.conf"), &format!("port = {port}\n"));
         let server = Server { address: "127.0.0.1".to_owned(), port, within: None, data, log, running: None };
         self.servers.insert(node.to_owned(), server);
+    }
+
+    /// Gives a server that is stopped the data of another, as a person does by hand; its own settings and route stay.
+    pub fn clone_anew(&self, node: &str, original: &str) {
+        let data = &self.servers[node].data;
+        let settings = ["postgresql.conf", "postgresql.auto.conf"].map(|file| data.join(file));
+        let kept = settings.each_ref().map(|file| fs::read(file).unwrap());
+        fs::remove_dir_all(data).unwrap();
+        self.backup(original, data);
+        for (file, text) in settings.iter().zip(kept) {
+            fs::write(file, text).unwrap();
+        }
+    }
+
+    fn backup(&self, original: &str, to: &Path) {
+        let mut backup = Command::new(self.bin.join("pg_basebackup"));
+        backup.args(["-w", "-c", "fast", "-X", "fetch", "-U", "repl", "-h", self.address(original), "-D"]).arg(to);
+        backup.args(["-p", &self.port(original).to_string()]).env("PGPASSFILE", self.dir.join("passfile"));
+        run(as_owner(&mut backup).current_dir(&self.dir));
     }
 
     /// Adds lines to a server's postgresql.conf; they act from the next start or reload.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::model::{Desired, Group, GroupName, NodeName};
+use crate::model::{Desired, Group, GroupName, Management, NodeName};
 use crate::observe::Credentials;
 use crate::plan::Adoption;
 
@@ -85,6 +85,16 @@ impl Manifest<'_> {
 
     fn group(&self, text: &mut String, desired: &Desired, group: &Group) {
         let _ = writeln!(text, "  - name: {}", quoted(group.name.as_str()));
+        match group.management {
+            Management::Observe => text.push_str("    management: Observe\n"),
+            Management::Routes if group.is_root() => {
+                comment(
+                    text,
+                    "Where another manager keeps these servers, such as Patroni: run this with --observe-root.",
+                );
+            }
+            Management::Routes => {}
+        }
         if group.relays > 0 {
             let _ = writeln!(text, "    relays: {}", group.relays);
         }

@@ -91,7 +91,13 @@ impl Shape {
     }
 
     /// What to declare. With `together`, relays below one server that feed leaves only, and as many, are one group.
-    pub(super) fn desired(&self, found: &[Found], names: &[NodeName], together: bool) -> Option<Desired> {
+    pub(super) fn desired(
+        &self,
+        found: &[Found],
+        names: &[NodeName],
+        root_management: Management,
+        together: bool,
+    ) -> Option<Desired> {
         let mut writing = Writing { shape: self, found, names, taken: BTreeSet::new(), groups: Vec::new() };
         let (root, mut open) = (writing.root()?, VecDeque::new());
         for set in self.sets(self.root, together) {
@@ -104,7 +110,13 @@ impl Shape {
                 open.push_back(self.relays_of(set, &above));
             }
         }
-        Some(writing.desired())
+        let mut desired = writing.desired();
+        desired
+            .groups
+            .iter_mut()
+            .filter(|group| group.name == root)
+            .for_each(|group| group.management = root_management);
+        Some(desired)
     }
 
     /// The relays below a server, in sets that make a group each. A group shares its leaves evenly among its relays, so

@@ -106,7 +106,7 @@ fn relays_that_feed_as_many_are_one_group_and_standbys_that_feed_nobody_stand_be
         ("eu-4", Some(3)),
         ("eu-5", Some(2)),
     ]);
-    let adoption = adopt(&found).unwrap();
+    let adoption = adopt(&found, Management::Routes).unwrap();
     assert_eq!(groups(&adoption), ["core < : 0 of db-1 db-2", "eu < core: 2 of eu-1 eu-2 eu-3 eu-4 eu-5"]);
     assert_eq!((&adoption.moves, &adoption.remarks), (&BTreeMap::new(), &Vec::new()));
 }
@@ -124,7 +124,7 @@ fn a_relay_that_feeds_more_than_its_siblings_or_feeds_relays_has_a_group_of_its_
         ("b1x", Some(6)),
         ("b1y", Some(6)),
     ]);
-    let adoption = adopt(&found).unwrap();
+    let adoption = adopt(&found, Management::Routes).unwrap();
     let expected = ["core < : 0 of p", "b < core: 0 of b", "a < core: 1 of a a1 a2 a3", "b1 < b core: 1 of b1 b1x b1y"];
     assert_eq!(groups(&adoption), expected);
     assert_eq!(adoption.moves, BTreeMap::new());
@@ -135,7 +135,7 @@ fn many_standbys_right_below_the_primary_are_readers_and_it_is_said() {
     let mut servers = vec![("p".to_owned(), None)];
     servers.extend((0..12).map(|i| (format!("r{i}"), Some(0))));
     let servers: Vec<(&str, Option<usize>)> = servers.iter().map(|(name, up)| (name.as_str(), *up)).collect();
-    let adoption = adopt(&fleet(&servers)).unwrap();
+    let adoption = adopt(&fleet(&servers), Management::Routes).unwrap();
     assert_eq!(adoption.desired.groups[0].fan_out, 12);
     assert_eq!((adoption.desired.groups.len(), adoption.desired.groups[1].members.len()), (2, 12));
     assert!(adoption.remarks[0].starts_with("12 standbys that feed nobody"), "{:?}", adoption.remarks);
@@ -159,7 +159,7 @@ fn names_are_made_legal_and_unique_and_a_word_that_all_share_names_nobody() {
 #[test]
 fn what_is_not_below_the_primary_is_left_out_and_named() {
     let found = fleet(&[("p", None), ("l", Some(0)), ("q", None), ("m", Some(2))]);
-    let adoption = adopt(&found).unwrap();
+    let adoption = adopt(&found, Management::Routes).unwrap();
     assert_eq!(groups(&adoption), ["core < : 0 of p l"]);
     let said = adoption.remarks.join("\n");
     assert!(said.contains("q (10.0.0.2:5432) answers as a primary beside the one taken for it"), "{said}");
@@ -183,7 +183,7 @@ proptest! {
         }
         let names: Vec<String> = (0..upstreams.len()).map(|i| format!("n{i}")).collect();
         let servers: Vec<(&str, Option<usize>)> = names.iter().map(String::as_str).zip(upstreams).collect();
-        let adoption = adopt(&fleet(&servers)).unwrap();
+        let adoption = adopt(&fleet(&servers), Management::Routes).unwrap();
         prop_assert_eq!(check(&adoption.desired), Vec::new());
         prop_assert_eq!(&adoption.moves, &BTreeMap::new());
         prop_assert_eq!(adoption.desired.nodes.len(), servers.len());

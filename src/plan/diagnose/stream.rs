@@ -68,11 +68,15 @@ pub(super) fn stream(
     if world.memory(node).is_some_and(|memory| memory.restarts.len() >= RESTARTS_MIN) {
         return Some(crash_loop(node));
     }
-    half(refusals, node).or_else(|| lagging(world, node, failing)).or_else(too_low).or_else(|| {
-        let settles = is_relay(world, node) && memory.is_settling(node);
-        let cure = "Nothing to do: it gets its children back when it has been well long enough";
-        settles.then(|| (Diagnosis::Settling, format!("{node} failed a short while ago. {cure}.")))
-    })
+    half(refusals, node)
+        .or_else(|| full(world, node, facts))
+        .or_else(|| lagging(world, node, failing))
+        .or_else(too_low)
+        .or_else(|| {
+            let settles = is_relay(world, node) && memory.is_settling(node);
+            let cure = "Nothing to do: it gets its children back when it has been well long enough";
+            settles.then(|| (Diagnosis::Settling, format!("{node} failed a short while ago. {cure}.")))
+        })
 }
 
 fn replay_blocked(node: &NodeName, gate: &str) -> (Diagnosis, String) {
@@ -124,6 +128,21 @@ fn half(refusals: &BTreeMap<&NodeName, Vec<&str>>, node: &NodeName) -> Found {
     let names = refused.join(", ");
     let cure = "Read its log: pg_hba.conf, the replication user's password, max_wal_senders";
     Some((Diagnosis::HalfRelay, format!("{node} is well, and {names} got nothing from it. {cure}.")))
+}
+
+/// It is well, and all its walsenders are somebody else's: nobody is led to it, so that nobody is refused.
+fn full(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
+    let most = facts.parameters.get("max_wal_senders").filter(|_| facts.is_full() && is_relay(world, node))?;
+    if world.desired.nodes.keys().any(|other| world.upstream(other) == Some(node)) {
+        return None;
+    }
+    let cure = "Raise max_wal_senders there, or end what holds them";
+    Some((
+        Diagnosis::HalfRelay,
+        format!(
+            "{node} is well, and all of its {most} walsenders are in use by others than nodes of this topology. {cure}."
+        ),
+    ))
 }
 
 fn lagging(world: &World<'_>, node: &NodeName, failing: bool) -> Found {
