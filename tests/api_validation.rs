@@ -353,7 +353,7 @@ async fn a_status_is_read_back_as_it_was_written_and_the_columns_show_it() {
     let unseen = Unseen { why: WhyUnseen::Refused, detail: "connection refused".to_owned() };
     let view = NodeView { last: None, unseen: Some(unseen) };
     let nodes = desired.nodes.keys().cloned().map(|node| (node, view.clone())).collect();
-    let observed = Observed { nodes, memory: Memory::default() };
+    let observed = Observed { nodes, memory: Memory::default().into() };
     let (plan, outcome) = (Plan::default(), Outcome::default());
     let now = jiff::Timestamp::from_millisecond(1_700_000_000_123).unwrap();
     let written = report::status(&desired, &observed, &plan, &outcome, None, 1, now);

@@ -86,7 +86,7 @@ async fn look(tree: &Tree, fleet: &Fleet, desired: &Desired, both_least: usize) 
         }
         seen.looks += 1;
         memory.advance(desired, &views, clock::now());
-        let observed = Observed { nodes: views, memory: memory.clone() };
+        let observed = Observed { nodes: views, memory: memory.clone().into() };
         let sight = Sight::of(desired, &observed);
         let plan = plan(desired, &observed, clock::now());
         let drop = |step: &Step| matches!(step, Step::DropSlot { owner, .. } if *owner == leaf);
@@ -153,7 +153,7 @@ async fn has_no_path(fleet: &Fleet, desired: &Desired, memory: &mut Memory, word
         let looked = facts(fleet, "eu-2").await;
         let views = fleet.views();
         memory.advance(desired, &views, clock::now());
-        let sight = Sight::of(desired, &Observed { nodes: views, memory: memory.clone() });
+        let sight = Sight::of(desired, &Observed { nodes: views, memory: memory.clone().into() });
         let said = matches!(sight.rooted.get(&name("eu-2")), Some(Rooted::No(why)) if why.contains(word) == is_said);
         looked.receiver.is_none() && said
     })

@@ -12,8 +12,8 @@ use fleet::shapes::{brownfield, config, desired, downhill, draws, shapes};
 use fleet::{Fleet, SEGMENT};
 use proptest::prelude::*;
 use strum::IntoEnumIterator as _;
-use waltree::model::tree::{self, Edge};
-use waltree::model::{Desired, Diagnosis, Facts, Lsn, NodeName, Observed};
+use waltree::model::tree::Edge;
+use waltree::model::{Desired, Diagnosis, Facts, Lsn, NodeName, Observed, Sight};
 use waltree::plan::{Plan, Readiness, StepKind, Why};
 
 /// What befalls a fleet.
@@ -187,7 +187,7 @@ fn agreed(desired: &Desired, observed: &Observed, child: &NodeName) -> Option<No
 /// seen.
 fn verified_before_recorded(fleet: &Fleet, observed: &Observed, made: &Plan) -> Result<(), TestCaseError> {
     let desired = &fleet.desired;
-    for (node, edge) in tree::edges(desired, observed) {
+    for (node, edge) in Sight::of(desired, observed).edges {
         let seen = if let Edge::Both(up) = &edge { Some(up.clone()) } else { None };
         prop_assert_eq!(seen, agreed(desired, observed, &node), "law 9: {} is at {:?}", node, edge);
     }

@@ -278,7 +278,7 @@ fn a_walsender_is_ended_when_its_child_was_asked_afterwards_and_has_not_had_that
     };
     let with = |fleet: &mut Fleet, namesake: Namesake| {
         let (mut observed, _) = planned_with(fleet, "eu-2", zombie);
-        observed.memory.namesakes.insert(key.clone(), namesake);
+        Arc::make_mut(&mut observed.memory).namesakes.insert(key.clone(), namesake);
         plan(&fleet.desired, &observed, fleet.now)
     };
     assert!(ends(&with(&mut fleet, silent.clone())));
@@ -291,7 +291,7 @@ fn a_walsender_is_ended_when_its_child_was_asked_afterwards_and_has_not_had_that
     assert!(!ends(&made), "somebody is there");
     for seldom in [0, 60] {
         let (mut observed, _) = planned_with(&mut fleet, "eu-2", zombie);
-        observed.memory.namesakes.insert(key.clone(), silent.clone());
+        Arc::make_mut(&mut observed.memory).namesakes.insert(key.clone(), silent.clone());
         let facts = Arc::make_mut(observed.nodes[&name("eu-3")].last.as_mut().unwrap());
         facts.parameters.insert("wal_receiver_status_interval".to_owned(), seldom);
         assert!(!ends(&plan(&fleet.desired, &observed, now)), "it replies every {seldom} s, or never unasked");
@@ -472,7 +472,8 @@ fn who_has_a_slot_on_a_server_that_was_taken_out_of_the_spec_is_remembered() {
 #[test]
 fn whoever_left_the_spec_is_no_namesake_any_more_and_what_failed_there_is_forgotten() {
     let mut fleet = formed();
-    let Observed { mut nodes, mut memory } = fleet.observe();
+    let Observed { mut nodes, memory } = fleet.observe();
+    let mut memory = Arc::unwrap_or_clone(memory);
     for (node, on) in [("eu-5", "eu-6"), ("eu-6", "eu-5"), ("eu-5", "eu-4")] {
         memory.namesakes.insert((name(node), name(on), 7), Namesake { lives: true, ..Namesake::default() });
         memory.failed_steps.insert((name(on), name(node), "CreateSlot"), FailedStep::default());
@@ -484,8 +485,7 @@ fn whoever_left_the_spec_is_no_namesake_any_more_and_what_failed_there_is_forgot
     for view in nodes.values_mut() {
         Arc::make_mut(view.last.as_mut().unwrap()).slots.retain(|slot, _| slot != "eu_6");
     }
-    let hidden = Some(Unseen { why: WhyUnseen::Timeout, detail: String::new() });
-    nodes.get_mut(&name("eu-4")).unwrap().unseen = hidden;
+    nodes[&name("eu-4")].unseen = Some(Unseen { why: WhyUnseen::Timeout, detail: String::new() });
     memory.advance(&desired, &nodes, fleet.now);
     // One that is not seen may have everything still: also slots of a node that left (law 8).
     assert_eq!(memory.namesakes.keys().cloned().collect::<Vec<_>>(), [(name("eu-5"), name("eu-4"), 7)]);

@@ -207,7 +207,7 @@ fn the_disk_of_who_receives_nothing_by_its_own_fault_is_tried_now_and_then_and_n
     let tried = |fleet: &mut Fleet, change: fn(&mut Facts, &mut NodeMemory)| {
         let mut observed = fleet.observe();
         let view = observed.nodes.get_mut(&name("eu-3")).unwrap();
-        let remembered = observed.memory.nodes.get_mut(&name("eu-3")).unwrap();
+        let remembered = Arc::make_mut(&mut observed.memory).nodes.get_mut(&name("eu-3")).unwrap();
         remembered.failing_since = Some(Millis(fleet.now.0 - 2_000));
         (remembered.receiver, remembered.upstream) = (None, None);
         let facts = Arc::make_mut(view.last.as_mut().unwrap());

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 /// Keywords that a route decides. All others of the present string are the user's and are kept as they are.
 const OURS: [&str; 10] = [
@@ -33,9 +34,10 @@ pub const MASK: &str = "***";
 pub const SECRETS: [&str; 5] =
     ["password", "sslpassword", "scram_client_key", "scram_server_key", "oauth_client_secret"];
 
-/// A connection string of libpq in keyword/value form.
+/// A connection string of libpq in keyword/value form. It is copied at each look at each server and changes with its route
+/// only, so that copies share the text.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub struct Conninfo(Vec<(Cow<'static, str>, Cow<'static, str>)>);
+pub struct Conninfo(Arc<Vec<(Cow<'static, str>, Cow<'static, str>)>>);
 
 /// Text that is not `keyword=value ...`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,9 +90,10 @@ impl Conninfo {
 
     /// Sets a keyword where it stands, or at the end.
     pub fn set(&mut self, keyword: &str, value: &str) {
-        match self.0.iter_mut().find(|(k, _)| k == keyword) {
+        let pairs = Arc::make_mut(&mut self.0);
+        match pairs.iter_mut().find(|(k, _)| k == keyword) {
             Some(pair) => pair.1 = kept(value),
-            None => self.0.push((kept(keyword), kept(value))),
+            None => pairs.push((kept(keyword), kept(value))),
         }
     }
 
@@ -107,7 +110,7 @@ impl Conninfo {
     /// The same, where they are only looked at.
     pub fn listeners(&self) -> impl Iterator<Item = (&str, u16)> {
         let (mut hosts, mut addresses, mut ports) = ("", "", "");
-        for (keyword, value) in &self.0 {
+        for (keyword, value) in self.0.iter() {
             match keyword.as_ref() {
                 "host" => hosts = value,
                 "hostaddr" => addresses = value,
@@ -131,7 +134,7 @@ impl Conninfo {
     #[must_use]
     pub fn with_route(&self, application_name: &str, entries: &[(&str, u16)], primary_only: bool) -> Self {
         let pairs = self.pairs_with_route(application_name, entries, primary_only);
-        Self(pairs.map(|(keyword, value)| (kept(keyword), value.to_text())).collect())
+        Self(Arc::new(pairs.map(|(keyword, value)| (kept(keyword), value.to_text())).collect()))
     }
 
     /// Whether it is what [`Self::with_route`] would make of it.

@@ -96,6 +96,13 @@ pub struct NodeSpec {
     pub zone: Option<String>,
 }
 
+impl NodeSpec {
+    /// Its address and port.
+    pub(crate) fn listens(&self) -> (&str, u16) {
+        (&self.address, self.port)
+    }
+}
+
 /// Everything the user wants of one topology.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
@@ -117,12 +124,17 @@ pub struct Desired {
 
 /// Who listens where.
 #[derive(Debug, Clone)]
-pub struct Addresses<'a>(IndexMap<(&'a str, u16), &'a NodeName, FxBuildHasher>);
+pub struct Addresses<'a>(IndexMap<(&'a str, u16), (usize, &'a NodeName), FxBuildHasher>);
 
-impl Addresses<'_> {
+impl<'a> Addresses<'a> {
+    /// The same node with its place in the spec.
+    pub(crate) fn at(&self, host: &str, port: u16) -> Option<(usize, &'a NodeName)> {
+        self.0.get(&(host, port)).copied()
+    }
+
     /// The node that listens at `host:port` as written in a `primary_conninfo`; `None` when it is none of ours.
     pub fn node_at(&self, host: &str, port: u16) -> Option<&NodeName> {
-        self.0.get(&(host, port)).copied()
+        self.at(host, port).map(|(_, name)| name)
     }
 }
 
@@ -154,7 +166,8 @@ impl Desired {
 
     /// Who listens where, for looking up many addresses.
     pub fn addresses(&self) -> Addresses<'_> {
-        Addresses(self.nodes.values().map(|spec| ((spec.address.as_str(), spec.port), &spec.name)).collect())
+        let nodes = self.nodes.iter().enumerate();
+        Addresses(nodes.map(|(place, (name, spec))| (spec.listens(), (place, name))).collect())
     }
 
     /// The `primary_conninfo` that installs `route` on `node`: the present one with our entries in it.
@@ -165,16 +178,13 @@ impl Desired {
     /// Whether `route` is what runs on `node`, keyword for keyword, with the node's own slot, and no other waits in its
     /// configuration files for the next reload.
     pub fn has_installed(&self, node: &NodeName, route: &Route, facts: &Facts) -> bool {
-        let primary_only = route.attrs == SessionAttrs::Primary;
-        facts.route.pending.is_none()
-            && facts.route.slot == node.slot()
-            && facts.route.conninfo.has_route(node.as_str(), &self.hosts(route), primary_only)
+        has_installed(node, &self.hosts(route), route.attrs, facts)
     }
 
     /// Where the entries of a route listen, as far as they are ours.
     fn hosts(&self, route: &Route) -> Vec<(&str, u16)> {
         let specs = route.entries.iter().filter_map(|name| self.nodes.get(name));
-        specs.map(|spec| (spec.address.as_str(), spec.port)).collect()
+        specs.map(NodeSpec::listens).collect()
     }
 
     /// Children that one node may have in normal times.
@@ -184,6 +194,18 @@ impl Desired {
 
     /// Children that one node may have right after the loss of another: 1.5 x fanOut, rounded up (law 7).
     pub fn burst(&self, node: &NodeName) -> usize {
-        (self.fan_out(node) * 3).div_ceil(2)
+        burst(self.fan_out(node))
     }
+}
+
+/// See [`Desired::has_installed`]; `hosts` is where the entries of the route listen.
+pub(crate) fn has_installed(node: &NodeName, hosts: &[(&str, u16)], attrs: SessionAttrs, facts: &Facts) -> bool {
+    facts.route.pending.is_none()
+        && facts.route.slot == node.slot()
+        && facts.route.conninfo.has_route(node.as_str(), hosts, attrs == SessionAttrs::Primary)
+}
+
+/// See [`Desired::burst`].
+pub fn burst(fan_out: usize) -> usize {
+    (fan_out * 3).div_ceil(2)
 }

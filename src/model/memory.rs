@@ -5,6 +5,7 @@ mod kept;
 mod leavers;
 mod namesakes;
 mod orders;
+mod still;
 mod twice;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -15,7 +16,7 @@ pub use namesakes::Namesake;
 
 use super::primary::{Primary, true_primary};
 use super::unseen::blind;
-use super::{ByNode, Desired, Facts, Lsn, Management, Millis, NodeName, NodeView, Route, Timeline, WhyUnseen};
+use super::{ByNode, Desired, Facts, Lsn, Management, Millis, NodeName, NodeView, Route, Timeline, WhyUnseen, near};
 
 /// Samples of the primary's position that are kept at least: at one a second, two minutes, and always twice the patience, so
 /// that standing still can be told. A node that lags more keeps the time it reached last, so nothing is lost but the fineness.
@@ -263,8 +264,7 @@ impl Memory {
 
     /// Whether a node got nothing from a well upstream a short while ago.
     pub fn is_refused(&self, node: &NodeName, by: &NodeName) -> bool {
-        let refused = self.node(node).and_then(|memory| memory.refused.get(by));
-        refused.is_some_and(|refused| refused.until > self.at)
+        self.node(node).is_some_and(|memory| memory.is_refused(by, self.at))
     }
 
     /// Whether a node failed a short while ago and is not to get children yet.
@@ -296,34 +296,6 @@ impl Memory {
         self.at.since(failed.at) < pause
     }
 
-    /// The sample that shows a node standing still: the primary was beyond the node's position then, that is
-    /// `patience_milliseconds` ago, and the node has not moved since.
-    pub fn stands_still(&self, node: &NodeName, patience_milliseconds: u64) -> Option<&Sample> {
-        let memory = self.node(node)?;
-        let since = self.still_since(memory)?;
-        let passed = self.passed(memory)?;
-        // By its own last answer: that it was not asked since does not show it standing still.
-        (memory.asked_at.since(since) >= patience_milliseconds).then_some(passed)
-    }
-
-    /// Whether a node has stood still for a quarter of the patience and not yet for all of it, so that it is worth a look
-    /// before the next tick: the patience, and half of it, are to end when they end, not up to a tick later.
-    pub fn is_in_doubt(&self, node: &NodeName, patience_milliseconds: u64) -> bool {
-        let Some(memory) = self.node(node).filter(|memory| memory.unseen_since.is_none()) else { return false };
-        let still_for = self.still_since(memory).map(|since| memory.asked_at.since(since));
-        still_for.is_some_and(|t| t >= patience_milliseconds / 4 && t < patience_milliseconds)
-    }
-
-    /// The first sample in which the primary was beyond a node. Samples are of one history, so their positions only grow.
-    fn passed(&self, node: &NodeMemory) -> Option<&Sample> {
-        self.samples.get(self.samples.partition_point(|sample| sample.position <= node.position))
-    }
-
-    /// Since when a node has not moved although the primary was beyond it; `None` when it has all that was sampled.
-    fn still_since(&self, node: &NodeMemory) -> Option<Millis> {
-        self.passed(node).map(|passed| passed.at.max(node.advanced_at))
-    }
-
     /// Brings timers and positions up to date with what is seen now.
     pub fn advance(&mut self, desired: &Desired, nodes: &ByNode<NodeView>, now: Millis) {
         // Who was silent meanwhile cannot be told by one who slept.
@@ -335,12 +307,12 @@ impl Memory {
         self.note_twice(desired, nodes);
         self.learn_primary(desired, nodes);
         let patience = desired.healing.suspect_after_milliseconds;
-        for name in desired.nodes.keys() {
-            let facts = nodes.get(name).and_then(NodeView::seen);
+        for (place, (name, spec)) in desired.nodes.iter().enumerate() {
+            let facts = near(nodes, place, name).and_then(NodeView::seen);
             let reached = facts.and_then(|facts| self.newest_reached(facts, facts.position));
             let shown = facts.and_then(|facts| self.newest_reached(facts, facts.shown()));
-            let node = self.nodes.entry(name.clone()).or_default();
-            node.routed = desired.group_of(name).is_some_and(|group| group.management == Management::Routes);
+            let node = self.node_mut(place, name);
+            node.routed = desired.groups.get(spec.group).is_some_and(|group| group.management == Management::Routes);
             match facts {
                 None => {
                     let why = nodes.get(name).and_then(|view| view.unseen.as_ref()).map(|unseen| unseen.why);
@@ -351,14 +323,24 @@ impl Memory {
                 Some(facts) => node.see(facts, (reached, shown), patience, now),
             }
         }
-        self.note_namesakes(desired, nodes);
+        let addresses = desired.addresses();
+        self.note_namesakes(desired, &addresses, nodes);
         let blind = blind(desired, nodes);
         self.blind_since = self.blind_since.filter(|_| blind).or(blind.then_some(now));
         if blind {
             self.blind_at = Some(now);
         }
-        self.judge(desired, nodes);
+        self.judge(desired, &addresses, nodes);
         self.compare_orders(desired, nodes);
+    }
+
+    /// What is remembered of a node, which most often is at this place.
+    fn node_mut(&mut self, place: usize, name: &NodeName) -> &mut NodeMemory {
+        if self.nodes.get_index(place).is_some_and(|(there, _)| there == name) {
+            &mut self.nodes[place]
+        } else {
+            self.nodes.entry(name.clone()).or_default()
+        }
     }
 
     fn learn_primary(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
@@ -387,17 +369,11 @@ impl Memory {
         }
     }
 
-    fn newest_reached(&self, facts: &Facts, position: Lsn) -> Option<Millis> {
-        let same_history = facts.timeline.is_none() || facts.timeline == self.timeline;
-        let reached = |sample: &&Sample| same_history && sample.position <= position;
-        self.samples.iter().rev().find(reached).map(|sample| sample.at)
-    }
-
     /// Whether our routes are still there.
     fn compare_orders(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
         let at = self.at;
-        for (name, node) in &mut self.nodes {
-            let Some(facts) = nodes.get(name).and_then(NodeView::seen) else { continue };
+        for (place, (name, node)) in self.nodes.iter_mut().enumerate() {
+            let Some(facts) = near(nodes, place, name).and_then(NodeView::seen) else { continue };
             if at.since(node.overwritten_at) >= FORGIVEN_AFTER_MILLISECONDS {
                 node.overwritten = 0;
             }
@@ -417,6 +393,11 @@ impl Memory {
 }
 
 impl NodeMemory {
+    /// See [`Memory::is_refused`].
+    pub fn is_refused(&self, by: &NodeName, now: Millis) -> bool {
+        self.refused.get(by).is_some_and(|refused| refused.until > now)
+    }
+
     /// See [`Memory::receives_steadily`].
     pub fn receives_steadily(&self) -> bool {
         self.receiver.is_some_and(|(_, since)| since < self.asked_at)
@@ -478,18 +459,6 @@ fn advanced_at(look: Millis, silent_for_milliseconds: u64, look_before: Millis) 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_node_stands_still_by_its_own_answer_and_never_because_it_was_not_asked() {
-        let node = NodeName::new("l1").unwrap();
-        let sample = Sample { at: Millis(1_000), timeline: None, position: Lsn(200) };
-        let mut memory = Memory { at: Millis(9_000), samples: [sample].into(), ..Memory::default() };
-        let asked = |at| NodeMemory { position: Lsn(100), asked_at: Millis(at), ..NodeMemory::default() };
-        memory.nodes.insert(node.clone(), asked(1_499));
-        assert_eq!(memory.stands_still(&node, 500), None);
-        memory.nodes.insert(node.clone(), asked(1_500));
-        assert_eq!(memory.stands_still(&node, 500), Some(&sample));
-    }
 
     #[test]
     fn a_node_last_moved_when_its_upstream_last_spoke_and_between_two_looks_whatever_its_clock_says() {

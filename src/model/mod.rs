@@ -21,13 +21,13 @@ pub mod tree;
 pub mod unseen;
 
 pub use conninfo::Conninfo;
-pub use desired::{Addresses, Automation, Desired, Group, Healing, Limits, Management, NodeSpec};
+pub use desired::{Addresses, Automation, Desired, Group, Healing, Limits, Management, NodeSpec, burst};
 pub use diagnosis::{Diagnosis, Finding, about};
 pub use found::Found;
 pub use loss::Loss;
 pub use lsn::{Lsn, Timeline};
 pub use memory::Memory;
-pub use name::{BadName, ByNode, ByNodeRef, GroupName, NameRef, NodeName};
+pub use name::{BadName, ByNode, Called, GroupName, NodeName, near};
 pub use observed::{Facts, Millis, NodeView, Observed, Unseen, WhyUnseen};
 pub use route::{Route, SessionAttrs};
 pub use sight::Sight;

@@ -42,9 +42,9 @@ const HEAD_BYTES: usize = 16;
 
 /// The first bytes of a name as a number of the same order. Plans look names up by the hundred thousand, and most are told
 /// apart by it without a look at the text.
-fn head(text: &str) -> u128 {
+fn head(text: impl Iterator<Item = u8>) -> u128 {
     let mut head = [0; HEAD_BYTES];
-    head.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+    head.iter_mut().zip(text).for_each(|(to, from)| *to = from);
     u128::from_be_bytes(head)
 }
 
@@ -97,7 +97,7 @@ macro_rules! name {
             /// [`BadName`] when it is not a DNS label.
             pub fn new(text: &str) -> Result<Self, BadName> {
                 let texts = checked(text)?;
-                Ok(Self { head: head(text), is_long: text.len() > HEAD_BYTES, texts })
+                Ok(Self { head: head(text.bytes()), is_long: text.len() > HEAD_BYTES, texts })
             }
 
             /// The name as text.
@@ -135,35 +135,66 @@ name! {
 /// in the order of insertion, so that the same input gives the same plan.
 pub type ByNode<V> = IndexMap<NodeName, V, FxBuildHasher>;
 
-/// The same, where the names are somebody else's.
-pub type ByNodeRef<'a, V> = IndexMap<NameRef<'a>, V, FxBuildHasher>;
-
-/// Somebody else's name as a key. What tells it from others stands beside it, as the way to each name costs more than all
-/// the rest of looking it up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NameRef<'a> {
+/// A text by which a node is called, to find what is known of that node without making a name of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Called<'a> {
     head: u128,
-    is_long: bool,
-    /// The name itself.
-    pub name: &'a NodeName,
+    text: &'a str,
+    by_slot: bool,
 }
 
-impl<'a> From<&'a NodeName> for NameRef<'a> {
-    fn from(name: &'a NodeName) -> Self {
-        Self { head: name.head, is_long: name.is_long, name }
+impl<'a> Called<'a> {
+    /// By its name.
+    pub fn by_name(text: &'a str) -> Self {
+        Self { head: head(text.bytes()), text, by_slot: false }
+    }
+
+    /// By the name of its slot.
+    pub fn by_slot(text: &'a str) -> Self {
+        Self { head: head(text.bytes().map(in_name)), text, by_slot: true }
     }
 }
 
-impl Hash for NameRef<'_> {
+/// What stands in a node's name where this stands in its slot's. No name has what is given for a `-`.
+fn in_name(in_slot: u8) -> u8 {
+    match in_slot {
+        b'_' => b'-',
+        b'-' => b'_',
+        other => other,
+    }
+}
+
+impl Hash for Called<'_> {
+    /// As the name's own.
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
+        state.write_u128(self.head);
+        let rest = self.text.as_bytes().get(HEAD_BYTES..).filter(|rest| !rest.is_empty());
+        match rest {
+            Some(rest) if self.by_slot => state.write(&rest.iter().map(|c| in_name(*c)).collect::<Vec<_>>()),
+            Some(rest) => state.write(rest),
+            None => {}
+        }
     }
 }
 
-impl Equivalent<NameRef<'_>> for NodeName {
-    fn equivalent(&self, key: &NameRef<'_>) -> bool {
-        self.head == key.head && (!(self.is_long || key.is_long) || self == key.name)
+impl Equivalent<NodeName> for Called<'_> {
+    fn equivalent(&self, key: &NodeName) -> bool {
+        if self.head != key.head {
+            return false;
+        }
+        if key.is_long || self.text.len() > HEAD_BYTES {
+            return self.text == if self.by_slot { key.slot() } else { key.as_str() };
+        }
+        // The head does not show it, and no name ends so.
+        !self.text.ends_with('\0')
     }
+}
+
+/// The value of `node` in a map that most often has the order in which `node` is at `place`: that it is there is seen faster
+/// than it is found.
+pub fn near<'m, V>(map: &'m ByNode<V>, place: usize, node: &NodeName) -> Option<&'m V> {
+    let there = map.get_index(place).filter(|(name, _)| *name == node);
+    there.map_or_else(|| map.get(node), |(_, value)| Some(value))
 }
 
 impl NodeName {
@@ -198,14 +229,21 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_found_among_somebody_elses_by_all_of_its_text() {
+    fn a_node_is_found_by_what_it_or_its_slot_is_called_and_by_all_of_that_text() {
         let texts = ["a", "replica-in-europ", "replica-in-europe", "replica-in-europe-1"];
         let names = texts.map(|text| NodeName::new(text).unwrap());
-        let places: ByNodeRef<'_, usize> = names.iter().enumerate().map(|(place, name)| (name.into(), place)).collect();
+        let places: ByNode<usize> = names.iter().cloned().zip(0..).collect();
         for (place, text) in texts.iter().enumerate() {
-            assert_eq!(places.get(&NodeName::new(text).unwrap()), Some(&place), "{text}");
+            assert_eq!(places.get(&Called::by_name(text)), Some(&place), "{text}");
+            assert_eq!(places.get(&Called::by_slot(names[place].slot())), Some(&place), "{text}");
+            assert_eq!(near(&places, 1, &names[place]), Some(&place), "{text}");
         }
-        assert_eq!(places.get(&NodeName::new("replica-in-europe-2").unwrap()), None);
+        for text in ["", "a\0", "b", "A b", "replica-in-europe-2", "replica_in_europe_1"] {
+            assert_eq!(places.get(&Called::by_name(text)), None, "{text}");
+        }
+        for text in ["", "a\0", "b", "replica_in_europe_2", "replica-in-europe-1", "replica-in-europ"] {
+            assert_eq!(places.get(&Called::by_slot(text)), None, "{text}");
+        }
     }
 
     #[test]

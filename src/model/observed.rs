@@ -270,8 +270,29 @@ fn is_conflict(wait: &str) -> bool {
 pub struct Observed {
     /// Every node of the topology.
     pub nodes: ByNode<NodeView>,
-    /// Timers and positions of earlier passes; lost with the operator, so only comfort may rest on it.
-    pub memory: Memory,
+    /// Timers and positions of earlier passes; lost with the operator, so only comfort may rest on it. Shared with whoever
+    /// keeps it, as it is only read until the next look.
+    pub memory: Arc<Memory>,
+}
+
+/// The same, where it is somebody else's.
+#[derive(Clone, Copy)]
+pub(crate) struct Look<'a> {
+    pub(crate) nodes: &'a ByNode<NodeView>,
+    pub(crate) memory: &'a Memory,
+}
+
+impl<'a> From<&'a Observed> for Look<'a> {
+    fn from(observed: &'a Observed) -> Self {
+        Self { nodes: &observed.nodes, memory: &observed.memory }
+    }
+}
+
+impl<'a> Look<'a> {
+    /// What a node says now; `None` when it is not seen.
+    pub(crate) fn seen(&self, node: &NodeName) -> Option<&'a Facts> {
+        self.nodes.get(node).and_then(NodeView::seen)
+    }
 }
 
 impl Observed {

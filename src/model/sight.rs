@@ -1,10 +1,11 @@
 //! What one look at the servers says before anything is decided. The plan, the status and the drawings all go by the same
 //! one, so that no two of them can tell a different story.
 
+use super::observed::Look;
 use super::primary::{Primary, true_primary};
 use super::rooted::{Rooted, rooted};
 use super::tree::{Edge, edges};
-use super::{ByNode, Desired, NodeName, Observed};
+use super::{Addresses, ByNode, Desired, NodeName, Observed};
 
 /// Who is the primary, who receives from whom, and who has a path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,9 +21,14 @@ pub struct Sight {
 impl Sight {
     /// What is seen now.
     pub fn of(desired: &Desired, observed: &Observed) -> Self {
-        let edges = edges(desired, observed);
-        let primary = true_primary(desired, &observed.nodes, &observed.memory);
-        Self { rooted: rooted(desired, observed, &primary, &edges), primary, edges }
+        Self::at(desired, &desired.addresses(), observed.into())
+    }
+
+    /// The same, by one who has looked up already who listens where.
+    pub(crate) fn at(desired: &Desired, addresses: &Addresses<'_>, look: Look<'_>) -> Self {
+        let edges = edges(desired, addresses, look);
+        let primary = true_primary(desired, look.nodes, look.memory);
+        Self { rooted: rooted(desired, look, &primary, &edges), primary, edges }
     }
 
     /// Whether a node has a path to the primary.

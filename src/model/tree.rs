@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use indexmap::IndexMap;
-use petgraph::algo::has_path_connecting;
+use petgraph::algo::{DfsSpace, has_path_connecting};
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
-use rustc_hash::FxBuildHasher;
 
-use super::observed::Sender;
-use super::{Addresses, ByNode, Desired, Facts, Management, NodeName, Observed, Route, SessionAttrs};
+use super::observed::{Look, Sender};
+use super::{
+    Addresses, ByNode, Called, Desired, Facts, Management, NodeName, NodeView, Observed, Route, SessionAttrs, near,
+};
 
 /// The edge on which a node receives WAL now, as both its ends tell it (law 9).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,33 +37,38 @@ impl Edge {
 }
 
 /// The edge of every node that is seen.
-pub fn edges(desired: &Desired, observed: &Observed) -> ByNode<Edge> {
-    let seen: Vec<_> = desired.nodes.keys().filter_map(|name| Some((name, observed.seen(name)?))).collect();
-    let (addresses, senders) = (desired.addresses(), Senders::of(&seen));
-    let edge = |(name, facts): (&NodeName, &Facts)| edge(desired, (&addresses, &senders), observed, name, facts);
-    seen.into_iter().map(|seen| (seen.0.clone(), edge(seen))).collect()
+pub(crate) fn edges(desired: &Desired, addresses: &Addresses<'_>, look: Look<'_>) -> ByNode<Edge> {
+    let facts = |place, name| near(look.nodes, place, name)?.seen();
+    let all = desired.nodes.keys().enumerate();
+    let seen: Vec<_> = all.filter_map(|(place, name)| Some(((place, name), facts(place, name)?))).collect();
+    let senders = Senders::of(desired, &seen);
+    let edge = |child, facts| edge(desired, (addresses, &senders), look, child, facts);
+    seen.iter().map(|(child, facts)| (child.1.clone(), edge(*child, facts))).collect()
 }
 
-/// The walsenders of all servers by the name of the other end: one server may have thousands. Nearly every name has one, so
-/// that the others stand apart.
-struct Senders<'a>(IndexMap<&'a str, (SenderOn<'a>, Vec<SenderOn<'a>>), FxBuildHasher>);
+/// The walsenders of all servers by the place of the node at the other end: one server may have thousands. Nearly every node
+/// has one, so that the others stand apart.
+struct Senders<'a>(Vec<(Option<SenderOn<'a>>, Vec<SenderOn<'a>>)>);
 
 /// A walsender, and the server that it is on.
 type SenderOn<'a> = (&'a NodeName, &'a Sender);
 
 impl<'a> Senders<'a> {
-    fn of(seen: &[(&'a NodeName, &'a Facts)]) -> Self {
-        let mut this = Self(IndexMap::with_capacity_and_hasher(seen.len(), FxBuildHasher));
-        for one in seen.iter().flat_map(|(on, facts)| facts.senders.iter().map(move |sender| (*on, sender))) {
-            let known = this.0.entry(&one.1.application_name);
-            known.and_modify(|(_, others)| others.push(one)).or_insert_with(|| (one, Vec::new()));
+    fn of(desired: &Desired, seen: &[((usize, &'a NodeName), &'a Facts)]) -> Self {
+        let mut this = Self(vec![(None, Vec::new()); desired.nodes.len()]);
+        for one in seen.iter().flat_map(|((_, on), facts)| facts.senders.iter().map(move |sender| (*on, sender))) {
+            if let Some(child) = desired.nodes.get_index_of(&Called::by_name(&one.1.application_name)) {
+                match &mut this.0[child] {
+                    (first @ None, _) => *first = Some(one),
+                    (Some(_), others) => others.push(one),
+                }
+            }
         }
         this
     }
 
-    fn to(&self, child: &NodeName, on: &NodeName) -> impl Iterator<Item = &'a Sender> {
-        let all =
-            self.0.get(child.as_str()).into_iter().flat_map(|(first, others)| std::iter::once(first).chain(others));
+    fn to(&self, child: usize, on: &NodeName) -> impl Iterator<Item = &'a Sender> {
+        let all = self.0.get(child).into_iter().flat_map(|(first, others)| first.iter().chain(others));
         all.filter(move |(at, _)| *at == on).map(|(_, sender)| *sender)
     }
 }
@@ -71,21 +76,24 @@ impl<'a> Senders<'a> {
 fn edge(
     desired: &Desired,
     (addresses, senders): (&Addresses<'_>, &Senders<'_>),
-    observed: &Observed,
-    child: &NodeName,
+    look: Look<'_>,
+    (place, child): (usize, &NodeName),
     facts: &Facts,
 ) -> Edge {
     let Some(receiver) = facts.receiver.as_ref().filter(|_| facts.in_recovery) else { return Edge::None };
-    let known = addresses.node_at(&receiver.host, receiver.port);
-    let Some(upstream) = known.or_else(|| his_upstream(desired, observed, child, facts)) else {
+    let known = addresses.at(&receiver.host, receiver.port);
+    let his = || desired.nodes.get_full(his_upstream(desired, look, child, facts)?).map(|(at, name, _)| (at, name));
+    let Some((at, upstream)) = known.or_else(his) else {
         return Edge::Stranger(format!("{}:{}", receiver.host, receiver.port));
     };
-    let Some(up) = observed.seen(upstream) else { return Edge::ChildOnly(upstream.clone()) };
+    let Some(up) = near(look.nodes, at, upstream).and_then(NodeView::seen) else {
+        return Edge::ChildOnly(upstream.clone());
+    };
     // Only who uses the slot can be its holder: otherwise that is somebody else of its name.
     let slot = up.slots.get(child.slot()).filter(|_| receiver.slot.as_deref() == Some(child.slot()));
     let holder = slot.and_then(|slot| slot.active_pid);
     let by_slot = |sender: &Sender| Some(sender.pid) == holder;
-    let mut by_name = senders.to(child, upstream).peekable();
+    let mut by_name = senders.to(place, upstream).peekable();
     let is_named = by_name.peek().is_some();
     if by_name.any(by_slot) {
         Edge::Both(upstream.clone())
@@ -99,20 +107,20 @@ fn edge(
 /// The upstream of a server of somebody else's that names it by a host of which the spec knows nothing, as a service of his
 /// (CloudNativePG) or a name for an address: the one server that has exactly one walsender by that standby's own name and
 /// slot. Where two would fit, or two standbys have that name, nothing is taken for it.
-pub fn his_upstream<'a>(
+pub(crate) fn his_upstream<'a>(
     desired: &'a Desired,
-    observed: &Observed,
+    look: Look<'_>,
     child: &NodeName,
     facts: &Facts,
 ) -> Option<&'a NodeName> {
     let management = desired.group_of(child).map(|group| group.management);
     let receiver = facts.receiver.as_ref().filter(|_| management == Some(Management::Observe))?;
     // One server has all that fits once, whatever its names.
-    let memory = &observed.memory;
+    let memory = look.memory;
     let is_first = |name: &NodeName| desired.nodes.keys().find(|first| memory.are_one(first, name)) == Some(name);
     let is_other = |other: &&NodeName| !memory.are_one(other, child) && (!memory.is_twice(other) || is_first(other));
     let others = || desired.nodes.keys().filter(is_other);
-    let others = || others().filter_map(|other| Some((other, observed.seen(other)?)));
+    let others = || others().filter_map(|other| Some((other, look.seen(other)?)));
     let name = facts.application_name();
     if others().any(|(_, other)| other.receiver.is_some() && other.application_name() == name) {
         return None;
@@ -140,22 +148,21 @@ pub fn primary_only(conninfo: &super::Conninfo) -> bool {
 /// Everything through which a node may come to receive from another: edges seen, routes installed or waiting in a
 /// configuration file, routes ordered and not verified. An edge points from the child to its upstream. Law 1: it stays
 /// acyclic whatever is added.
-#[derive(Debug, Clone, Default)]
-pub struct Union {
+#[derive(Debug, Clone)]
+pub struct Union<'a> {
+    desired: &'a Desired,
+    /// Each node is in it at its place in the spec.
     graph: StableDiGraph<(), ()>,
-    index: ByNode<NodeIndex>,
 }
 
-impl Union {
+impl<'a> Union<'a> {
     /// The union as it stands. Routes of nodes that are not seen now count as they were seen last (law 8).
-    pub fn of(desired: &Desired, observed: &Observed) -> Self {
+    pub fn of(desired: &'a Desired, observed: &Observed) -> Self {
         let addresses = desired.addresses();
         let nodes = desired.nodes.len();
-        let index = ByNode::with_capacity_and_hasher(nodes, FxBuildHasher);
-        let mut this = Self { graph: StableDiGraph::with_capacity(nodes, 2 * nodes), index };
-        for name in desired.nodes.keys() {
-            let index = this.graph.add_node(());
-            this.index.insert(name.clone(), index);
+        let mut this = Self { desired, graph: StableDiGraph::with_capacity(nodes, 3 * nodes) };
+        for _ in 0..nodes {
+            this.graph.add_node(());
         }
         // One that was never seen may be at the other end of a walsender that is.
         let mut fed: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
@@ -167,7 +174,7 @@ impl Union {
         for name in desired.nodes.keys() {
             if let Some(facts) = observed.last(name).filter(|facts| facts.in_recovery) {
                 let known = facts.receiver.as_ref().and_then(|r| addresses.node_at(&r.host, r.port));
-                let receiver = known.or_else(|| his_upstream(desired, observed, name, facts));
+                let receiver = known.or_else(|| his_upstream(desired, observed.into(), name, facts));
                 this.add(name, receiver);
                 let pending = facts.route.pending.as_ref();
                 for conninfo in std::iter::once(&facts.route.conninfo).chain(pending).filter(|c| !primary_only(c)) {
@@ -185,10 +192,16 @@ impl Union {
         this
     }
 
-    fn add<'a>(&mut self, child: &NodeName, upstreams: impl IntoIterator<Item = &'a NodeName>) {
-        let Some(&from) = self.index.get(child) else { return };
-        for to in upstreams.into_iter().filter_map(|upstream| self.index.get(upstream)) {
-            self.graph.update_edge(from, *to, ());
+    fn index(&self, node: &NodeName) -> Option<NodeIndex> {
+        self.desired.nodes.get_index_of(node).map(NodeIndex::new)
+    }
+
+    fn add<'b>(&mut self, child: &NodeName, upstreams: impl IntoIterator<Item = &'b NodeName>) {
+        let Some(from) = self.index(child) else { return };
+        for upstream in upstreams {
+            if let Some(to) = self.index(upstream) {
+                self.graph.update_edge(from, to, ());
+            }
         }
     }
 
@@ -200,10 +213,11 @@ impl Union {
     }
 
     /// The entry of `route` through which `child` could come to receive from itself, if there is one.
-    pub fn ring<'a>(&self, child: &NodeName, route: &'a Route) -> Option<&'a NodeName> {
-        let from = *self.index.get(child)?;
-        let reaches =
-            |up: &&NodeName| self.index.get(*up).is_some_and(|&up| has_path_connecting(&self.graph, up, from, None));
+    pub fn ring<'b>(&self, child: &NodeName, route: &'b Route) -> Option<&'b NodeName> {
+        let from = self.index(child)?;
+        let mut space = DfsSpace::new(&self.graph);
+        let mut leads_back = |up| has_path_connecting(&self.graph, up, from, Some(&mut space));
+        let reaches = |up: &&NodeName| self.index(up).is_some_and(&mut leads_back);
         route.entries.iter().filter(|_| route.attrs == SessionAttrs::Any).find(reaches)
     }
 

@@ -1,7 +1,7 @@
 //! The live cluster: real servers, watched by `observe` and written to by `act`.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -23,7 +23,7 @@ pub struct LiveCluster {
     fleet: Fleet,
     access: Mutex<BTreeMap<NodeName, ServerAccess>>,
     fence: Option<Fence>,
-    memory: Mutex<Memory>,
+    memory: Mutex<Arc<Memory>>,
 }
 
 impl LiveCluster {
@@ -32,7 +32,7 @@ impl LiveCluster {
     pub fn new(wallet: Wallet, timing: Timing, fence: Option<Fence>, memory: Memory) -> Self {
         let topology = fence.as_ref().map_or("", |fence| fence.scope.as_str());
         let fleet = Fleet::of_topology(topology, wallet, timing, clock::now);
-        Self { fleet, access: Mutex::default(), fence, memory: Mutex::new(memory) }
+        Self { fleet, access: Mutex::default(), fence, memory: Mutex::new(Arc::new(memory)) }
     }
 
     /// How each server is reached, from the next look on. A node that is not named is logged in to with defaults.
@@ -102,7 +102,7 @@ impl Cluster for LiveCluster {
         self.fleet.tried().await;
         let nodes = self.fleet.views();
         let mut memory = lock(&self.memory);
-        memory.advance(desired, &nodes, clock::now());
+        Arc::make_mut(&mut memory).advance(desired, &nodes, clock::now());
         let patience = desired.healing.suspect_after_milliseconds;
         desired.nodes.keys().filter(|node| memory.is_in_doubt(node, patience)).for_each(|node| self.fleet.poke(node));
         Observed { nodes, memory: memory.clone() }
@@ -118,7 +118,9 @@ impl Cluster for LiveCluster {
             self.fleet.poke(node);
         }
         let outcome = Outcome { done: done.into_iter().map(|(_, done)| done).collect() };
-        plan::record(&mut lock(&self.memory), &outcome, clock::now());
+        if !outcome.done.is_empty() {
+            plan::record(Arc::make_mut(&mut lock(&self.memory)), &outcome, clock::now());
+        }
         outcome
     }
 }

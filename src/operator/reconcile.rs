@@ -51,20 +51,36 @@ pub async fn reconcile<C: Cluster>(
     cluster: &C,
     wall: Timestamp,
 ) -> Pass {
-    let generation = topology.metadata.generation.unwrap_or_default();
-    let mut desired = match Desired::try_from(&topology.spec) {
-        Ok(desired) => desired,
-        Err(rejections) => return Pass::refused(rejected(&rejections, previous, generation, wall)),
-    };
-    desired.deleting = topology.metadata.deletion_timestamp.is_some();
-    let taken = previous.and_then(|status| status.acknowledged.as_deref());
-    let acknowledged = acknowledgement(topology, &desired, taken);
-    desired.acknowledged = acknowledged.iter().flat_map(|taken| taken.nodes.clone()).collect();
+    match Desired::try_from(&topology.spec) {
+        Ok(spec) => walk(topology, &spec, previous, cluster, wall).await,
+        Err(rejections) => {
+            let generation = topology.metadata.generation.unwrap_or_default();
+            Pass::refused(rejected(&rejections, previous, generation, wall))
+        }
+    }
+}
 
-    let observed = cluster.observe(&desired).await;
-    let plan = plan(&desired, &observed, cluster.now());
+/// The same of a spec that was read before, as `spec`: simulated fleets have one for thousands of hours.
+pub async fn walk<C: Cluster>(
+    topology: &ReplicaTopology,
+    spec: &Desired,
+    previous: Option<&ReplicaTopologyStatus>,
+    cluster: &C,
+    wall: Timestamp,
+) -> Pass {
+    let generation = topology.metadata.generation.unwrap_or_default();
+    let deleting = topology.metadata.deletion_timestamp.is_some();
+    let taken = previous.and_then(|status| status.acknowledged.as_deref());
+    let acknowledged = acknowledgement(topology, spec, taken);
+    let nodes = || acknowledged.iter().flat_map(|taken| taken.nodes.clone()).collect();
+    let of_now =
+        (deleting || acknowledged.is_some()).then(|| Desired { deleting, acknowledged: nodes(), ..spec.clone() });
+    let desired = of_now.as_ref().unwrap_or(spec);
+
+    let observed = cluster.observe(desired).await;
+    let plan = plan(desired, &observed, cluster.now());
     let outcome = cluster.carry_out(&plan).await;
-    let mut status = status(&desired, &observed, &plan, &outcome, previous, generation, wall);
+    let mut status = status(desired, &observed, &plan, &outcome, previous, generation, wall);
 
     if let Some(taken) = &acknowledged {
         status.acknowledged = Some(taken.value.clone());
@@ -75,7 +91,7 @@ pub async fn reconcile<C: Cluster>(
         acknowledged,
         status,
         lag: lag(&plan.sight),
-        out_of_reach: observed.memory.out_of_reach(&desired, &observed.nodes),
+        out_of_reach: observed.memory.out_of_reach(desired, &observed.nodes),
         not_dropped: refused(&plan, &outcome),
         at_rest: plan.steps.is_empty()
             && plan.postponed.is_empty()

@@ -225,14 +225,15 @@ impl View<'_> {
     fn nodes(&self, primary: &Primary<'_>) -> Vec<NodeStatus> {
         let members =
             || self.desired.groups.iter().flat_map(|group| group.members.iter().map(move |node| (group, node)));
-        let upstreams: BTreeMap<&NodeName, Option<&NodeName>> =
-            members().map(|(_, node)| (node, self.upstream(node))).collect();
-        let feeding: BTreeSet<&NodeName> = upstreams.values().copied().flatten().collect();
+        let upstreams: Vec<Option<&NodeName>> = members().map(|(_, node)| self.upstream(node)).collect();
+        let known = self.previous.map(|status| status.nodes.as_slice()).unwrap_or_default();
+        let feeding: BTreeSet<&NodeName> = upstreams.iter().copied().flatten().collect();
         members()
-            .map(|(group, node)| {
+            .enumerate()
+            .map(|(place, (group, node))| {
                 let memory = &self.observed.memory;
                 let is_primary = matches!(primary, Primary::One(one) if memory.are_one(one, node));
-                let upstream = upstreams.get(node).copied().flatten();
+                let upstream = upstreams[place];
                 let state = match self.plan.sight.rooted.get(node) {
                     Some(Rooted::No(_)) => NodeState::Unrooted,
                     Some(Rooted::Unknown(_)) | None => NodeState::Unknown,
@@ -243,10 +244,10 @@ impl View<'_> {
                 };
                 let deviation = self.deviation(node, upstream);
                 NodeStatus {
-                    name: node.to_string(),
-                    upstream: upstream.map(ToString::to_string),
+                    name: node.as_str().to_owned(),
+                    upstream: upstream.map(|upstream| upstream.as_str().to_owned()),
                     state,
-                    lag: if is_primary { None } else { self.lag(node) },
+                    lag: if is_primary { None } else { self.lag(node, told(known, place, node.as_str())) },
                     reason: deviation.as_ref().map(|(reason, _)| reason.to_string()),
                     message: deviation.and_then(|(_, message)| message),
                 }
@@ -267,12 +268,11 @@ impl View<'_> {
         elsewhere.then_some((Plain::OnFallback.into(), None))
     }
 
-    fn lag(&self, node: &NodeName) -> Option<LagBucket> {
+    fn lag(&self, node: &NodeName, told: Option<&NodeStatus>) -> Option<LagBucket> {
         let Some(Rooted::Yes { shown_lag_milliseconds: lag, .. }) = self.plan.sight.rooted.get(node) else {
             return None;
         };
-        let known = self.previous.and_then(|status| status.nodes.iter().find(|known| known.name == node.as_str()));
-        Some(lag_bucket(*lag, known.and_then(|known| known.lag)))
+        Some(lag_bucket(*lag, told.and_then(|told| told.lag)))
     }
 
     fn serves(&self, node: &NodeName) -> bool {
@@ -333,6 +333,12 @@ fn tolerates(planned: &crate::plan::Tolerates) -> Tolerates {
         region: told(planned.region),
         weakest: planned.weakest.clone(),
     }
+}
+
+/// What was told of a node before: in the same place as long as the spec is the same.
+fn told<'a>(before: &'a [NodeStatus], place: usize, node: &str) -> Option<&'a NodeStatus> {
+    let is_it = |told: &&NodeStatus| told.name == node;
+    before.get(place).filter(is_it).or_else(|| before.iter().find(is_it))
 }
 
 /// What a step does where to whom.

@@ -7,9 +7,10 @@ mod shape;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::plan;
-use crate::model::{Automation, Desired, Found, Management, Memory, Millis, NodeName, NodeView, Observed};
+use crate::model::{Automation, Desired, Found, Management, Millis, NodeName, NodeView, Observed};
 use shape::Shape;
 
 /// A fleet as it would be declared.
@@ -70,14 +71,14 @@ fn in_order(found: &[Found]) -> Vec<Found> {
 fn observed(names: &[NodeName], found: &[Found]) -> Observed {
     let view = |server: &Found| NodeView { last: Some(server.facts.clone()), unseen: None };
     let nodes = names.iter().zip(found).map(|(name, server)| (name.clone(), view(server))).collect();
-    Observed { nodes, memory: Memory::default() }
+    Observed { nodes, memory: Arc::default() }
 }
 
 fn plan_of(desired: &Desired, observed: &Observed) -> super::Plan {
     let mut observed = observed.clone();
     observed.nodes.retain(|name, _| desired.nodes.contains_key(name));
     let now = observed.nodes.values().filter_map(NodeView::seen).map(|facts| facts.at).max().unwrap_or(Millis(0));
-    observed.memory.advance(desired, &observed.nodes, now);
+    Arc::make_mut(&mut observed.memory).advance(desired, &observed.nodes, now);
     plan(desired, &observed, now)
 }
 

@@ -32,11 +32,14 @@ impl<'a> Brake<'a> {
     /// As it stands before this plan.
     pub(super) fn of(world: &World<'a>) -> Self {
         let memory = &world.observed.memory;
-        let nodes = || world.desired.nodes.keys().filter_map(|name| Some((name, memory.node(name)?)));
+        let nodes = || world.all().filter_map(|node| Some((node.name, world.memory(node)?)));
         let settle = world.desired.healing.settle_seconds;
         // Where others came in, it tells against the node alone.
         let closed = |first: &&NodeName| !is_tried(world, first, true);
-        let strayed = |(name, _): (&'a NodeName, _)| Some((name, memory.strayed(name, settle).filter(closed)?));
+        let strayed = |(name, node): (&'a NodeName, &NodeMemory)| {
+            node.strayed.as_ref()?;
+            Some((name, memory.strayed(name, settle).filter(closed)?))
+        };
         let count = |tried: &dyn Fn(&NodeMemory) -> bool| nodes().filter(|(_, memory)| tried(memory)).count();
         let mut this = Self {
             strayed: nodes().filter_map(strayed).collect(),
@@ -60,7 +63,7 @@ impl<'a> Brake<'a> {
     /// Why a move of a node that streams well waits until it is seen how others fare.
     pub(super) fn holds_up(&self, world: &World<'_>, node: &NodeName, moved: &Move) -> Option<NotYet> {
         let first = moved.route.first().filter(|_| !moved.urgent)?;
-        let elsewhere = world.upstream(node) != Some(first);
+        let elsewhere = world.upstream(node).map(|upstream| upstream.name) != Some(first);
         if is_tried(world, first, elsewhere) {
             return None;
         }
@@ -84,7 +87,7 @@ impl<'a> Brake<'a> {
 
     /// Counts a move of this plan.
     pub(super) fn add(&mut self, world: &World<'_>, node: &NodeName, moved: &Move) {
-        let elsewhere = |first: &&NodeName| world.upstream(node) != Some(first);
+        let elsewhere = |first: &&NodeName| world.upstream(node).map(|upstream| upstream.name) != Some(first);
         let first = moved.route.first().filter(|first| !moved.urgent && !is_tried(world, first, elsewhere(first)));
         if let Some(first) = first {
             self.untried.insert(first.clone(), node.clone());

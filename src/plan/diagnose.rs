@@ -7,15 +7,17 @@ mod unseen;
 
 use super::standing::{VERSION_NUM_MIN, diverged, foreign, is_the_primary, our_identifier};
 use super::step::{Plan, Wait, WaitReason};
+use super::want::Wanted;
+use super::world::{At, RouteAt};
 use super::{World, others, twice};
 use crate::model::primary::Primary;
-use crate::model::{Automation, Diagnosis, Facts, Finding, Management, NodeName, Route};
+use crate::model::{Automation, Diagnosis, Facts, Finding, Management, NodeName};
 
 /// How often a route is put back before we stop fighting (design.md section 7, OtherWriter).
 pub(super) const OVERWRITTEN_MAX: u32 = 3;
 
 /// Fills in `plan.findings`, the worst first. While the operator is blind it takes every step out of the plan.
-pub(super) fn diagnose(world: &World<'_>, plan: &mut Plan) {
+pub(super) fn diagnose(world: &World<'_>, wanted: &Wanted<'_>, plan: &mut Plan) {
     if world.observed.memory.blind_for().is_some() {
         plan.steps.clear();
     }
@@ -27,32 +29,33 @@ pub(super) fn diagnose(world: &World<'_>, plan: &mut Plan) {
     }
     let zones = fleet::zones_down(world);
     let refusals = stream::refusals(world);
-    for node in world.desired.nodes.keys() {
+    for node in world.all() {
+        let name = node.name;
         let found = world.seen(node).map_or_else(
             // Before the patience is over too, what is unseen because of us says nothing of them.
-            || world.observed.memory.blind_for().map_or_else(|| unseen::unseen(world, &zones, node), |_| None),
+            || world.observed.memory.blind_for().map_or_else(|| unseen::unseen(world, &zones, name), |_| None),
             |facts| {
-                identity(world, node, facts)
-                    .or_else(|| namesake(world, node))
-                    .or_else(|| plan.wanted.get(node).and_then(|route| unwritable(world, node, facts, route)))
-                    .or_else(|| stream::stream(world, plan, &refusals, node, facts))
+                identity(world, name, facts)
+                    .or_else(|| namesake(world, name))
+                    .or_else(|| wanted.get(node).and_then(|route| unwritable(world, node, facts, route)))
+                    .or_else(|| stream::stream(world, wanted, &refusals, node, facts))
                     .or_else(|| others::removed(world, node))
             },
         );
-        let of_slots = world.seen(node).and_then(|_| slots::trouble(world, plan, node));
+        let of_slots = world.seen(node).and_then(|_| slots::trouble(world, wanted, node));
         if let Some((diagnosis, message)) = found.into_iter().chain(of_slots).min_by_key(|(diagnosis, _)| *diagnosis) {
-            plan.findings.push(Finding { node: node.clone(), diagnosis, message });
+            plan.findings.push(Finding { node: name.clone(), diagnosis, message });
         }
     }
     plan.findings.sort_by_key(|finding| finding.diagnosis);
 }
 
 /// Whether others are to be fed by it, by the spec.
-fn is_relay(world: &World<'_>, node: &NodeName) -> bool {
+fn is_relay(world: &World<'_>, node: At<'_>) -> bool {
     let Some(group) = world.group(node) else { return false };
     let feeds_others = || world.desired.groups.iter().any(|other| other.upstreams.contains(&group.name));
     // Where it has none, all members are feeders: they need not be searched.
-    if group.relays > 0 { group.feeders().contains(node) } else { feeds_others() }
+    if group.relays > 0 { group.feeders().contains(node.name) } else { feeds_others() }
 }
 
 /// What we do about it, or what has to be set so that we do it.
@@ -64,7 +67,7 @@ fn deed(world: &World<'_>, deed: &str) -> String {
 }
 
 /// The same for what needs the right to set a node's route.
-fn deed_of_a_route(world: &World<'_>, node: &NodeName, deed: &str) -> String {
+fn deed_of_a_route(world: &World<'_>, node: At<'_>, deed: &str) -> String {
     if world.management(node) == Management::Observe {
         return "Correct its primary_conninfo: its group has management: Observe, so we set none there".to_owned();
     }
@@ -106,7 +109,7 @@ pub(super) fn identity(world: &World<'_>, node: &NodeName, facts: &Facts) -> Fou
         });
     }
     diverged(world, facts).map(|seen| {
-        let primary = world.primary().and_then(|name| world.seen(name));
+        let primary = world.primary_says();
         // On a newer timeline than the primary it may hold what was acknowledged last, and the primary be a deposed one that
         // came back (safety.md 1.3): whoever clones then destroys the only copy.
         let cure = if primary.is_some_and(|primary| facts.timeline > primary.timeline) {
@@ -130,19 +133,19 @@ fn namesake(world: &World<'_>, node: &NodeName) -> Found {
 }
 
 /// Why a node's route cannot be written, whatever the route.
-pub(super) fn unwritable(world: &World<'_>, node: &NodeName, facts: &Facts, wanted: &Route) -> Found {
+pub(super) fn unwritable(world: &World<'_>, node: At<'_>, facts: &Facts, wanted: &RouteAt<'_>) -> Found {
     // Whose server it is comes before everything: also a primary of another cluster is one that a host may name.
-    if let Some(found) = identity(world, node, facts) {
+    if let Some(found) = identity(world, node.name, facts) {
         return Some(found);
     }
     let there = world.has_installed(node, wanted);
     if !facts.in_recovery || there || world.management(node) == Management::Observe {
         return None;
     }
-    overwritten(world, node, facts).or_else(|| unusable(node, facts))
+    overwritten(world, node, facts).or_else(|| unusable(node.name, facts))
 }
 
-fn overwritten(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
+fn overwritten(world: &World<'_>, node: At<'_>, facts: &Facts) -> Found {
     let times = world.memory(node).map_or(0, |memory| memory.overwritten);
     let cure =
         "Find who writes it (another tool, or configuration management), or set the group's management to Observe";

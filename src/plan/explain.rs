@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::prefer::preferences;
 use super::spread::Spread;
+use super::world::{At, RouteAt};
 use super::{Plan, Readiness, Standing, Step, Wait, World, ready, standing};
 use crate::model::tree::Edge;
-use crate::model::{ByNode, Desired, Management, Millis, NodeName, Observed, Route};
+use crate::model::{ByNode, Desired, Facts, Management, Millis, NodeName, Observed, Route};
 
 /// One possible upstream of a node, the most preferred first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,19 +46,19 @@ pub struct Explanation {
 
 /// What decides where `node` is wanted by `plan`.
 pub fn explain(desired: &Desired, observed: &Observed, plan: &Plan, node: &NodeName, now: Millis) -> Explanation {
-    let world = World::new(desired, observed, &plan.sight, now);
-    let preferences = preferences(desired);
+    let world = World::new(desired, &desired.addresses(), observed, &plan.sight, now);
+    let preferences = preferences(&world);
     let wanted = plan.wanted.get(node);
-    let meant_below_primary = preferences.tier_one.contains_key(node);
+    let meant_below_primary = preferences.is_tier_one(At::of(desired, node));
     // Asked of what the plan asks, so that the two cannot tell different stories.
     let spread = Spread::of(&world, preferences);
-    let tier_one = spread.is_tier_one(node);
+    let tier_one = spread.is_tier_one(world.at(node));
     let mut load: BTreeMap<&NodeName, usize> = BTreeMap::new();
     for first in plan.wanted.values().filter_map(Route::first) {
         *load.entry(first).or_default() += 1;
     }
-    let order = if tier_one { &[] } else { spread.order(node) };
-    let mut listed: Vec<(usize, NodeName)> = order.iter().map(|one| (one.tier, one.node.clone())).collect();
+    let order = if tier_one { &[] } else { spread.order(world.at(node)) };
+    let mut listed: Vec<(usize, NodeName)> = order.iter().map(|one| (one.tier, one.node.name.clone())).collect();
     if meant_below_primary {
         // It is below another for a while only because the primary, which it is meant to hang below, gives it nothing.
         listed.sort_by_key(|(_, name)| !world.is_primary(name));
@@ -82,13 +83,13 @@ pub fn explain(desired: &Desired, observed: &Observed, plan: &Plan, node: &NodeN
         fan_out: desired.fan_out(&name),
         refused_for_milliseconds: refused(&name),
         place: wanted.and_then(|route| route.entries.iter().position(|entry| *entry == name)),
-        not_ready: ready::first(&world, node, &name, false).err().map(|(_, why)| why),
+        not_ready: ready::first(&world, world.at(node), world.at(&name), false).err().map(|(_, why)| why),
         node: name,
     };
     Explanation {
         tier_one,
         candidates: listed.into_iter().map(candidate).collect(),
-        installed: world.installed(node).cloned(),
+        installed: world.installed(node).map(RouteAt::named),
     }
 }
 
@@ -115,6 +116,11 @@ pub struct Intent {
 /// moment: where a route waits for its slots, its move is a later plan's and no less certain.
 pub fn intents(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Intent> {
     let addresses = desired.addresses();
+    let at = |(host, port): (&str, u16)| addresses.node_at(host, port).map(|name| At::of(desired, name));
+    let installed = |facts: &Facts| {
+        let entries = facts.route.conninfo.listeners().filter_map(at).collect();
+        standing::installed(entries, facts).map(|route| route.named())
+    };
     let set: BTreeSet<&NodeName> = plan
         .steps
         .iter()
@@ -136,7 +142,7 @@ pub fn intents(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Inten
         Some(Intent {
             node: node.clone(),
             wanted: wanted.clone(),
-            installed: last.and_then(|facts| standing::installed(&addresses, facts)),
+            installed: last.and_then(installed),
             is_due,
             is_now,
             is_move: is_due && elsewhere,
@@ -154,13 +160,13 @@ pub fn fallbacks(
     plan: &Plan,
     now: Millis,
 ) -> ByNode<Vec<(NodeName, Readiness)>> {
-    let world = World::new(desired, observed, &plan.sight, now);
+    let world = World::new(desired, &desired.addresses(), observed, &plan.sight, now);
     let standby = |node: &&NodeName| observed.last(node).is_some_and(|facts| facts.in_recovery);
     let all = desired.nodes.keys().filter(standby).filter_map(|node| Some((node, world.installed(node)?)));
-    let state = |node: &NodeName, upstream: &NodeName| ready::fallback(&world, node, upstream);
+    let state = |node: &NodeName, upstream: At<'_>| ready::fallback(&world, world.at(node), upstream);
     all.map(|(node, route)| {
-        let others = route.entries.iter().filter(|entry| world.upstream(node) != Some(*entry));
-        (node.clone(), others.map(|entry| (entry.clone(), state(node, entry))).collect())
+        let others = route.entries.iter().filter(|entry| world.upstream(node) != Some(**entry));
+        (node.clone(), others.map(|entry| (entry.name.clone(), state(node, *entry))).collect())
     })
     .collect()
 }

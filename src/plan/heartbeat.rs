@@ -15,7 +15,7 @@ const CALM_MILLISECONDS: u64 = 10_000;
 /// Adds a heartbeat when it is due and the primary's position has not moved by itself.
 pub(super) fn beat(world: &World<'_>, plan: &mut Plan) {
     // Barred while it is the primary: a version that is not to be touched.
-    let writable = |name: &&NodeName| is_the_primary(world, name) && world.standing(name) != Standing::Barred;
+    let writable = |name: &&NodeName| is_the_primary(world, name) && world.standing(*name) != Standing::Barred;
     let Some(primary) = world.primary().filter(writable) else { return };
     let memory = &world.observed.memory;
     let in_doubt = memory.nodes.values().any(|node| node.failing_since.or(node.unseen_since).is_some());

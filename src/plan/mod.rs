@@ -37,6 +37,7 @@ pub use standing::Standing;
 pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};
 pub use tolerates::{Tolerated, Tolerates};
 
+use self::want::Wanted;
 use self::world::World;
 use crate::model::{Automation, Desired, Management, Millis, Observed, Sight};
 
@@ -52,26 +53,27 @@ pub const VERIFY_MILLISECONDS: u64 = 100;
 
 /// What is to be done now, and why; what is not, and why not.
 pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
-    let sight = Sight::of(desired, observed);
-    let world = World::new(desired, observed, &sight, now);
+    let addresses = desired.addresses();
+    let sight = Sight::at(desired, &addresses, observed.into());
+    let world = World::new(desired, &addresses, observed, &sight, now);
     let mut plan = Plan { look_again_after_milliseconds: TICK_MILLISECONDS, ..Plan::default() };
+    let wanted = if desired.deleting { Wanted::default() } else { want::want(&world, &mut plan) };
     if desired.deleting {
         slots::teardown(&world, &mut plan);
     } else {
-        want::want(&world, &mut plan);
-        slots::prepare_and_release(&world, &mut plan);
-        routes::install(&world, &mut plan);
+        slots::prepare_and_release(&world, &wanted, &mut plan);
+        routes::install(&world, &wanted, &mut plan);
         heartbeat::beat(&world, &mut plan);
         disk::doubt(&world, &mut plan);
         plan.tolerates = tolerates::tolerates(&world, &plan);
     }
     twice::leave(&world, &mut plan);
-    diagnose::diagnose(&world, &mut plan);
+    diagnose::diagnose(&world, &wanted, &mut plan);
     let memory = &observed.memory;
     withhold(&world, &mut plan);
     postpone(&world, &mut plan);
     let patience = desired.healing.suspect_after_milliseconds;
-    if desired.nodes.keys().any(|node| memory.is_in_doubt(node, patience)) {
+    if world.all().filter_map(|node| world.memory(node)).any(|node| memory.doubts(node, patience)) {
         plan.look_again_after_milliseconds = plan.look_again_after_milliseconds.min(DOUBT_MILLISECONDS);
     }
     // What was prepared is used as soon as it is seen.

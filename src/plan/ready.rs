@@ -2,6 +2,7 @@
 
 use super::standing::Standing;
 use super::step::{Readiness, WaitReason};
+use super::world::At;
 use super::{World, slots};
 use crate::model::observed::Slot;
 use crate::model::{Facts, NodeName};
@@ -64,14 +65,14 @@ enum Lack {
 }
 
 impl Lack {
-    fn told(self, child: &NodeName, upstream: &NodeName) -> NotYet {
+    fn told(self, child: At<'_>, upstream: At<'_>) -> NotYet {
         match self {
             Self::ChildUnseen => (WaitReason::NotWritable, format!("{child} is not seen")),
             Self::UpstreamUnseen => (WaitReason::NotWritable, format!("{upstream} is not seen")),
             Self::Barred => (WaitReason::NoUpstream, format!("{upstream} is one that nobody may follow")),
             Self::Path => (WaitReason::NoUpstream, format!("{upstream} has no path to the primary")),
             Self::Slot => {
-                (WaitReason::SlotNotReady, format!("the slot {} on {upstream} is not there yet", child.slot()))
+                (WaitReason::SlotNotReady, format!("the slot {} on {upstream} is not there yet", child.name.slot()))
             }
             Self::Wal => (WaitReason::SlotNotReady, format!("{upstream} has no WAL as old as {child} needs")),
             Self::WalForGood => (WaitReason::NoUpstream, format!("{upstream} has no WAL as old as {child} needs")),
@@ -81,7 +82,7 @@ impl Lack {
 }
 
 /// How far `upstream` is prepared as a fallback of `child`.
-pub(super) fn fallback(world: &World<'_>, child: &NodeName, upstream: &NodeName) -> Readiness {
+pub(super) fn fallback(world: &World<'_>, child: At<'_>, upstream: At<'_>) -> Readiness {
     match follows(world, child, upstream) {
         Ok(SlotState::Ahead) => Readiness::Ahead,
         Ok(_) => Readiness::Unproven,
@@ -96,22 +97,22 @@ pub(super) fn ahead(child: &NodeName, upstream: &NodeName) -> NotYet {
 }
 
 /// Whether `child` could go on from `upstream` if it went there now, and from which slot.
-fn follows(world: &World<'_>, child: &NodeName, upstream: &NodeName) -> Result<SlotState, Lack> {
+fn follows(world: &World<'_>, child: At<'_>, upstream: At<'_>) -> Result<SlotState, Lack> {
     let (child_facts, facts) = both(world, child, upstream)?;
     if world.standing(upstream) == Standing::Barred {
         return Err(Lack::Barred);
     }
-    if !world.is_rooted(upstream) && !world.is_primary(upstream) {
+    if !world.is_rooted(upstream) && !world.is_primary(upstream.name) {
         return Err(Lack::Path);
     }
-    history(child, child_facts, upstream, facts).map_err(Lack::Told)?;
+    history(child.name, child_facts, upstream.name, facts).map_err(Lack::Told)?;
     slot_is_ready(world, child, upstream, (child_facts, facts))
 }
 
 fn slot_is_ready(
     world: &World<'_>,
-    child: &NodeName,
-    upstream: &NodeName,
+    child: At<'_>,
+    upstream: At<'_>,
     (child_facts, facts): (&Facts, &Facts),
 ) -> Result<SlotState, Lack> {
     // WAL that is gone does not come back by itself; who streams elsewhere comes nearer.
@@ -127,7 +128,7 @@ fn slot_is_ready(
 }
 
 /// Whether `child` can be made to follow `upstream` now.
-pub(super) fn first(world: &World<'_>, child: &NodeName, upstream: &NodeName, urgent: bool) -> Result<(), NotYet> {
+pub(super) fn first(world: &World<'_>, child: At<'_>, upstream: At<'_>, urgent: bool) -> Result<(), NotYet> {
     let told = |lack: Lack| lack.told(child, upstream);
     let (child_facts, facts) = both(world, child, upstream).map_err(told)?;
     if world.upstream(child) == Some(upstream) && world.standing(upstream) != Standing::Barred {
@@ -145,7 +146,7 @@ pub(super) fn first(world: &World<'_>, child: &NodeName, upstream: &NodeName, ur
     Ok(())
 }
 
-fn both<'a>(world: &World<'a>, child: &NodeName, upstream: &NodeName) -> Result<(&'a Facts, &'a Facts), Lack> {
+fn both<'a>(world: &World<'a>, child: At<'_>, upstream: At<'_>) -> Result<(&'a Facts, &'a Facts), Lack> {
     Ok((world.seen(child).ok_or(Lack::ChildUnseen)?, world.seen(upstream).ok_or(Lack::UpstreamUnseen)?))
 }
 

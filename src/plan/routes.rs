@@ -6,6 +6,8 @@ use super::spread::is_stand_in;
 use super::standing::Standing;
 use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
 use super::traffic::{Move, Traffic, bytes_again};
+use super::want::Wanted;
+use super::world::{At, RouteAt};
 use super::{VERIFY_MILLISECONDS, World, diagnose, slots, synchronous, twice};
 use crate::model::memory::{Ordered, RELOADS_MAX};
 use crate::model::primary::Primary;
@@ -26,9 +28,9 @@ const ALIKE_BYTES: u64 = 16 << 20;
 
 /// Adds the steps that install wanted routes, and what is waited for: who has no path first, and of those who have to be
 /// sent least, so that most are well again soonest.
-pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
+pub(super) fn install(world: &World<'_>, wanted: &Wanted<'_>, plan: &mut Plan) {
     let mut traffic = Traffic::default();
-    for node in plan.wanted.keys().filter(|node| is_under_way(world, node)) {
+    for node in wanted.routes.iter().map(|(node, _)| *node).filter(|node| is_under_way(world, *node)) {
         // One whose replay is blocked takes nothing until that is over.
         let blocked = world.seen(node).is_some_and(|facts| facts.replay_blocked_by().is_some());
         if let Some(order) = order(world, node).filter(|_| !blocked) {
@@ -39,17 +41,16 @@ pub(super) fn install(world: &World<'_>, plan: &mut Plan) {
         plan.look_again_after_milliseconds = VERIFY_MILLISECONDS;
     }
     let mut due = Vec::new();
-    let groups = world.desired.groups.iter();
-    for node in groups.flat_map(|group| &group.members).filter(|node| !world.is_primary(node)) {
-        match next(world, plan, node) {
+    for &node in world.members.iter().flatten().filter(|node| !world.is_primary(node.name)) {
+        match next(world, wanted, plan, node) {
             Ok(None) => {}
             Ok(Some(Next::LookAgain)) => plan.look_again_after_milliseconds = VERIFY_MILLISECONDS,
             Ok(Some(Next::Reload)) => {
-                let step = Step::Reload { node: node.clone() };
+                let step = Step::Reload { node: node.name.clone() };
                 plan.steps.push(Planned { step, why: Why::Unverified });
             }
-            Ok(Some(Next::Move(moved))) => due.push((node, moved)),
-            Err((reason, message)) => plan.waits.push(Wait { node: node.clone(), reason, message }),
+            Ok(Some(Next::Move(moved))) => due.push((node.name, moved)),
+            Err((reason, message)) => plan.waits.push(Wait { node: node.name.clone(), reason, message }),
         }
     }
     let mut brake = Brake::of(world);
@@ -85,18 +86,18 @@ enum Next {
     Move(Move),
 }
 
-fn order<'a>(world: &World<'a>, node: &NodeName) -> Option<&'a Ordered> {
+fn order<'a>(world: &World<'a>, node: At<'_>) -> Option<&'a Ordered> {
     world.memory(node).and_then(|memory| memory.ordered.as_ref())
 }
 
 /// An order was given a short while ago and no edge that it allows is seen.
-fn is_under_way(world: &World<'_>, node: &NodeName) -> bool {
+fn is_under_way(world: &World<'_>, node: At<'_>) -> bool {
     let Some(order) = order(world, node).filter(|o| world.now.since(o.at) < ORDER_MILLISECONDS) else { return false };
     !matches!(world.edge(node), Some(Edge::Both(upstream)) if order.route.contains(upstream))
 }
 
 /// The next step of one node towards its wanted route: none when it is there, or what it waits for.
-fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>, ready::NotYet> {
+fn next(world: &World<'_>, wanted: &Wanted<'_>, plan: &Plan, node: At<'_>) -> Result<Option<Next>, ready::NotYet> {
     if world.management(node) == Management::Observe {
         return Ok(None);
     }
@@ -109,8 +110,8 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>,
         // Nothing shows which of two branches a server is on (postgres-facts.md 4.6).
         Primary::Several(_) => Some(without("more than one server answers as the primary, so nobody is moved")),
     };
-    let Some(wanted) = plan.wanted.get(node) else {
-        return Err(no_primary.unwrap_or_else(|| (WaitReason::NoUpstream, lonely(world, node))));
+    let Some(wanted) = wanted.get(node) else {
+        return Err(no_primary.unwrap_or_else(|| (WaitReason::NoUpstream, lonely(world, node.name))));
     };
     let Some(facts) = world.seen(node) else {
         let silent = || (WaitReason::NotWritable, "it is not seen, so its route cannot be changed".to_owned());
@@ -132,7 +133,8 @@ fn next(world: &World<'_>, plan: &Plan, node: &NodeName) -> Result<Option<Next>,
         return Err(why);
     }
     let route = provable(world, node, facts, wanted, urgent)?;
-    synchronous::hangs(world, plan, node, facts, &route)?;
+    let route = route.named();
+    synchronous::hangs(world, plan, node.name, facts, &route)?;
     let why = reason(world, node, wanted, urgent);
     Ok(Some(Next::Move(set(world, node, facts, route, urgent, why))))
 }
@@ -154,12 +156,12 @@ fn lonely(world: &World<'_>, node: &NodeName) -> String {
 
 /// No path to the primary for longer than the patience, nothing from an upstream that failed for half of it, or no
 /// connection at all.
-fn is_urgent(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {
+fn is_urgent(world: &World<'_>, node: At<'_>, facts: &Facts) -> bool {
     let patience = world.desired.healing.suspect_after_milliseconds;
     let memory = &world.observed.memory;
-    let long = memory.unrooted_for(node).is_some_and(|t| t >= patience);
+    let long = world.unrooted_for(node).is_some_and(|t| t >= patience);
     let failed = world.upstream(node).is_some_and(|upstream| world.standing(upstream) == Standing::Failed);
-    let starves = failed && memory.stands_still(node, patience / 2).is_some();
+    let starves = failed && memory.stands_still(node.name, patience / 2).is_some();
     facts.receiver.is_none() || (long && !world.is_rooted(node)) || starves
 }
 
@@ -167,9 +169,9 @@ fn is_urgent(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {
 fn towards_first(
     world: &World<'_>,
     plan: &Plan,
-    node: &NodeName,
+    node: At<'_>,
     facts: &Facts,
-    wanted: &Route,
+    wanted: &RouteAt<'_>,
 ) -> Result<Option<Next>, ready::NotYet> {
     match (world.upstream(node), wanted.first()) {
         (Some(upstream), Some(first)) if upstream == first => Ok(None),
@@ -179,12 +181,13 @@ fn towards_first(
                 return Ok(None);
             }
             ready::first(world, node, first, false)?;
-            synchronous::hangs(world, plan, node, facts, wanted)?;
-            Ok(Some(Next::Move(set(world, node, facts, wanted.clone(), false, Why::GiveBack))))
+            let wanted = wanted.named();
+            synchronous::hangs(world, plan, node.name, facts, &wanted)?;
+            Ok(Some(Next::Move(set(world, node, facts, wanted, false, Why::GiveBack))))
         }
         // Nobody, or somebody whom the route does not name any more: the reload was lost, or is held up by replay.
         _ if facts.replay_blocked_by().is_some() => Ok(None),
-        _ if wanted.entries.iter().any(|entry| world.standing(entry) == Standing::Good) => Ok(reload(world, node)),
+        _ if wanted.entries.iter().any(|entry| world.standing(*entry) == Standing::Good) => Ok(reload(world, node)),
         _ => Ok(None),
     }
 }
@@ -192,7 +195,7 @@ fn towards_first(
 /// A reload is repeated at once while it may have been lost, each time a little later: to a walreceiver of another region,
 /// whose login takes some nine round trips, or on a busy machine, a second and a half has to be enough before that counts as
 /// a refusal (`NodeMemory::gets_nothing`). Calmly when something else is wrong.
-fn reload(world: &World<'_>, node: &NodeName) -> Option<Next> {
+fn reload(world: &World<'_>, node: At<'_>) -> Option<Next> {
     let Some(memory) = world.memory(node) else { return Some(Next::Reload) };
     let quick = memory.reloads < RELOADS_MAX;
     let pace = if quick { VERIFY_MILLISECONDS * u64::from(memory.reloads + 1) } else { ORDER_MILLISECONDS };
@@ -202,27 +205,27 @@ fn reload(world: &World<'_>, node: &NodeName) -> Option<Next> {
 
 /// The part of the wanted route that is proven now (law 2), if it is not installed already. Without need nothing is
 /// installed until all of it is.
-fn provable(
+fn provable<'a>(
     world: &World<'_>,
-    node: &NodeName,
+    node: At<'_>,
     facts: &Facts,
-    wanted: &Route,
+    wanted: &RouteAt<'a>,
     urgent: bool,
-) -> Result<Route, ready::NotYet> {
+) -> Result<RouteAt<'a>, ready::NotYet> {
     let (mut entries, mut ahead) = (Vec::new(), None);
-    for (place, entry) in wanted.entries.iter().enumerate() {
+    for (place, entry) in wanted.entries.iter().copied().enumerate() {
         if place == 0 {
             ready::first(world, node, entry, urgent)?;
-            entries.push(entry.clone());
+            entries.push(entry);
             continue;
         }
         let had = world.installed(node).is_some_and(|route| route.contains(entry));
         let Some(upstream) = world.seen(entry) else {
             // Not seen at the moment; its slot was proven when it came into the route.
-            entries.extend(had.then(|| entry.clone()));
+            entries.extend(had.then_some(entry));
             continue;
         };
-        if let Err(not_yet) = ready::history(node, facts, entry, upstream) {
+        if let Err(not_yet) = ready::history(node.name, facts, entry.name, upstream) {
             // Who is well follows the same fork in a moment, and two rewritings would be two reconnects.
             if urgent || world.standing(entry) != Standing::Good {
                 continue;
@@ -230,20 +233,20 @@ fn provable(
             return Err(not_yet);
         }
         match ready::slot(world.slot(node, entry), facts, upstream) {
-            SlotState::Ready => entries.push(entry.clone()),
+            SlotState::Ready => entries.push(entry),
             // It was right when it came into the route, and it would still work.
-            SlotState::Ahead if had => entries.push(entry.clone()),
+            SlotState::Ahead if had => entries.push(entry),
             // It was given up, or would be: a route without it has to do (law 3, the bound wins).
             SlotState::Missing if !slots::may_arm(world, node, entry) => {}
             SlotState::Missing | SlotState::Useless if !urgent => {
-                let sentence = format!("the slot {} on {entry} is not there yet", node.slot());
+                let sentence = format!("the slot {} on {entry} is not there yet", node.name.slot());
                 return Err((WaitReason::SlotNotReady, sentence));
             }
-            SlotState::Ahead => ahead = Some(ready::ahead(node, entry)),
+            SlotState::Ahead => ahead = Some(ready::ahead(node.name, entry.name)),
             SlotState::Missing | SlotState::Useless | SlotState::TooLate => {}
         }
     }
-    let route = Route { entries, attrs: wanted.attrs };
+    let route = RouteAt { entries, attrs: wanted.attrs };
     if world.has_installed(node, &route) {
         let sentence = || "a fallback of its route cannot be prepared yet".to_owned();
         return Err(ahead.unwrap_or_else(|| (WaitReason::SlotNotReady, sentence())));
@@ -251,14 +254,14 @@ fn provable(
     Ok(route)
 }
 
-fn reason(world: &World<'_>, node: &NodeName, wanted: &Route, urgent: bool) -> Why {
+fn reason(world: &World<'_>, node: At<'_>, wanted: &RouteAt<'_>, urgent: bool) -> Why {
     if wanted.first().is_some_and(|first| is_stand_in(world, node, first)) {
         return Why::Regroup;
     }
     let Some(old) = world.installed(node).filter(|_| order(world, node).is_some()) else {
         return if urgent { Why::Unrooted } else { Why::AsDeclared };
     };
-    let lost = |entry: &NodeName| matches!(world.standing(entry), Standing::Failed | Standing::Barred);
+    let lost = |entry: &At<'_>| matches!(world.standing(*entry), Standing::Failed | Standing::Barred);
     if urgent {
         Why::Unrooted
     } else if old.entries.iter().any(lost) {
@@ -272,13 +275,13 @@ fn reason(world: &World<'_>, node: &NodeName, wanted: &Route, urgent: bool) -> W
     }
 }
 
-fn set(world: &World<'_>, node: &NodeName, facts: &Facts, route: Route, urgent: bool, why: Why) -> Move {
-    let conninfo = world.desired.conninfo(node, &route, &facts.route.conninfo);
+fn set(world: &World<'_>, node: At<'_>, facts: &Facts, route: Route, urgent: bool, why: Why) -> Move {
+    let conninfo = world.desired.conninfo(node.name, &route, &facts.route.conninfo);
     // What runs already is only written again where another waits in the files: nobody has to reconnect for that.
     let runs = conninfo == facts.route.conninfo;
     let nudge = runs && (facts.route.pending.is_some() == facts.route.nudged);
-    let slot = (facts.route.slot != node.slot()).then(|| node.slot().to_owned());
+    let slot = (facts.route.slot != node.name.slot()).then(|| node.name.slot().to_owned());
     let bytes = route.first().map_or(0, |first| bytes_again(world, facts, first));
-    let step = Step::SetRoute { node: node.clone(), route: route.clone(), conninfo, nudge, slot };
+    let step = Step::SetRoute { node: node.name.clone(), route: route.clone(), conninfo, nudge, slot };
     Move { planned: Planned { step, why }, route, urgent, bytes }
 }

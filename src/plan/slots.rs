@@ -12,11 +12,13 @@ pub(super) use zombie::left_behind;
 use super::ready::{self, SlotState};
 use super::standing::Standing;
 use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
+use super::want::Wanted;
+use super::world::{At, RouteAt};
 use super::{World, diagnose, others};
 use crate::model::memory::NodeMemory;
 use crate::model::observed::Slot;
 use crate::model::tree::Edge;
-use crate::model::{Facts, Management, NodeName, Route};
+use crate::model::{Facts, Management};
 
 /// Within this time a server that only reconnects is back, in milliseconds: twice the default of
 /// `wal_retrieve_retry_interval`.
@@ -29,32 +31,29 @@ const ADVANCE_MILLISECONDS: u64 = 10_000;
 pub const TEARDOWN_MILLISECONDS: u64 = 60_000;
 
 /// Prepares the slots of wanted routes; releases what holds WAL or a transaction horizon for nobody.
-pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
-    let routes = std::mem::take(&mut plan.wanted);
-    for (owner, route) in &routes {
+pub(super) fn prepare_and_release(world: &World<'_>, wanted: &Wanted<'_>, plan: &mut Plan) {
+    for (owner, route) in &wanted.routes {
         // A slot that its owner will never be told to use would hold WAL for nobody: neither a server of another
         // cluster, version or branch, nor one whose route cannot be written.
-        let Some(facts) = world.seen(owner).filter(|facts| diagnose::identity(world, owner, facts).is_none()) else {
-            continue;
-        };
-        let wanted = will_use(world, owner, facts, route).then_some(route);
+        let is_ours = |facts: &&Facts| diagnose::identity(world, owner.name, facts).is_none();
+        let Some(facts) = world.seen(*owner).filter(is_ours) else { continue };
+        let wanted = will_use(world, *owner, facts, route).then_some(route);
         // What it is pointed to now counts too, whoever did it: without its slot nobody there feeds it.
-        let installed = world.installed(owner).filter(|_| facts.route.slot == owner.slot());
-        let here = installed.into_iter().flat_map(|route| &route.entries).filter(|on| !route.contains(on));
+        let here = world.installed(*owner).into_iter().flat_map(|route| &route.entries);
+        let here = here.filter(|on| !route.contains(**on) && facts.route.slot == owner.name.slot());
         for on in wanted.into_iter().flat_map(|route| &route.entries).chain(here) {
-            if let Some(planned) = prepare(world, owner, facts, on) {
+            if let Some(planned) = prepare(world, *owner, facts, *on) {
                 plan.steps.push(planned);
             }
         }
     }
-    plan.wanted = routes;
-    for on in world.desired.nodes.keys() {
+    for on in world.all() {
         if world.standing(on) == Standing::Barred {
             continue;
         }
         for (owner, _) in world.slots(on).filter(|(_, slot)| slot.active_pid.is_none()) {
-            if has_left(world, plan, owner, on) {
-                let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
+            if has_left(world, wanted, owner, on) {
+                let step = Step::DropSlot { on: on.name.clone(), owner: owner.name.clone() };
                 plan.steps.push(Planned { step, why: Why::LeftRoute });
             }
         }
@@ -64,31 +63,31 @@ pub(super) fn prepare_and_release(world: &World<'_>, plan: &mut Plan) {
     bound::hold(world, plan);
 }
 
-fn will_use(world: &World<'_>, owner: &NodeName, facts: &Facts, route: &Route) -> bool {
+fn will_use(world: &World<'_>, owner: At<'_>, facts: &Facts, route: &RouteAt<'_>) -> bool {
     let writable =
         world.management(owner) == Management::Routes && diagnose::unwritable(world, owner, facts, route).is_none();
     writable || world.has_installed(owner, route)
 }
 
-fn prepare(world: &World<'_>, owner: &NodeName, owner_facts: &Facts, on: &NodeName) -> Option<Planned> {
+fn prepare(world: &World<'_>, owner: At<'_>, owner_facts: &Facts, on: At<'_>) -> Option<Planned> {
     let facts = world.seen(on)?;
     if world.standing(on) == Standing::Barred || others::is_his(world, owner, on) {
         return None;
     }
     let slot = world.slot(owner, on);
-    let recreate = || Step::RecreateSlot { on: on.clone(), owner: owner.clone() };
+    let recreate = || Step::RecreateSlot { on: on.name.clone(), owner: owner.name.clone() };
     let (step, why) = match (ready::slot(slot, owner_facts, facts), slot) {
         (SlotState::Missing, _) | (_, None) if others::rests(world, owner, on) => return None,
         (SlotState::Missing, _) | (_, None) => {
             if !may_arm(world, owner, on) {
                 return None;
             }
-            (Step::CreateSlot { on: on.clone(), owner: owner.clone() }, Why::Prepare)
+            (Step::CreateSlot { on: on.name.clone(), owner: owner.name.clone() }, Why::Prepare)
         }
         (_, Some(slot)) if slot.active_pid.is_some() => return zombie::end(world, owner, on),
         (SlotState::Useless, Some(_)) => (recreate(), Why::SlotLost),
         (SlotState::TooLate | SlotState::Ahead | SlotState::Ready, Some(slot)) => {
-            if !world.streams_elsewhere(owner, on) {
+            if !world.streams_elsewhere(owner, on.name) {
                 return None;
             }
             let release = || xmin::release(world, owner, owner_facts, on, facts);
@@ -96,7 +95,7 @@ fn prepare(world: &World<'_>, owner: &NodeName, owner_facts: &Facts, on: &NodeNa
                 return Some(planned);
             }
             let to = forward(owner_facts, facts, slot).filter(|_| is_due(world, owner, on))?;
-            (Step::AdvanceSlot { on: on.clone(), owner: owner.clone(), to }, Why::Release)
+            (Step::AdvanceSlot { on: on.name.clone(), owner: owner.name.clone(), to }, Why::Release)
         }
     };
     Some(Planned { step, why })
@@ -117,25 +116,25 @@ fn forward(owner: &Facts, on: &Facts, slot: &Slot) -> Option<crate::model::Lsn> 
 }
 
 /// Hundreds of idle slots are not moved forward with each look: what a pause holds back is a few segments.
-fn is_due(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
-    let last = world.memory(owner).and_then(|memory| memory.slots_advanced.get(on));
+fn is_due(world: &World<'_>, owner: At<'_>, on: At<'_>) -> bool {
+    let last = world.memory(owner).and_then(|memory| memory.slots_advanced.get(on.name));
     last.is_none_or(|at| world.now.since(*at) >= ADVANCE_MILLISECONDS)
 }
 
 /// Whether the owner of an idle slot on `on` has not come back to it for longer than a reconnect takes. A primary comes back
 /// to none.
-fn is_absent(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+fn is_absent(world: &World<'_>, owner: At<'_>, on: At<'_>) -> bool {
     if world.seen(owner).is_some_and(|facts| !facts.in_recovery) {
         return true;
     }
     let patience = world.desired.healing.settle_seconds.saturating_mul(1000).max(RECONNECT_MILLISECONDS);
     let memory = &world.observed.memory;
-    if let Some(leaver) = memory.leaving.get(owner) {
+    if let Some(leaver) = memory.leaving.get(owner.name) {
         return memory.at.since(leaver.active) >= patience;
     }
     let since = |node: &NodeMemory| match world.edge(owner) {
         Some(Edge::None) => node.alone_since,
-        Some(edge) if edge.upstream() == Some(on) => None,
+        Some(edge) if edge.upstream() == Some(on.name) => None,
         Some(_) => node.upstream.as_ref().map(|(_, since)| *since),
         None => node.unseen_since,
     };
@@ -144,20 +143,21 @@ fn is_absent(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
 
 /// Law 3: a slot is dropped only after its owner is seen streaming elsewhere, and when no route of the owner, wanted or
 /// installed, names the server.
-fn has_left(world: &World<'_>, plan: &Plan, owner: &NodeName, on: &NodeName) -> bool {
+fn has_left(world: &World<'_>, wanted: &Wanted<'_>, owner: At<'_>, on: At<'_>) -> bool {
     // Nearly every idle slot is a fallback of a wanted route, so this is asked first and most often alone.
-    if plan.wanted.get(owner).is_some_and(|route| route.contains(on)) {
+    let route = wanted.get(owner);
+    if route.is_some_and(|route| route.contains(on)) {
         return false;
     }
-    if super::standing::is_the_primary(world, owner) {
+    if super::standing::is_the_primary(world, owner.name) {
         return true;
     }
     let installed = world.installed(owner).is_some_and(|route| route.contains(on));
     let pending = world.seen(owner).and_then(|facts| facts.route.pending.as_ref()).is_some();
     // An order that was not seen carried out may still be.
     let ordered = world.memory(owner).and_then(|memory| memory.ordered.as_ref());
-    let ordered = ordered.is_some_and(|order| !order.seen_installed && order.route.contains(on));
-    !installed && !pending && !ordered && plan.wanted.contains_key(owner) && world.streams_elsewhere(owner, on)
+    let ordered = ordered.is_some_and(|order| !order.seen_installed && order.route.contains(on.name));
+    !installed && !pending && !ordered && route.is_some() && world.streams_elsewhere(owner, on.name)
 }
 
 /// The topology goes: its nodes stream on where they are, their idle slots are dropped so that nobody's disk fills. The
@@ -167,24 +167,24 @@ pub(super) fn teardown(world: &World<'_>, plan: &mut Plan) {
     leavers::release(world, plan);
     let since = world.observed.memory.deleting_since.unwrap_or(world.now);
     let overdue = world.now.since(since) >= TEARDOWN_MILLISECONDS;
-    for owner in world.desired.nodes.keys() {
-        let mut idle = world.desired.nodes.keys().filter(|on| *on != owner && is_idle(world, owner, on)).peekable();
+    for owner in world.all() {
+        let mut idle = world.all().filter(|on| *on != owner && is_idle(world, owner, *on)).peekable();
         if idle.peek().is_none() {
             continue;
         }
-        if !overdue && world.upstream(owner).is_none() && !world.is_primary(owner) {
+        if !overdue && world.upstream(owner).is_none() && !world.is_primary(owner.name) {
             let message = "it is not seen to receive from anybody, so its slots are kept for a minute".to_owned();
-            plan.waits.push(Wait { node: owner.clone(), reason: WaitReason::NoUpstream, message });
+            plan.waits.push(Wait { node: owner.name.clone(), reason: WaitReason::NoUpstream, message });
             continue;
         }
         for on in idle.filter(|on| world.upstream(owner) != Some(*on)) {
-            let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
+            let step = Step::DropSlot { on: on.name.clone(), owner: owner.name.clone() };
             plan.steps.push(Planned { step, why: Why::Teardown });
         }
     }
 }
 
-fn is_idle(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+fn is_idle(world: &World<'_>, owner: At<'_>, on: At<'_>) -> bool {
     // A slot of that name on a server of somebody else is somebody else's.
     let ours = world.seen(on).filter(|_| world.standing(on) != Standing::Barred && !others::is_his(world, owner, on));
     ours.and_then(|_| world.slot(owner, on)).is_some_and(|slot| slot.active_pid.is_none())

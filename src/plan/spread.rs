@@ -2,44 +2,53 @@
 
 use std::collections::BTreeMap;
 
+use indexmap::IndexSet;
 use rustc_hash::FxBuildHasher;
 
 use super::World;
 use super::prefer::{Preference, Preferences};
 use super::standing::Standing;
-use crate::model::{ByNodeRef, Facts, Group, NodeName, Route};
+use super::world::{At, RouteAt};
+use crate::model::{Facts, Group, burst};
 
 /// The chosen upstream of every node, and what that makes of the limits.
 pub(super) struct Spread<'a> {
     pub(super) world: &'a World<'a>,
     /// Of each list the present primary is behind the other members of its tier (see `prefer::tier_one`).
     preferences: Preferences<'a>,
-    /// The chosen upstream of every node.
-    pub(super) first: ByNodeRef<'a, &'a NodeName>,
-    /// Children of every node by that choice.
-    load: ByNodeRef<'a, usize>,
+    /// All but the primary in the order of the groups, so that who is above is served first.
+    pub(super) nodes: Vec<At<'a>>,
+    /// The chosen upstream of every node by its place.
+    first: Vec<Option<At<'a>>>,
+    /// Children of every node by that choice, by its place.
+    load: Vec<usize>,
+    /// Of every group by its place, which region it is in; without one it is in the first.
+    regions: Vec<usize>,
     /// WAL streams into a region from others by that choice.
-    inflow: BTreeMap<&'a str, usize>,
+    inflow: Vec<usize>,
 }
 
 impl<'a> Spread<'a> {
     /// First those whose place is fixed, then whoever can have what it prefers, then the displaced, so that one failure
     /// moves nobody else.
     pub(super) fn of(world: &'a World<'a>, mut preferences: Preferences<'a>) -> Self {
-        for list in preferences.lists.values_mut() {
-            list.sort_by_key(|preference| (preference.tier, world.is_primary(preference.node)));
+        for list in &mut preferences.lists {
+            list.sort_by_key(|preference| (preference.tier, world.is_primary(preference.node.name)));
         }
+        let all = world.members.iter().flatten().copied();
         let mut this = Self {
             world,
+            nodes: all.filter(|node| !world.is_primary(node.name)).collect(),
             preferences,
-            first: ByNodeRef::with_capacity_and_hasher(world.desired.nodes.len(), FxBuildHasher),
-            load: ByNodeRef::default(),
-            inflow: BTreeMap::new(),
+            first: vec![None; world.desired.nodes.len()],
+            load: vec![0; world.desired.nodes.len()],
+            inflow: vec![0; world.desired.groups.len() + 1],
+            regions: regions(&world.desired.groups),
         };
-        let (tier_one, others): (Vec<_>, Vec<_>) = this.nodes().partition(|node| this.is_tier_one(node));
+        let (tier_one, others): (Vec<_>, Vec<_>) = this.nodes.iter().copied().partition(|node| this.is_tier_one(*node));
         for node in tier_one {
             if let Some(primary) = world.primary() {
-                this.take(node, primary, matches!(world.standing(node), Standing::Good));
+                this.take(node, world.at(primary), matches!(world.standing(node), Standing::Good));
             }
         }
         let mut displaced = Vec::new();
@@ -59,73 +68,78 @@ impl<'a> Spread<'a> {
         this
     }
 
-    /// Nodes in the order of the groups, so that who is above is served first.
-    pub(super) fn nodes(&self) -> impl Iterator<Item = &'a NodeName> + use<'a> {
-        let world = self.world;
-        world.desired.groups.iter().flat_map(|group| &group.members).filter(move |node| !world.is_primary(node))
+    /// The chosen upstream of a node.
+    pub(super) fn first(&self, node: At<'_>) -> Option<At<'a>> {
+        *self.first.get(node.place())?
     }
 
     /// Whether a node hangs directly below the primary. A relay to which the primary gives nothing, although it is well,
     /// goes below a standby of it for a while; a member of the root group never does (safety.md 2.4).
-    pub(super) fn is_tier_one(&self, node: &NodeName) -> bool {
-        let cut_off = |primary: &NodeName| {
+    pub(super) fn is_tier_one(&self, node: At<'_>) -> bool {
+        let cut_off = |primary: At<'_>| {
             self.order(node).iter().any(|other| other.node != primary)
-                && self.world.observed.memory.is_refused(node, primary)
+                && self.world.is_refused(node, primary)
                 && !self.is_fed_by(node, primary)
         };
-        self.preferences.tier_one.contains_key(node) && !self.world.primary().is_some_and(cut_off)
+        let primary = || self.world.primary().map(|primary| self.world.at(primary));
+        self.preferences.is_tier_one(node) && !primary().is_some_and(cut_off)
     }
 
     /// `streams`: it takes WAL from another region now. A relay that is down does not, and one that came back and is
     /// settling does beside those who stand in for it, until they give it their place.
-    fn take(&mut self, node: &'a NodeName, upstream: &'a NodeName, streams: bool) {
-        *self.load.entry(upstream.into()).or_default() += 1;
-        if streams && self.crosses(node, upstream) {
-            *self.inflow.entry(self.region(node)).or_default() += 1;
+    fn take(&mut self, node: At<'a>, upstream: At<'a>, streams: bool) {
+        if let Some(load) = self.load.get_mut(upstream.place()) {
+            *load += 1;
         }
-        self.first.insert(node.into(), upstream);
+        if streams && self.crosses(node, upstream) {
+            let region = self.region(node);
+            self.inflow[region] += 1;
+        }
+        if let Some(first) = self.first.get_mut(node.place()) {
+            *first = Some(upstream);
+        }
     }
 
-    pub(super) fn load(&self, node: &NodeName) -> usize {
-        self.load.get(node).copied().unwrap_or(0)
+    pub(super) fn load(&self, node: At<'_>) -> usize {
+        self.load.get(node.place()).copied().unwrap_or(0)
     }
 
-    fn region(&self, node: &NodeName) -> &'a str {
-        self.world.group(node).and_then(|group| group.region.as_deref()).unwrap_or_default()
+    fn region(&self, node: At<'_>) -> usize {
+        self.world.group_place(node).and_then(|group| self.regions.get(group)).copied().unwrap_or(0)
     }
 
-    fn crosses(&self, node: &NodeName, upstream: &NodeName) -> bool {
+    fn crosses(&self, node: At<'_>, upstream: At<'_>) -> bool {
         self.region(node) != self.region(upstream)
     }
 
-    fn has_place(&self, node: &NodeName) -> bool {
-        self.load(node) < self.world.desired.fan_out(node)
+    fn has_place(&self, node: At<'_>) -> bool {
+        self.load(node) < self.world.fan_out(node)
     }
 
-    fn has_room(&self, node: &NodeName) -> bool {
-        self.load(node) < self.world.desired.burst(node)
+    fn has_room(&self, node: At<'_>) -> bool {
+        self.load(node) < burst(self.world.fan_out(node))
     }
 
     /// Whether the region of `node` may take one more stream, when this is one from another region.
-    fn may_cross(&self, node: &NodeName, upstream: &NodeName) -> bool {
-        let taken = self.inflow.get(self.region(node)).copied().unwrap_or(0);
+    fn may_cross(&self, node: At<'_>, upstream: At<'_>) -> bool {
+        let taken = self.inflow[self.region(node)];
         !self.crosses(node, upstream) || taken < self.world.desired.limits.cross_region_streams
     }
 
     /// A node's preferences, the most wanted first.
-    pub(super) fn order(&self, node: &NodeName) -> &[Preference<'a>] {
-        self.preferences.lists.get(node).map(Vec::as_slice).unwrap_or_default()
+    pub(super) fn order(&self, node: At<'_>) -> &[Preference<'a>] {
+        self.preferences.lists.get(node.place()).map(Vec::as_slice).unwrap_or_default()
     }
 
-    fn is_fed_by(&self, node: &NodeName, upstream: &NodeName) -> bool {
+    fn is_fed_by(&self, node: At<'_>, upstream: At<'_>) -> bool {
         self.world.upstream(node) == Some(upstream) && self.world.is_rooted(node)
     }
 
-    fn may_be_first(&self, node: &NodeName, upstream: &NodeName) -> bool {
+    fn may_be_first(&self, node: At<'_>, upstream: At<'_>) -> bool {
         let world = self.world;
         let full = || world.seen(upstream).is_some_and(Facts::is_full);
-        let memory = &world.observed.memory;
-        let closed = || memory.is_refused(node, upstream) || memory.is_taken(node, upstream) || full();
+        let taken = || world.observed.memory.is_taken(node.name, upstream.name);
+        let closed = || world.is_refused(node, upstream) || taken() || full();
         if !self.is_fed_by(node, upstream) && closed() {
             return false;
         }
@@ -138,22 +152,22 @@ impl<'a> Spread<'a> {
     }
 
     /// Whether the installed route of a node names an upstream.
-    pub(super) fn names(&self, node: &NodeName, upstream: &NodeName) -> bool {
+    pub(super) fn names(&self, node: At<'_>, upstream: At<'_>) -> bool {
         self.world.installed(node).is_some_and(|route| route.contains(upstream))
     }
 
     /// The displaced by groups, of each zone one before the second of any, as the first of them may have to stand in as
     /// relays; the failed last. Whom they receive from now has no part in it: it would move with what is decided here.
-    fn in_turn(&self, displaced: Vec<&'a NodeName>) -> Vec<&'a NodeName> {
+    fn in_turn(&self, displaced: Vec<At<'a>>) -> Vec<At<'a>> {
         let mut turns: BTreeMap<(usize, bool, Option<&str>), usize> = BTreeMap::new();
         let mut keyed: Vec<_> = displaced
             .into_iter()
             .filter_map(|node| {
-                let spec = self.world.desired.nodes.get(node)?;
+                let group = self.world.group_place(node)?;
                 let failed = matches!(self.world.standing(node), Standing::Failed | Standing::Barred);
-                let turn = turns.entry((spec.group, failed, spec.zone.as_deref())).or_default();
+                let turn = turns.entry((group, failed, self.world.zone(node))).or_default();
                 *turn += 1;
-                Some(((spec.group, failed, *turn), node))
+                Some(((group, failed, *turn), node))
             })
             .collect();
         keyed.sort_by_key(|(key, _)| *key);
@@ -163,60 +177,70 @@ impl<'a> Spread<'a> {
     /// The first preference that is good and has a place, or else room for an emergency, both within the streams that a
     /// region may take; or else a sibling that has a place below it; or else the emptiest; without a good one, one that
     /// is settling: a path to the primary comes before limits and settling times.
-    fn next_best(&self, node: &NodeName) -> Option<&'a NodeName> {
-        let order = self.order(node);
-        let good: Vec<_> = order.iter().map(|p| p.node).filter(|up| self.may_be_first(node, up)).collect();
-        let within = |up: &&&NodeName| self.may_cross(node, up);
-        let place = good.iter().filter(within).find(|up| self.has_place(up));
-        let room = || good.iter().filter(within).find(|up| self.has_room(up));
+    fn next_best(&self, node: At<'_>) -> Option<At<'a>> {
+        let order = || self.order(node).iter().map(|preference| preference.node);
+        let good: Vec<_> = order().filter(|up| self.may_be_first(node, *up)).collect();
+        let within = || good.iter().copied().filter(|up| self.may_cross(node, *up));
+        let place = within().find(|up| self.has_place(*up));
+        let room = || within().find(|up| self.has_room(*up));
         // Rather late than over somebody's limit.
-        let late = order.iter().map(|p| p.node).find(|up| self.world.upstream(node) == Some(up));
-        let late = late.filter(|up| self.world.standing(up) == Standing::Lagging);
+        let late = order().find(|up| self.world.upstream(node) == Some(*up));
+        let late = late.filter(|up| self.world.standing(*up) == Standing::Lagging);
         if let Some(stays) = late.filter(|_| place.is_none() && room().is_none()) {
             return Some(stays);
         }
-        let emptiest = || good.iter().min_by_key(|up| self.load(up)).copied();
-        let settling = || order.iter().map(|p| p.node).find(|up| self.world.standing(up) == Standing::Settling);
-        place.or_else(room).copied().or_else(|| self.sibling(node)).or_else(emptiest).or_else(settling)
+        let emptiest = || good.iter().copied().min_by_key(|up| self.load(*up));
+        let settling = || order().find(|up| self.world.standing(*up) == Standing::Settling);
+        place.or_else(room).or_else(|| self.sibling(node)).or_else(emptiest).or_else(settling)
     }
 
     /// A sibling that can stand in as a relay: one that was placed before, is well and has a place, as near to the
     /// primary as there is; of those the one that feeds the node by its route already, then one of its own zone.
-    fn sibling(&self, node: &NodeName) -> Option<&'a NodeName> {
-        let group = self.world.group(node).filter(|group| !feeds_by_spec(group, node))?;
-        let zone = |node: &NodeName| self.world.zone(node);
-        let fits = |other: &&'a NodeName| {
-            self.first.contains_key(*other)
-                && self.has_place(other)
-                && (self.may_be_first(node, other) || self.will_be_fed(other))
-                && self.hops(other) < self.world.desired.limits.depth
+    fn sibling(&self, node: At<'_>) -> Option<At<'a>> {
+        let world = self.world;
+        if feeds_by_spec(world, node) {
+            return None;
+        }
+        let fits = |other: &At<'a>| {
+            self.first(*other).is_some()
+                && self.has_place(*other)
+                && (self.may_be_first(node, *other) || self.will_be_fed(*other))
+                && self.hops(*other) < world.desired.limits.depth
         };
-        let cost = |other: &&'a NodeName| {
-            let keeps = self.world.installed(node).and_then(Route::first) == Some(*other);
-            (self.hops(other), !keeps, zone(other) != zone(node), self.load(other))
+        let cost = |other: &At<'a>| {
+            let keeps = world.installed(node).and_then(RouteAt::first) == Some(*other);
+            (self.hops(*other), !keeps, world.zone(*other) != world.zone(node), self.load(*other))
         };
-        group
-            .members
-            .iter()
-            .filter(|other| *other != node && !feeds_by_spec(group, other))
-            .filter(fits)
-            .min_by_key(cost)
+        let others = self.group(node).iter().copied().filter(|other| *other != node && !feeds_by_spec(world, *other));
+        others.filter(fits).min_by_key(cost)
+    }
+
+    /// The members of the root group.
+    pub(super) fn root(&self) -> &[At<'a>] {
+        let mut groups = self.world.desired.groups.iter().zip(&self.world.members);
+        groups.find(|(group, _)| group.is_root()).map(|(_, members)| members.as_slice()).unwrap_or_default()
+    }
+
+    /// The members of a node's group.
+    fn group(&self, node: At<'_>) -> &[At<'a>] {
+        let group = self.world.group_place(node).and_then(|group| self.world.members.get(group));
+        group.map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Whether a node that has no path now is given a good upstream by this choice; who is put below it waits for that.
-    fn will_be_fed(&self, node: &NodeName) -> bool {
-        let good = |upstream: &&NodeName| self.world.standing(upstream) == Standing::Good;
+    fn will_be_fed(&self, node: At<'_>) -> bool {
+        let good = |upstream: At<'_>| self.world.standing(upstream) == Standing::Good;
         self.world.seen(node).is_some()
             && self.world.standing(node) == Standing::Keeps
-            && self.first.get(node).is_some_and(good)
+            && self.first(node).is_some_and(good)
     }
 
     /// Edges between a node and the primary by the choice so far.
-    pub(super) fn hops(&self, node: &NodeName) -> usize {
-        let mut at = node;
+    pub(super) fn hops(&self, node: At<'_>) -> usize {
+        let mut at = self.first(node);
         for hops in 0..=self.world.desired.nodes.len() {
-            match self.first.get(at) {
-                Some(upstream) => at = upstream,
+            match at {
+                Some(upstream) => at = self.first(upstream),
                 None => return hops,
             }
         }
@@ -225,23 +249,30 @@ impl<'a> Spread<'a> {
 
     /// Siblings of `node` that feed others by this choice and are nearer to the primary than it (law 1: a route names
     /// lower ranks).
-    pub(super) fn standing_in(&self, node: &NodeName) -> Vec<&'a NodeName> {
-        let Some(group) = self.world.group(node).filter(|group| !group.is_root()) else { return Vec::new() };
+    pub(super) fn standing_in(&self, node: At<'_>) -> Vec<At<'a>> {
+        if self.world.group(node).is_none_or(Group::is_root) {
+            return Vec::new();
+        }
         let own = self.hops(node);
-        let feeds = |other: &&NodeName| self.load(other) > 0 && self.hops(other) < own;
-        group.members.iter().filter(|other| !feeds_by_spec(group, other)).filter(feeds).collect()
+        let feeds = |other: &At<'_>| self.load(*other) > 0 && self.hops(*other) < own;
+        let others = self.group(node).iter().copied().filter(|other| !feeds_by_spec(self.world, *other));
+        others.filter(feeds).collect()
     }
 }
 
-/// Whether `node` feeds others of its own group by the spec.
-fn feeds_by_spec(group: &Group, node: &NodeName) -> bool {
-    group.relays > 0 && group.feeders().contains(node)
+/// Which region each group is in.
+fn regions(groups: &[Group]) -> Vec<usize> {
+    let mut known = IndexSet::<&str, FxBuildHasher>::from_iter([""]);
+    groups.iter().map(|group| known.insert_full(group.region.as_deref().unwrap_or_default()).0).collect()
+}
+
+/// Whether a node feeds others of its own group by the spec.
+fn feeds_by_spec(world: &World<'_>, node: At<'_>) -> bool {
+    world.group(node).is_some_and(|group| group.relays > 0 && group.feeders().contains(node.name))
 }
 
 /// Whether `upstream` is a sibling that stands in as a relay for `node`: of the same group, and no relay by the spec.
-pub(super) fn is_stand_in(world: &World<'_>, node: &NodeName, upstream: &NodeName) -> bool {
-    let group_of = |node: &NodeName| world.desired.nodes.get(node).map(|spec| spec.group);
-    let same = group_of(node).filter(|group| group_of(upstream) == Some(*group));
-    let group = same.and_then(|group| world.desired.groups.get(group));
-    group.is_some_and(|group| !group.is_root() && !feeds_by_spec(group, upstream))
+pub(super) fn is_stand_in(world: &World<'_>, node: At<'_>, upstream: At<'_>) -> bool {
+    let same = world.group_place(node).is_some_and(|group| world.group_place(upstream) == Some(group));
+    same && world.group(node).is_some_and(|group| !group.is_root()) && !feeds_by_spec(world, upstream)
 }

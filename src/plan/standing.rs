@@ -1,9 +1,10 @@
 //! Who may feed whom now.
 
 use super::World;
+use super::world::{At, RouteAt};
 use crate::model::primary::Primary;
 use crate::model::tree;
-use crate::model::{Addresses, Facts, NodeName, Route, SessionAttrs, Timeline, WhyUnseen};
+use crate::model::{Facts, NodeName, SessionAttrs, Timeline, WhyUnseen};
 
 /// The oldest PostgreSQL that is managed: earlier ones cannot grant `ALTER SYSTEM` (postgres-facts.md 5.3).
 pub(super) const VERSION_NUM_MIN: u32 = 150_000;
@@ -27,24 +28,23 @@ pub enum Standing {
 }
 
 /// The standing of one node.
-pub(super) fn standing(world: &World<'_>, node: &NodeName) -> Standing {
-    let memory = &world.observed.memory;
-    let failed = memory.failing_for(node).is_some_and(|t| t >= world.desired.healing.suspect_after_milliseconds);
+pub(super) fn standing(world: &World<'_>, node: At<'_>) -> Standing {
+    let failed = world.failing_for(node).is_some_and(|t| t >= world.desired.healing.suspect_after_milliseconds);
     let Some(facts) = world.seen(node) else {
-        let useless = || looks_down(world, node) || starves_its_children(world, node);
+        let useless = || looks_down(world, node.name) || starves_its_children(world, node.name);
         return if failed && useless() { Standing::Failed } else { Standing::Keeps };
     };
-    if barred(world, node, facts) {
+    if barred(world, node.name, facts) {
         Standing::Barred
     } else if failed && world.is_rooted(node) {
         Standing::Lagging
     } else if failed {
         Standing::Failed
-    } else if world.is_twice(node) {
+    } else if world.is_twice(node.name) {
         Standing::Keeps
-    } else if world.is_primary(node) {
+    } else if world.is_primary(node.name) {
         Standing::Good
-    } else if memory.is_settling(node) {
+    } else if world.is_settling(node) {
         Standing::Settling
     } else if world.is_rooted(node) {
         Standing::Good
@@ -97,7 +97,7 @@ pub(super) fn is_the_primary(world: &World<'_>, node: &NodeName) -> bool {
 /// How a node's WAL has left the primary's history, as a sentence: beyond the fork, or on a timeline that is not in it.
 /// `None` also when it cannot be told.
 pub(super) fn diverged(world: &World<'_>, facts: &Facts) -> Option<String> {
-    let primary = world.primary().and_then(|name| world.seen(name)).filter(|p| !p.in_recovery)?;
+    let primary = world.primary_says().filter(|primary| !primary.in_recovery)?;
     let (theirs, ours) = (facts.timeline?, primary.timeline?);
     // A history that cannot be read tells nothing. That of the first timeline is empty.
     if theirs == ours || (primary.history.is_empty() && ours > Timeline(1)) {
@@ -110,10 +110,9 @@ pub(super) fn diverged(world: &World<'_>, facts: &Facts) -> Option<String> {
     }
 }
 
-/// The route that is installed on a server; `None` when it names none of our nodes.
-pub(super) fn installed(addresses: &Addresses<'_>, facts: &Facts) -> Option<Route> {
-    let entries = tree::entries(addresses, &facts.route.conninfo);
+/// The route that is installed on a server, given those of our nodes that it names; `None` when it names none.
+pub(super) fn installed<'a>(entries: Vec<At<'a>>, facts: &Facts) -> Option<RouteAt<'a>> {
     let primary_only = tree::primary_only(&facts.route.conninfo);
     let attrs = if primary_only { SessionAttrs::Primary } else { SessionAttrs::Any };
-    (!entries.is_empty()).then_some(Route { entries, attrs })
+    (!entries.is_empty()).then_some(RouteAt { entries, attrs })
 }

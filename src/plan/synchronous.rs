@@ -72,7 +72,7 @@ fn is_there(world: &World<'_>, node: &NodeName, facts: &Facts, primary: &NodeNam
     let alone_since = world.observed.memory.node(node).and_then(|memory| memory.alone_since);
     let alone_for = alone_since.map_or(0, |since| world.now.since(since));
     let was_lately = facts.receiver.is_none() && alone_for < patience;
-    sender.is_some() || world.upstream(node) == Some(primary) || was_lately
+    sender.is_some() || world.upstream(node).is_some_and(|upstream| upstream.name == primary) || was_lately
 }
 
 /// Of whoever it may be, enough others stay below the primary.
@@ -86,7 +86,9 @@ fn is_replaced(
 ) -> bool {
     let stays = |other: &&NodeName| {
         let wanted = plan.wanted.get(*other).and_then(Route::first);
-        *other != node && world.upstream(other) == Some(primary) && wanted == Some(primary)
+        *other != node
+            && world.upstream(*other).is_some_and(|upstream| upstream.name == primary)
+            && wanted == Some(primary)
     };
     names.list_by_star_only(present) && world.desired.nodes.keys().filter(stays).count() >= names.count
 }

@@ -5,9 +5,10 @@ mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::world::At;
 use super::{Plan, World, ready};
 use crate::model::primary::Primary;
-use crate::model::{ByNodeRef, Desired, Loss, NodeName, SessionAttrs, WhyUnseen};
+use crate::model::{Desired, Loss, SessionAttrs, WhyUnseen, burst};
 
 /// Longest way up that is walked: no limit of depth comes near it, and a ring ends there.
 const HOPS_MAX: usize = 64;
@@ -47,7 +48,7 @@ pub(super) fn tolerates(world: &World<'_>, plan: &Plan) -> Tolerates {
     let mut scratch = Scratch::of(&tree);
     // The loss of one that feeds nobody harms nobody.
     let feeding = (0..tree.names.len()).filter(|i| *i == tree.primary || !tree.children[*i].is_empty());
-    let nodes = feeding.map(|i| (Loss::Node(tree.names[i].clone()), vec![i])).collect();
+    let nodes = feeding.map(|i| (Loss::Node(tree.names[i].name.clone()), vec![i])).collect();
     let node = scratch.worst(&tree, nodes);
     let zone = scratch.worst(&tree, tree.domains(Loss::Zone, |i| world.zone(tree.names[i])));
     let region = scratch.worst(&tree, tree.domains(Loss::Region, |i| Some(tree.regions[tree.region_of[i]])));
@@ -80,8 +81,7 @@ enum Sight {
 struct Tree<'a> {
     world: &'a World<'a>,
     plan: &'a Plan,
-    names: Vec<&'a NodeName>,
-    places: ByNodeRef<'a, usize>,
+    names: Vec<At<'a>>,
     primary: usize,
     sights: Vec<Sight>,
     blind: Vec<usize>,
@@ -123,20 +123,20 @@ impl<'a> Tree<'a> {
     /// `None` while nobody is seen as the primary: nobody's path can be told then.
     fn of(world: &'a World<'a>, plan: &'a Plan) -> Option<Self> {
         let Primary::Known { name: primary, .. } = &world.sight.primary else { return None };
-        let names: Vec<&NodeName> = world.desired.nodes.keys().collect();
-        let places: ByNodeRef<'_, usize> = names.iter().enumerate().map(|(i, name)| ((*name).into(), i)).collect();
-        let sight = |name: &&NodeName| match world.observed.nodes.get(*name).map(|view| view.unseen.as_ref()) {
+        let names: Vec<At<'_>> = world.all().collect();
+        let sight = |node: &At<'_>| match world.observed.nodes.get(node.name).map(|view| view.unseen.as_ref()) {
             Some(None) => Sight::Seen,
             Some(Some(unseen)) if unseen.why == WhyUnseen::Refused => Sight::Down,
             Some(Some(_)) | None => Sight::Blind,
         };
         let sights: Vec<Sight> = names.iter().map(sight).collect();
         let (regions, region_of) = regions(world.desired);
-        let upstream = |name: &&NodeName| places.get(world.upstream(name)?).copied();
+        let upstream =
+            |node: &At<'_>| world.upstream(*node).map(At::place).filter(|place| *place < world.desired.nodes.len());
         let mut tree = Self {
             world,
             plan,
-            primary: *places.get(primary)?,
+            primary: world.desired.nodes.get_index_of(primary)?,
             blind: (0..names.len()).filter(|i| sights[*i] == Sight::Blind).collect(),
             sights,
             upstreams: names.iter().map(upstream).collect(),
@@ -145,7 +145,6 @@ impl<'a> Tree<'a> {
             regions,
             region_of,
             names,
-            places,
         };
         for child in 0..tree.names.len() {
             let Some(upstream) = tree.upstreams[child] else { continue };
@@ -165,8 +164,10 @@ impl<'a> Tree<'a> {
                 domains.entry(domain).or_default().push(i);
             }
         }
-        let named = domains.iter().map(|(domain, nodes)| (loss((*domain).to_owned()), nodes.clone()));
-        if domains.len() < 2 { Vec::new() } else { named.collect() }
+        if domains.len() < 2 {
+            return Vec::new();
+        }
+        domains.into_iter().map(|(domain, nodes)| (loss(domain.to_owned()), nodes)).collect()
     }
 
     /// Whether WAL crosses into the child's region on this edge.
@@ -179,14 +180,14 @@ impl<'a> Tree<'a> {
         let name = self.names[child];
         let Some(route) = self.world.installed(name) else { return Onward::Nowhere };
         for entry in &route.entries {
-            let Some(&at) = self.places.get(entry) else { continue };
+            let at = entry.place();
             let passed_by = lost[at] || self.sights[at] == Sight::Down;
             if passed_by || (route.attrs == SessionAttrs::Primary && at != self.primary) {
                 continue;
             }
             return match self.sights[at] {
                 Sight::Blind => Onward::Untold,
-                _ if self.is_ready(name, entry) => Onward::To(at),
+                _ if self.is_ready(name, *entry) => Onward::To(at),
                 _ => Onward::Stuck(at),
             };
         }
@@ -194,9 +195,10 @@ impl<'a> Tree<'a> {
     }
 
     /// Whether the entry has what the child would ask for; told already for the fallbacks that are wanted.
-    fn is_ready(&self, child: &NodeName, entry: &NodeName) -> bool {
-        let refused = self.world.observed.memory.is_refused(child, entry);
-        let known = self.plan.fallbacks.get(child).into_iter().flatten().find(|(fallback, _)| fallback == entry);
+    fn is_ready(&self, child: At<'_>, entry: At<'_>) -> bool {
+        let refused = self.world.is_refused(child, entry);
+        let mut known = self.plan.fallbacks.get(child.name).into_iter().flatten();
+        let known = known.find(|(fallback, _)| fallback == entry.name);
         let readiness = known.map_or_else(|| ready::fallback(self.world, child, entry), |(_, readiness)| *readiness);
         readiness.is_ready() && !refused
     }
@@ -323,7 +325,7 @@ impl Scratch {
             let gained = std::mem::take(&mut self.gained[at]);
             let gone = tree.children[at].iter().filter(|child| self.lost[**child]).count();
             let children = tree.children[at].len() + gained - gone;
-            let burst = tree.world.desired.burst(tree.names[at]);
+            let burst = burst(tree.world.fan_out(tree.names[at]));
             if gained > gone && children > burst && harm.crowded.is_none_or(|(_, most)| children > most) {
                 harm.crowded = Some((at, children));
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::World;
 use super::ready::NotYet;
 use super::step::{Planned, WaitReason};
+use super::world::At;
 use crate::model::{Facts, NodeName, Route};
 
 /// Planned moves under way at once. A move re-sends up to a segment and the backlog from the new upstream; nodes
@@ -38,7 +39,7 @@ pub(super) struct Traffic {
 
 impl Traffic {
     /// Counts a move that was ordered before and is not seen yet.
-    pub(super) fn is_on_its_way(&mut self, world: &World<'_>, node: &NodeName, route: &Route) {
+    pub(super) fn is_on_its_way(&mut self, world: &World<'_>, node: At<'_>, route: &Route) {
         self.under_way += 1;
         if let (Some(first), Some(facts)) = (route.first(), world.seen(node)) {
             self.send(first, bytes_again(world, facts, first));

@@ -27,7 +27,8 @@ pub(super) fn leave(world: &World<'_>, plan: &mut Plan) {
         return;
     }
     let nobody_moves = world.primary().is_some_and(|primary| world.is_twice(primary));
-    let named = |owner: &NodeName, on: &NodeName| world.installed(owner).is_some_and(|route| route.contains(on));
+    let installed = |owner: &NodeName| world.installed(owner).map(|route| &route.entries).into_iter().flatten();
+    let named = |owner: &NodeName, on: &NodeName| installed(owner).any(|entry| entry.name == on);
     let bounds = |planned: &Planned| match &planned.step {
         Step::AdvanceSlot { owner, .. } | Step::ClearXmin { owner, .. } => !world.is_twice(owner),
         _ => planned.why == Why::RetainedWal,

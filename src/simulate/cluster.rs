@@ -19,7 +19,7 @@ pub struct SimulatedCluster {
 /// What an operator loses when it dies.
 #[derive(Debug, Default)]
 struct Life {
-    memory: Memory,
+    memory: Arc<Memory>,
     views: ByNode<NodeView>,
     /// How many steps it does until it dies in the midst of a plan.
     steps_left: Option<usize>,
@@ -42,7 +42,7 @@ impl SimulatedCluster {
 
     /// The operator dies; another one begins with what the status told it.
     pub fn begin_anew(&self, memory: Memory) {
-        *lock(&self.life) = Life { memory, ..Life::default() };
+        *lock(&self.life) = Life { memory: Arc::new(memory), ..Life::default() };
     }
 
     /// It dies after so many more steps: the others of that plan are not done, and nothing of it is remembered.
@@ -81,14 +81,14 @@ impl Cluster for SimulatedCluster {
     async fn observe(&self, desired: &Desired) -> Observed {
         let world = self.world();
         let mut life = lock(&self.life);
-        let before = std::mem::take(&mut life.views);
-        let view = |name: &NodeName| match world.look(name) {
-            Ok(facts) => NodeView { last: Some(Arc::new(facts)), unseen: None },
-            Err(unseen) => NodeView { last: before.get(name).and_then(|view| view.last.clone()), unseen: Some(unseen) },
+        let mut before = std::mem::take(&mut life.views);
+        let view = |name: &NodeName| {
+            let last = before.get_mut(name).and_then(|view| view.last.take());
+            (name.clone(), world.look_again(name, last))
         };
-        life.views = desired.nodes.keys().map(|name| (name.clone(), view(name))).collect();
-        let nodes = life.views.clone();
-        life.memory.advance(desired, &nodes, world.now);
+        let nodes: ByNode<_> = desired.nodes.keys().map(view).collect();
+        life.views.clone_from(&nodes);
+        Arc::make_mut(&mut life.memory).advance(desired, &nodes, world.now);
         if life.desired.as_ref() != Some(desired) {
             life.desired = Some(desired.clone());
         }
@@ -114,7 +114,9 @@ impl Cluster for SimulatedCluster {
             }
             outcome.done.push(Done { planned: planned.clone(), result: world.write(&planned.step) });
         }
-        plan::record(&mut life.memory, &outcome, world.now);
+        if !outcome.done.is_empty() {
+            plan::record(Arc::make_mut(&mut life.memory), &outcome, world.now);
+        }
         outcome
     }
 }

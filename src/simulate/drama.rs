@@ -12,7 +12,7 @@ use crate::api::acknowledge::ACKNOWLEDGE;
 use crate::api::{ReplicaTopology, ReplicaTopologySpec, ReplicaTopologyStatus};
 use crate::model::check::Rejection;
 use crate::model::{ByNode, Desired, Diagnosis, Memory, Millis, NodeName};
-use crate::operator::reconcile::{Pass, reconcile};
+use crate::operator::reconcile::{Pass, walk};
 use crate::operator::{Cluster, remembered};
 use crate::plan::{Plan, Step, plan};
 
@@ -252,9 +252,9 @@ impl Drama {
 
     fn streams_are_others(&self) -> bool {
         let world = self.cluster.world();
-        let known = |name: &NodeName| self.streams.get(name).and_then(Option::as_ref);
-        world.servers.len() != self.streams.len()
-            || world.servers.iter().any(|(name, server)| stream(server) != known(name))
+        // Both are in one order.
+        let now = world.servers.iter().map(|(name, server)| (name, stream(server)));
+        !now.eq(self.streams.iter().map(|(name, from)| (name, from.as_ref())))
     }
 
     /// Tells which streams are others than before; whether there are any.
@@ -283,7 +283,8 @@ impl Drama {
         let now = self.now();
         let milliseconds = i64::try_from(now.0).unwrap_or(0);
         let wall = Timestamp::from_millisecond(WALL_BEGINS + milliseconds).unwrap_or_default();
-        let passed = reconcile(&self.topology, self.topology.status.as_ref(), &self.cluster, wall).now_or_never();
+        let (topology, previous) = (&self.topology, self.topology.status.as_ref());
+        let passed = walk(topology, &self.desired, previous, &self.cluster, wall).now_or_never();
         let Some(pass) = passed else { return };
         self.counts.passes += 1;
         self.tell(&pass);

@@ -30,7 +30,7 @@ pub fn before_writing(desired: &Desired, observed: &Observed, plan: &Plan) -> Ve
     let mut broken = Vec::new();
     let unseen = plan.steps.iter().filter(|planned| observed.seen(planned.step.server()).is_none());
     broken.extend(unseen.map(|planned| format!("law 8: {planned}, on a server that is not seen")));
-    let mut union: Option<Union> = None;
+    let mut union: Option<Union<'_>> = None;
     for planned in &plan.steps {
         match &planned.step {
             Step::SetRoute { node, route, .. } => {

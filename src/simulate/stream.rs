@@ -30,23 +30,24 @@ enum Answer {
 impl World {
     /// Every walreceiver and walsender does what it has to do by now.
     pub(super) fn connections(&mut self) {
-        let names: Vec<NodeName> = self.servers.keys().cloned().collect();
-        for name in &names {
-            self.walsenders(name);
+        for place in 0..self.servers.len() {
+            self.walsenders(place);
         }
-        for name in &names {
-            self.walreceiver(name);
+        for place in 0..self.servers.len() {
+            self.walreceiver(place);
         }
     }
 
     /// Ends walsenders whose child is gone, or silent for longer than `wal_sender_timeout`.
-    fn walsenders(&mut self, name: &NodeName) {
-        let ours = self.servers.get_mut(name).filter(|server| server.is_up() && !server.senders.is_empty());
-        let Some(mut senders) = ours.map(|server| std::mem::take(&mut server.senders)) else { return };
+    fn walsenders(&mut self, place: usize) {
+        let server = self.servers.get_index_mut(place);
+        let ours = server.filter(|(_, server)| server.is_up() && !server.senders.is_empty());
+        let taken = ours.map(|(name, server)| (name.clone(), std::mem::take(&mut server.senders)));
+        let Some((name, mut senders)) = taken else { return };
         senders.retain_mut(|sender| {
             let child = self.servers.get(&sender.child);
-            let cut = self.are_cut(name, &sender.child);
-            let theirs = child.is_some_and(|child| receives(child, name, sender.receiver_pid));
+            let cut = self.are_cut(&name, &sender.child);
+            let theirs = child.is_some_and(|child| receives(child, &name, sender.receiver_pid));
             if !theirs && !cut {
                 return false;
             }
@@ -55,14 +56,16 @@ impl World {
             sender.silent_since = since;
             since.is_none_or(|since| self.now.since(since) < self.settings.sender_timeout_milliseconds)
         });
-        if let Some(server) = self.servers.get_mut(name) {
+        if let Some((_, server)) = self.servers.get_index_mut(place) {
             server.senders = senders;
         }
     }
 
     /// One step of one walreceiver.
-    fn walreceiver(&mut self, name: &NodeName) {
-        let Some(server) = self.servers.get(name).filter(|server| server.is_up() && server.in_recovery) else { return };
+    fn walreceiver(&mut self, place: usize) {
+        let server = self.servers.get_index(place).filter(|(_, server)| server.is_up() && server.in_recovery);
+        let Some((name, server)) = server.filter(|(name, server)| !self.goes_on(name, server)) else { return };
+        let name = &name.clone();
         // A walreceiver is started and ended by the startup process, which does neither while replay is blocked.
         let gate_open = !server.paused;
         if server.reload_due && gate_open {
@@ -88,6 +91,13 @@ impl World {
         }
     }
 
+    /// As nearly always: it streams, and what was so a moment ago is so still.
+    fn goes_on(&self, name: &NodeName, server: &Server) -> bool {
+        let Receiver::Streaming { from, pid, silent_since: None } = &server.receiver else { return false };
+        let upstream = self.servers.get(from).filter(|upstream| upstream.process != Process::Frozen);
+        !server.reload_due && !self.are_cut(name, from) && upstream.is_some_and(|up| sends(up, name, *pid))
+    }
+
     fn change(&mut self, name: &NodeName, with: impl FnOnce(&mut Server)) {
         if let Some(server) = self.servers.get_mut(name) {
             with(server);
@@ -96,16 +106,10 @@ impl World {
 
     /// A walreceiver that ends says so: its walsender ends too, unless nothing of it arrives.
     fn walsenders_of_child(&mut self, child: &NodeName) {
-        let upstreams: Vec<NodeName> = self
-            .servers
-            .iter()
-            .filter(|(name, server)| {
-                server.is_up() && server.senders.iter().any(|s| s.child == *child) && *name != child
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        for upstream in upstreams {
-            self.walsenders(&upstream);
+        let feeds = |server: &Server| server.is_up() && server.senders.iter().any(|s| s.child == *child);
+        let upstreams = self.servers.iter().enumerate().filter(|(_, (name, server))| feeds(server) && *name != child);
+        for place in upstreams.map(|(place, _)| place).collect::<Vec<_>>() {
+            self.walsenders(place);
         }
     }
 
@@ -124,7 +128,7 @@ impl World {
         let cut = self.are_cut(name, from);
         let upstream = self.servers.get(from);
         let silent = cut || upstream.is_some_and(|upstream| upstream.process == Process::Frozen);
-        let theirs = upstream.is_some_and(|up| up.senders.iter().any(|s| s.child == *name && s.receiver_pid == pid));
+        let theirs = upstream.is_some_and(|up| sends(up, name, pid));
         let since = silent_since.filter(|_| silent).or(silent.then_some(self.now));
         let timed_out = since.is_some_and(|t| self.now.since(t) >= self.settings.receiver_timeout_milliseconds);
         let over = (!silent && !theirs) || timed_out;
@@ -228,6 +232,10 @@ fn starts_replication(child: &Server, upstream: &Server) -> bool {
 pub(super) fn history_holds(child: &Server, upstream: &Server) -> bool {
     child.timeline == upstream.timeline
         || upstream.history.iter().any(|(timeline, fork)| *timeline == child.timeline && child.received <= *fork)
+}
+
+fn sends(upstream: &Server, child: &NodeName, receiver_pid: i32) -> bool {
+    upstream.senders.iter().any(|sender| sender.child == *child && sender.receiver_pid == receiver_pid)
 }
 
 fn receives(child: &Server, from: &NodeName, pid: i32) -> bool {

@@ -187,7 +187,7 @@ impl Scene {
         let world = World::seen(desired, observed);
         let unseen =
             desired.nodes.keys().filter(|node| observed.seen(node).is_none()).map(NodeName::to_string).collect();
-        Self { topology, desired: desired.clone(), world, memory: observed.memory.clone(), unseen }
+        Self { topology, desired: desired.clone(), world, memory: Memory::clone(&observed.memory), unseen }
     }
 
     /// The servers that a spec names, as if they were as declared.
@@ -209,7 +209,7 @@ impl Scene {
             };
             let nodes = desired.nodes.keys().map(|name| (name.clone(), view(name))).collect();
             memory.advance(&desired, &nodes, world.now);
-            Observed { nodes, memory: memory.clone() }
+            Observed { nodes, memory: memory.clone().into() }
         };
         // Of a large fleet the primary cannot feed everybody at first, so that not all are of use in the first plan.
         for _ in 0..PLANS {

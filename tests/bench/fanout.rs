@@ -77,7 +77,7 @@ async fn planned(tree: &Tree, standbys: &[String]) -> BTreeMap<String, String> {
     eventually("all are seen", async || fleet.views().values().all(|view| view.seen().is_some())).await;
     let (nodes, mut memory) = (fleet.views(), Memory::default());
     memory.advance(&desired, &nodes, clock::now());
-    let plan = plan(&desired, &Observed { nodes, memory }, clock::now());
+    let plan = plan(&desired, &Observed { nodes, memory: memory.into() }, clock::now());
     let upstream = |node: &String| plan.wanted[&name(node)].first().unwrap().to_string();
     standbys.iter().map(|node| (node.clone(), upstream(node))).collect()
 }

@@ -38,7 +38,7 @@ impl Look {
         };
         let nodes: ByNode<_> = self.desired.nodes.keys().map(|name| (name.clone(), view(name))).collect();
         self.memory.advance(&self.desired, &nodes, self.world.now);
-        Observed { nodes, memory: self.memory.clone() }
+        Observed { nodes, memory: self.memory.clone().into() }
     }
 
     /// The plan of now, and the median of the milliseconds that it took.

@@ -246,7 +246,7 @@ impl Fleet {
         };
         let nodes: ByNode<_> = self.servers.keys().map(|name| (name.clone(), view(name))).collect();
         self.memory.advance(&self.desired, &nodes, self.now);
-        Observed { nodes, memory: self.memory.clone() }
+        Observed { nodes, memory: self.memory.clone().into() }
     }
 
     fn said(&self, name: &NodeName) -> Facts {

@@ -31,7 +31,7 @@ pub(crate) fn is_legal(desired: &Desired, observed: &Observed, made: &Plan) {
 /// Looks and plans, and forgets nothing.
 pub(crate) fn pass(desired: &Desired, nodes: &ByNode<NodeView>, memory: &mut Memory, now: Millis) -> Plan {
     memory.advance(desired, nodes, now);
-    let observed = Observed { nodes: nodes.clone(), memory: memory.clone() };
+    let observed = Observed { nodes: nodes.clone(), memory: memory.clone().into() };
     let made = plan(desired, &observed, now);
     is_legal(desired, &observed, &made);
     assert_eq!(made, plan(desired, &observed, now), "the same input, another plan");

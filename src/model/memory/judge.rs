@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::{DOUBLINGS_MAX, FORGIVEN_AFTER_MILLISECONDS, Memory, NodeMemory, RELOADS_MAX, Refused};
+use crate::model::observed::Look;
 use crate::model::primary::Primary;
 use crate::model::rooted::Rooted;
 use crate::model::tree::{Edge, entries, primary_only};
-use crate::model::{ByNode, Desired, Group, Millis, NodeName, NodeView, Observed, Sight, WhyUnseen};
+use crate::model::{Addresses, ByNode, Desired, Group, Millis, NodeName, NodeView, Sight, WhyUnseen, near};
 
 /// How long after an order a node may still be on its way to its new upstream, in milliseconds: `tcp_user_timeout` and
 /// one retry.
@@ -38,19 +39,16 @@ impl Memory {
     }
 
     /// Who is no good as an upstream, since when, and who is well again.
-    pub(super) fn judge(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
-        let observed = Observed { nodes: nodes.clone(), memory: std::mem::take(self) };
-        let sight = Sight::of(desired, &observed);
-        *self = observed.memory;
+    pub(super) fn judge(&mut self, desired: &Desired, addresses: &Addresses<'_>, nodes: &ByNode<NodeView>) {
+        let sight = Sight::at(desired, addresses, Look { nodes, memory: self });
         let vouched_for = self.vouched_for(desired, nodes, &sight);
         let settle = desired.healing.settle_seconds.saturating_mul(1000);
         let bound = desired.healing.lag_seconds.saturating_mul(1000);
-        let still: ByNode<Millis> =
-            self.nodes.iter().filter_map(|(n, m)| Some((n.clone(), self.still_since(m)?))).collect();
-        for (name, node) in &mut self.nodes {
+        let still: Vec<Option<Millis>> = self.nodes.values().map(|node| self.still_since(node)).collect();
+        for (place, (name, node)) in self.nodes.iter_mut().enumerate() {
             // The verdict may have taken the patience already; what counts is since when it is so.
-            let since = node.unseen_since.or(still.get(name).copied()).unwrap_or(self.at);
-            let (rooted, unrooted) = match sight.rooted.get(name) {
+            let since = node.unseen_since.or(still[place]).unwrap_or(self.at);
+            let (rooted, unrooted) = match near(&sight.rooted, place, name) {
                 Some(Rooted::Yes { hops, .. }) => {
                     node.hops = Some(*hops);
                     (true, false)
@@ -59,26 +57,28 @@ impl Memory {
                 Some(Rooted::Unknown(_)) | None => (false, false),
             };
             node.rooted_since = node.rooted_since.filter(|_| rooted).or(rooted.then_some(self.at));
-            node.note_upstream(sight.edges.get(name));
+            node.note_upstream(near(&sight.edges, place, name));
             node.unrooted_since = node.unrooted_since.filter(|_| unrooted).or(unrooted.then_some(since));
-            let paused = nodes.get(name).and_then(NodeView::seen).is_some_and(|facts| facts.replay_paused);
+            let paused = near(nodes, place, name).and_then(NodeView::seen).is_some_and(|facts| facts.replay_paused);
             node.note_late(sight.shows_late(name).filter(|_| !paused), bound, self.at);
         }
         let doubted = self.doubted(&still, &sight);
-        self.note_refusals(desired, nodes, &sight);
-        self.note_arrivals(nodes, &sight);
-        for (name, node) in &mut self.nodes {
-            let verdict = sight.rooted.get(name);
+        let well_since: ByNode<Millis> =
+            self.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.rooted_since?))).collect();
+        self.note_refusals(desired, addresses, nodes, &sight, &well_since);
+        self.note_arrivals(nodes, &sight, &well_since);
+        for (place, (name, node)) in self.nodes.iter_mut().enumerate() {
+            let verdict = near(&sight.rooted, place, name);
             // What it suffered from others before is not held against it.
-            let since = node.unseen_since.or(still.get(name).copied().filter(|_| !node.suffers)).unwrap_or(self.at);
+            let since = node.unseen_since.or(still[place].filter(|_| !node.suffers)).unwrap_or(self.at);
             // Nor what was not seen because of us.
             let since = since.max(self.blind_at.unwrap_or_default());
             if self.blind_since.is_some() && node.unseen_since.is_some() {
                 node.failing_since = None;
                 continue;
             }
-            let by_another = sight.culprit(name) != name || doubted.contains(name);
-            let suffers = matches!(verdict, Some(Rooted::No(_))) && by_another;
+            let by_another = || sight.culprit(name) != name || doubted.contains(name);
+            let suffers = matches!(verdict, Some(Rooted::No(_))) && by_another();
             node.suffers = suffers || (node.suffers && node.unrooted_since.is_some());
             let well = match verdict {
                 Some(Rooted::Yes { lag_milliseconds, .. }) => {
@@ -114,11 +114,12 @@ impl Memory {
 
     /// Nodes that stand still since a time from which on their upstream has not answered either: its deadline may not be
     /// over yet, and then it is the one that hangs.
-    fn doubted(&self, still: &ByNode<Millis>, sight: &Sight) -> BTreeSet<NodeName> {
+    fn doubted(&self, still: &[Option<Millis>], sight: &Sight) -> BTreeSet<NodeName> {
         let answered = |upstream: &NodeName| self.nodes.get(upstream).map_or(Millis(0), |node| node.asked_at);
-        let doubted =
-            |(node, since): &(&NodeName, &Millis)| sight.upstream(node).is_some_and(|up| answered(up) <= **since);
-        still.iter().filter(doubted).map(|(node, _)| node.clone()).collect()
+        let doubted = |node, since| sight.upstream(node).is_some_and(|up| answered(up) <= since);
+        let still =
+            self.nodes.keys().zip(still).filter(|(node, since)| since.is_some_and(|since| doubted(node, since)));
+        still.map(|(node, _)| node.clone()).collect()
     }
 
     /// Who is no worse for what we do not see of it: its children are fed, or it is only our credentials that keep us from
@@ -127,6 +128,10 @@ impl Memory {
         // Two witnesses: one that does not answer and whose children have got nothing for half the patience is not fed by
         // anybody's fault but its own, so the other half is not waited for.
         let half = desired.healing.suspect_after_milliseconds / 2;
+        // As nearly always: whoever can be judged by itself needs nobody who vouches for it.
+        if sight.rooted.values().all(|verdict| !matches!(verdict, Rooted::Unknown(_))) {
+            return BTreeSet::new();
+        }
         let fed = |child: &NodeName| sight.is_rooted(child) && self.stands_still(child, half).is_none();
         let children = sight.edges.iter().filter_map(|(child, edge)| Some((child, edge.upstream()?)));
         let (carrying, others): (Vec<_>, Vec<_>) = children.partition(|(child, _)| fed(child));
@@ -140,18 +145,23 @@ impl Memory {
 
     /// Whom a node gets nothing from although it is pointed to it and it is well. Each time in a row the node is kept from
     /// it twice as long, beginning with the time that a failed node has to settle.
-    fn note_refusals(&mut self, desired: &Desired, nodes: &ByNode<NodeView>, sight: &Sight) {
-        let addresses = desired.addresses();
+    fn note_refusals(
+        &mut self,
+        desired: &Desired,
+        addresses: &Addresses<'_>,
+        nodes: &ByNode<NodeView>,
+        sight: &Sight,
+        well_since: &ByNode<Millis>,
+    ) {
         let (at, patience) = (self.at, desired.healing.suspect_after_milliseconds);
         let settle = desired.healing.settle_seconds.saturating_mul(1000).max(REFUSED_AFTER_MILLISECONDS);
         let seen = |name: &NodeName| nodes.get(name).and_then(NodeView::seen);
         let is_root = |name: &NodeName| desired.group_of(name).is_some_and(Group::is_root);
-        let well_since: ByNode<Millis> =
-            self.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.rooted_since?))).collect();
-        for (name, node) in &mut self.nodes {
-            let Some(facts) = seen(name).filter(|facts| facts.in_recovery) else { continue };
+        for (place, (name, node)) in self.nodes.iter_mut().enumerate() {
+            let facts = near(nodes, place, name).and_then(NodeView::seen);
+            let Some(facts) = facts.filter(|facts| facts.in_recovery) else { continue };
             node.refused.retain(|_, refused| at.since(refused.until) < FORGIVEN_AFTER_MILLISECONDS);
-            let installed = entries(&addresses, &facts.route.conninfo);
+            let installed = entries(addresses, &facts.route.conninfo);
             let from = facts.receiver.as_ref().and_then(|r| addresses.node_at(&r.host, r.port));
             if from.is_some_and(|from| installed.contains(from)) {
                 node.reloads = 0;

@@ -61,6 +61,13 @@ impl Kept {
         if facts.asked_at <= self.written_at {
             return;
         }
+        // As at nearly every look.
+        if self.slots.keys().eq(facts.slots.keys()) {
+            for (kept, seen) in self.slots.values_mut().zip(facts.slots.values()) {
+                kept.follow(Some(seen), now);
+            }
+            return;
+        }
         self.slots.retain(|name, kept| kept.follow(facts.slots.get(name), now));
         for name in facts.slots.keys().filter(|name| !self.slots.contains_key(*name)).cloned().collect::<Vec<_>>() {
             self.slots.insert(name, KeptSlot { there: true, since: now, removed: 0 });

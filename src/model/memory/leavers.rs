@@ -35,15 +35,21 @@ impl Memory {
         let is_gone = |name: &NodeName| !desired.nodes.contains_key(name);
         let at = self.at;
         self.left_on.retain(|name, _| is_gone(name));
-        for (name, node) in self.nodes.iter().filter(|(name, _)| is_gone(name)) {
+        // As nearly always, nobody is.
+        let gone: Vec<NodeName> = if self.nodes.keys().eq(desired.nodes.keys()) {
+            Vec::new()
+        } else {
+            self.nodes.keys().filter(|name| is_gone(name)).cloned().collect()
+        };
+        for name in &gone {
+            let Some(node) = self.nodes.shift_remove(name) else { continue };
             let leaver = Leaver { used: at, active: at, routed: node.routed, dropped: BTreeMap::new() };
             self.leaving.entry(name.clone()).or_insert(leaver);
-            let left = slots_on(desired, node);
+            let left = slots_on(desired, &node);
             if !left.is_empty() {
                 self.left_on.insert(name.clone(), left);
             }
         }
-        self.nodes.retain(|name, _| !is_gone(name));
         self.leaving.retain(|name, leaver| {
             let slot = name.slot();
             let is_hidden = nodes.values().any(|view| view.unseen.is_some());

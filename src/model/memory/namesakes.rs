@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Memory, Millis};
 use crate::model::observed::Sender;
-use crate::model::{ByNode, Desired, Facts, NodeName, NodeView};
+use crate::model::{Addresses, ByNode, Called, Desired, Facts, NodeName, NodeView};
 
 /// A connection that was left is not taken for a stranger's before so much time has passed, in milliseconds: both ends
 /// were asked again since.
@@ -41,31 +41,30 @@ impl Memory {
 
     /// Compares the walsenders of every server that is seen with what their owners tell. Of those that are not seen now
     /// nothing new is known (law 8).
-    pub(super) fn note_namesakes(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
-        let addresses = desired.addresses();
+    pub(super) fn note_namesakes(&mut self, desired: &Desired, addresses: &Addresses<'_>, nodes: &ByNode<NodeView>) {
         let seen = |name: &NodeName| nodes.get(name).and_then(NodeView::seen);
         let patience = desired.healing.suspect_after_milliseconds.max(LEFT_MILLISECONDS);
         let mut before = std::mem::take(&mut self.namesakes);
         for (on, facts) in desired.nodes.keys().filter_map(|on| Some((on, seen(on)?))) {
             let mut claimed = BTreeSet::new();
             for sender in &facts.senders {
-                let Ok(name) = NodeName::new(&sender.application_name) else { continue };
-                let Some(owner) = seen(&name) else { continue };
+                let owner = nodes.get_key_value(&Called::by_name(&sender.application_name));
+                let Some((name, owner)) = owner.and_then(|(name, view)| Some((name, view.seen()?))) else { continue };
                 let from =
                     owner.receiver.as_ref().and_then(|receiver| addresses.node_at(&receiver.host, receiver.port));
                 // It may be this server by another of its addresses.
                 if owner.receiver.is_some() && from.is_none() {
                     continue;
                 }
-                let steady = owner.in_recovery && self.receives_steadily(&name);
+                let steady = owner.in_recovery && self.receives_steadily(name);
                 if steady
                     && from.is_some_and(|from| self.are_one(from, on))
                     && same_slot(owner, sender)
-                    && claimed.insert(name.clone())
+                    && claimed.insert(name)
                 {
                     continue;
                 }
-                let key = (name, on.clone(), sender.pid);
+                let key = (name.clone(), on.clone(), sender.pid);
                 let old = before.remove(&key);
                 let since = old.as_ref().map_or(self.at, |old| old.since);
                 let replied = old.as_ref().is_some_and(|old| old.replied != sender.replied);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::judge::REFUSED_AFTER_MILLISECONDS;
 use super::{Memory, NodeMemory};
 use crate::model::tree::Edge;
-use crate::model::{ByNode, Millis, NodeName, NodeView, Sight};
+use crate::model::{ByNode, Millis, NodeName, NodeView, Sight, near};
 
 /// For so many settling times it is remembered that a node did not arrive.
 const STRAYED_FOR_SETTLES: u64 = 5;
@@ -19,13 +19,13 @@ impl Memory {
     }
 
     /// Compares where nodes are with where they were sent.
-    pub(super) fn note_arrivals(&mut self, nodes: &ByNode<NodeView>, sight: &Sight) {
-        let seen = |name: &NodeName| nodes.get(name).and_then(NodeView::seen);
+    pub(super) fn note_arrivals(&mut self, nodes: &ByNode<NodeView>, sight: &Sight, well_since: &ByNode<Millis>) {
         let mut took: BTreeSet<(NodeName, bool)> = BTreeSet::new();
-        let well_since: ByNode<Millis> =
-            self.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.rooted_since?))).collect();
-        for (name, node) in &mut self.nodes {
-            let Some(facts) = seen(name) else { continue };
+        for (place, (name, node)) in self.nodes.iter_mut().enumerate() {
+            if node.ordered.as_ref().is_none_or(|order| order.arrived) {
+                continue;
+            }
+            let Some(facts) = near(nodes, place, name).and_then(NodeView::seen) else { continue };
             let edge = sight.edges.get(name).filter(|_| sight.is_rooted(name));
             // While replay is blocked, or the disk full, it follows nobody, whoever it is.
             let able = !facts.disk_full && facts.replay_blocked_by().is_none();

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::Memory;
-use crate::model::{ByNode, Desired, Facts, NodeName, NodeView};
+use crate::model::{ByNode, Desired, Facts, NodeName, NodeView, near};
 
 /// How long what a name said last counts for whom it names, in milliseconds: longer than a server takes to be started again.
 const FORGOTTEN_AFTER_MILLISECONDS: u64 = 60_000;
@@ -48,7 +48,9 @@ impl Memory {
                 self.twice.insert(pair, Some(since));
             }
         }
-        let mut all: Vec<_> = desired.nodes.keys().filter_map(|name| Some((incarnation(last(name)?)?, name))).collect();
+        let said = |place, name| near(nodes, place, name).filter(|_| !silent.contains(name))?.last.as_deref();
+        let all = desired.nodes.keys().enumerate();
+        let mut all: Vec<_> = all.filter_map(|(place, name)| Some((incarnation(said(place, name)?)?, name))).collect();
         all.sort_unstable();
         for same in all.chunk_by(|(one, _), (other, _)| one == other) {
             for (at, (_, one)) in same.iter().enumerate() {

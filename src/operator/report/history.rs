@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Status, View, texts};
+use super::{Status, View, texts, told};
 use crate::api::conditions::stored;
 use crate::api::reason::Plain;
 use crate::api::status::{Change, HISTORY_ENTRIES, NodeState, NodeStatus};
@@ -38,11 +38,10 @@ fn changes(view: &View<'_>, previous: &Status, status: &Status) -> Vec<(String, 
     {
         found.push((format!("{} is the primary in place of {}", primary.name, before.name), "Promoted".to_owned()));
     }
-    let known: BTreeMap<&str, &NodeStatus> = previous.nodes.iter().map(|node| (node.name.as_str(), node)).collect();
     let mut moved: BTreeMap<(String, &str, &str), Vec<&str>> = BTreeMap::new();
     let mut fell: BTreeMap<(String, &str), Vec<&str>> = BTreeMap::new();
-    for node in &status.nodes {
-        let Some(before) = known.get(node.name.as_str()) else { continue };
+    for (place, node) in status.nodes.iter().enumerate() {
+        let Some(before) = told(&previous.nodes, place, &node.name) else { continue };
         if let Some(change) = state_change(before, node) {
             fell.entry(change).or_default().push(&node.name);
         }

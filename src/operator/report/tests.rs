@@ -8,7 +8,6 @@ use crate::api::status::{Change, HISTORY_ENTRIES};
 use crate::model::memory::{FailedStep, NodeMemory, Ordered};
 use crate::model::observed::{InstalledRoute, Receiver, Sender};
 use crate::model::primary::true_primary;
-use crate::model::tree::edges;
 use crate::model::{Facts, Lsn, Millis, NodeView, Route, SessionAttrs, Timeline};
 use crate::plan::{Done, Readiness, Wait, WaitReason, Why};
 
@@ -107,7 +106,7 @@ fn a_step_that_fails_is_told_in_the_same_words_whether_it_is_tried_in_this_pass_
     world.plan.fallbacks.insert(name("eu-2"), vec![(name("core-2"), Readiness::NotReady)]);
     for owner in ["eu-2", "eu-3"] {
         let said = FailedStep { error: "all replication slots are in use".to_owned(), ..FailedStep::default() };
-        world.observed.memory.failed_steps.insert((name("core-2"), name(owner), "CreateSlot"), said);
+        world.memory().failed_steps.insert((name("core-2"), name(owner), "CreateSlot"), said);
     }
     world.plan.postponed = vec![step("eu-3"), step("eu-2")];
     let waiting = world.report(None, 100);
@@ -351,7 +350,7 @@ fn a_move_is_told_in_the_history_also_when_the_node_was_seen_below_nobody_on_its
             world.observed.nodes.get_mut(&name("eu-3")).unwrap().last = Some(Arc::new(alone));
         }
         let (desired, nodes) = (world.desired.clone(), world.observed.nodes.clone());
-        world.observed.memory.advance(&desired, &nodes, Millis(second.unsigned_abs() * 1000));
+        world.memory().advance(&desired, &nodes, Millis(second.unsigned_abs() * 1000));
         let status = world.report(Some(previous), second);
         let told = |change: &Change| change.what.contains(" moved ").then(|| change.what.clone());
         let moves: Vec<_> = status.history.iter().filter_map(told).collect();
@@ -375,10 +374,10 @@ fn a_tree_is_not_as_declared_while_a_node_receives_from_nobody_and_nothing_is_di
     let memory = |at| NodeMemory { alone_since: Some(Millis(at)), asked_at: Millis(2_000), ..NodeMemory::default() };
     // A look that was asked for at once sees a reconnect of milliseconds as well.
     for at in [2_000, 1_970] {
-        world.observed.memory.nodes.insert(name("eu-3"), memory(at));
+        world.memory().nodes.insert(name("eu-3"), memory(at));
         assert_eq!(said(&world.report(None, 1), ConditionType::Converged), ("True", "AsDeclared"));
     }
-    world.observed.memory.nodes.insert(name("eu-3"), memory(1_000));
+    world.memory().nodes.insert(name("eu-3"), memory(1_000));
     let status = world.report(None, 1);
     assert_eq!(said(&status, ConditionType::Converged), ("False", "Waiting"));
     assert!(message(&status, ConditionType::Converged).starts_with("eu-3 receives from nobody at the moment"));
@@ -425,7 +424,7 @@ fn a_move_is_told_with_the_reason_of_the_order_that_it_follows() {
             moves: true,
             arrived: false,
         };
-        let memory = world.observed.memory.nodes.entry(name("eu-3")).or_default();
+        let memory = world.memory().nodes.entry(name("eu-3")).or_default();
         (memory.ordered, memory.upstream) = (Some(ordered), Some((name("core-2"), Millis(100_100))));
         let history = world.report(Some(&before), 101).history;
         let moves: Vec<_> = history.iter().map(|change| (change.what.as_str(), change.why.as_str())).collect();

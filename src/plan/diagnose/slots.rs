@@ -1,30 +1,30 @@
 //! What is wrong with slots, whoever streams where.
 
 use super::super::slots::{holding, left_behind};
-use super::super::step::{Plan, StepKind};
-use super::{Found, World, deed};
-use crate::model::{Diagnosis, NodeName};
+use super::super::step::StepKind;
+use super::super::want::Wanted;
+use super::{At, Found, World, deed};
+use crate::model::Diagnosis;
 
 /// A slot of the node, or one on it, that does harm and could not be helped.
-pub(super) fn trouble(world: &World<'_>, plan: &Plan, node: &NodeName) -> Found {
-    zombie(world, plan, node).or_else(|| holds_xmin(world, node))
+pub(super) fn trouble(world: &World<'_>, wanted: &Wanted<'_>, node: At<'_>) -> Found {
+    zombie(world, wanted, node).or_else(|| holds_xmin(world, node))
 }
 
 /// A slot that the node needs is held by a connection that it has left, and we may not end that.
-fn zombie(world: &World<'_>, plan: &Plan, node: &NodeName) -> Found {
-    let entries = plan.wanted.get(node).map(|route| route.entries.as_slice()).unwrap_or_default();
-    let lasts = |on: &&NodeName| left_behind(world, node, on).is_some() && !may_end(world, node, on);
-    let on = entries.iter().find(lasts)?;
+fn zombie(world: &World<'_>, wanted: &Wanted<'_>, node: At<'_>) -> Found {
+    let lasts = |on: &&At<'_>| left_behind(world, node, **on).is_some() && !may_end(world, node, **on);
+    let on = *wanted.get(node)?.entries.iter().find(lasts)?;
     Some((Diagnosis::ZombieSlot, format!("{node} is kept out of {on}. {}.", zombie_cure(world, node, on))))
 }
 
-fn may_end(world: &World<'_>, node: &NodeName, on: &NodeName) -> bool {
-    let failed = world.observed.memory.failed_at(on, node, StepKind::EndSender.into()).is_some();
+fn may_end(world: &World<'_>, node: At<'_>, on: At<'_>) -> bool {
+    let failed = world.observed.memory.failed_at(on.name, node.name, StepKind::EndSender.into()).is_some();
     world.seen(on).is_some_and(|facts| facts.may_end_senders) && !failed
 }
 
 /// What becomes of the connection that holds a node's slot on `on` and that it has left.
-pub(super) fn zombie_cure(world: &World<'_>, node: &NodeName, on: &NodeName) -> String {
+pub(super) fn zombie_cure(world: &World<'_>, node: At<'_>, on: At<'_>) -> String {
     if may_end(world, node, on) {
         return deed(world, "the connection that it does not have, and that holds its slot, is ended");
     }
@@ -39,10 +39,10 @@ pub(super) fn zombie_cure(world: &World<'_>, node: &NodeName, on: &NodeName) -> 
 }
 
 /// An idle slot on `on` holds back transactions, and to clear it was tried in vain.
-fn holds_xmin(world: &World<'_>, on: &NodeName) -> Found {
+fn holds_xmin(world: &World<'_>, on: At<'_>) -> Found {
     let memory = &world.observed.memory;
-    let tried = |owner: &NodeName| memory.failed_at(on, owner, StepKind::ClearXmin.into()).is_some();
-    let (owner, _) = holding(world, on).find(|(owner, _)| tried(owner))?;
+    let tried = |owner: At<'_>| memory.failed_at(on.name, owner.name, StepKind::ClearXmin.into()).is_some();
+    let (owner, _) = holding(world, on).find(|(owner, _)| tried(*owner))?;
     let seen = format!("the slot of {owner} on {on} is idle and holds back vacuum up to the primary");
     let cure = "Let our role in for replication there, pg_hba.conf: host replication waltree, and see that a walsender is free";
     Some((Diagnosis::SlotHoldsXmin, format!("{seen}. {cure}.")))

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use super::slots::zombie_cure;
 use super::unseen::{RESTARTS_MIN, crash_loop};
-use super::{Found, World, deed, deed_of_a_route, is_relay};
+use super::{At, Found, World, deed, deed_of_a_route, is_relay};
 use crate::model::observed::STATUS_INTERVAL;
 use crate::model::rooted::Rooted;
 use crate::model::tree::Edge;
-use crate::model::{Diagnosis, Facts, Management, NodeName, Route};
+use crate::model::{Diagnosis, Facts, Management, NodeName};
 use crate::plan::slots::may_arm;
-use crate::plan::step::Plan;
+use crate::plan::want::Wanted;
+use crate::plan::world::RouteAt;
 
 /// What to do about a lost slot. It is lost again and again where a setting of the upstream says so (postgres-facts.md 12).
 const LOST_CURE: &str = "the slot is made anew. If that happens again, raise max_slot_wal_keep_size on its upstream and set \
@@ -19,33 +20,34 @@ const LOST_CURE: &str = "the slot is made anew. If that happens again, raise max
 /// The worst that is wrong with a standby that is seen.
 pub(super) fn stream(
     world: &World<'_>,
-    plan: &Plan,
+    wanted: &Wanted<'_>,
     refusals: &BTreeMap<&NodeName, Vec<&str>>,
-    node: &NodeName,
+    node: At<'_>,
     facts: &Facts,
 ) -> Found {
-    if world.is_primary(node) {
+    let name = node.name;
+    if world.is_primary(name) {
         return None;
     }
     let patience = world.desired.healing.suspect_after_milliseconds;
     let memory = &world.observed.memory;
-    let failing = memory.failing_for(node).is_some_and(|t| t >= patience);
-    let unrooted = memory.unrooted_for(node).is_some_and(|t| t >= patience);
-    let too_low = || parameter_too_low(world, node, facts);
+    let failing = world.failing_for(node).is_some_and(|t| t >= patience);
+    let unrooted = world.unrooted_for(node).is_some_and(|t| t >= patience);
+    let too_low = || parameter_too_low(world, name, facts);
     // A conflict is everyday as long as it lasts no longer than data may be old. And the patience: PostgreSQL's own bound is
     // the same 30 s, after which it takes a moment to end the sessions.
     let bound = world.desired.healing.lag_seconds.saturating_mul(1000).saturating_add(patience);
-    let conflict = memory.conflict_for(node) > bound;
-    if let Some(gate) = facts.replay_blocked_by().filter(|_| facts.replay_paused || failing || conflict) {
+    let conflict = || memory.conflict_for(name) > bound;
+    if let Some(gate) = facts.replay_blocked_by().filter(|_| facts.replay_paused || failing || conflict()) {
         // Replay pauses by itself where a parameter is too low.
-        return too_low().or_else(|| Some(replay_blocked(node, gate)));
+        return too_low().or_else(|| Some(replay_blocked(name, gate)));
     }
     // A walreceiver that has just begun has brought nothing yet.
     let receiver = world.memory(node).and_then(|memory| memory.receiver).filter(|_| facts.receiver.is_some());
     let lasts = receiver.is_some_and(|(_, since)| memory.at.since(since) >= patience);
-    let failing = failing && (lasts || memory.fails_ungated(node, patience));
+    let failing = failing && (lasts || memory.fails_ungated(name, patience));
     // Each move to another upstream ends the old one, which is seen to be stopping for a moment.
-    if unrooted && memory.stopping_for(node) >= patience {
+    if unrooted && memory.stopping_for(name) >= patience {
         let cure = "Restart the server; nothing less ends it";
         return Some((
             Diagnosis::WalReceiverStuck,
@@ -59,21 +61,21 @@ pub(super) fn stream(
             format!("{seen}. Free space there, or give it more; it goes on by itself."),
         ));
     }
-    if failing && let Some(Rooted::No(seen)) = world.sight.rooted.get(node) {
-        let (diagnosis, cure) = no_path(world, plan, node, facts);
+    if failing && let Some(Rooted::No(seen)) = world.rooted(node) {
+        let (diagnosis, cure) = no_path(world, wanted, node, facts);
         // What is seen may be seen at another node above it; where it is seen at this one, that one is named once.
         let of_whom = if seen.starts_with(&format!("{node} ")) { String::new() } else { format!("{node}: ") };
         return Some((diagnosis, format!("{of_whom}{seen}. {cure}.")));
     }
     if world.memory(node).is_some_and(|memory| memory.restarts.len() >= RESTARTS_MIN) {
-        return Some(crash_loop(node));
+        return Some(crash_loop(name));
     }
-    half(refusals, node)
+    half(refusals, name)
         .or_else(|| full(world, node, facts))
         .or_else(|| lagging(world, node, failing))
         .or_else(too_low)
         .or_else(|| {
-            let settles = is_relay(world, node) && memory.is_settling(node);
+            let settles = is_relay(world, node) && world.is_settling(node);
             let cure = "Nothing to do: it gets its children back when it has been well long enough";
             settles.then(|| (Diagnosis::Settling, format!("{node} failed a short while ago. {cure}.")))
         })
@@ -91,7 +93,7 @@ fn replay_blocked(node: &NodeName, gate: &str) -> (Diagnosis, String) {
 
 fn parameter_too_low(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
     let primary = world.primary()?;
-    let theirs = &world.seen(primary)?.parameters;
+    let theirs = &world.primary_says()?.parameters;
     // As nearly everywhere.
     if facts.parameters == *theirs {
         return None;
@@ -131,9 +133,9 @@ fn half(refusals: &BTreeMap<&NodeName, Vec<&str>>, node: &NodeName) -> Found {
 }
 
 /// It is well, and all its walsenders are somebody else's: nobody is led to it, so that nobody is refused.
-fn full(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
+fn full(world: &World<'_>, node: At<'_>, facts: &Facts) -> Found {
     let most = facts.parameters.get("max_wal_senders").filter(|_| facts.is_full() && is_relay(world, node))?;
-    if world.desired.nodes.keys().any(|other| world.upstream(other) == Some(node)) {
+    if world.all().any(|other| world.upstream(other) == Some(node)) {
         return None;
     }
     let cure = "Raise max_wal_senders there, or end what holds them";
@@ -145,28 +147,30 @@ fn full(world: &World<'_>, node: &NodeName, facts: &Facts) -> Found {
     ))
 }
 
-fn lagging(world: &World<'_>, node: &NodeName, failing: bool) -> Found {
+fn lagging(world: &World<'_>, node: At<'_>, failing: bool) -> Found {
     let healing = &world.desired.healing;
     let bound = healing.lag_seconds;
-    let Some(Rooted::Yes { lag_milliseconds, .. }) = world.sight.rooted.get(node) else { return None };
+    let Some(Rooted::Yes { lag_milliseconds, .. }) = world.rooted(node) else { return None };
     let receives_late = *lag_milliseconds > bound.saturating_mul(1000);
     // Not the present figure: it moves with every look, and the status would be written again with it.
     let seen = || format!("{node} is more than {bound} s behind");
     if is_relay(world, node) {
         // What counts is what it can pass on, which is what it has received.
-        let lags = (failing || receives_late) && world.sight.lags_by_itself(node);
+        let lags = (failing || receives_late) && world.sight.lags_by_itself(node.name);
         let cure = "Look at its disk, CPU and network; its children are moved where there is room";
         return lags.then(|| (Diagnosis::LaggingRelay, format!("{}, and its upstream is not. {cure}.", seen())));
     }
     // What counts is what its readers see, which is what it has replayed.
-    let lags = world.observed.memory.is_late(node, healing.suspect_after_milliseconds);
+    let late_since = world.memory(node).and_then(|memory| memory.late_since);
+    let late_for = late_since.map(|since| world.observed.memory.at.since(since));
+    let lags = late_for.is_some_and(|t| t >= healing.suspect_after_milliseconds);
     let cure = "Look at its disk, CPU and network, at who reads there, and at recovery_min_apply_delay";
     lags.then(|| (Diagnosis::LaggingLeaf, format!("{}. {cure}.", seen())))
 }
 
-fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (Diagnosis, String) {
+fn no_path(world: &World<'_>, wanted: &Wanted<'_>, node: At<'_>, facts: &Facts) -> (Diagnosis, String) {
     let route = |deed| deed_of_a_route(world, node, deed);
-    let first = plan.wanted.get(node).and_then(Route::first);
+    let first = wanted.get(node).and_then(RouteAt::first);
     match world.edge(node) {
         Some(Edge::Stranger(_)) if world.management(node) == Management::Observe => {
             return (
@@ -179,10 +183,10 @@ fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (D
         Some(Edge::Stranger(_)) => {
             return (Diagnosis::WrongUpstream, route("it is pointed to its declared upstream when that is safe"));
         }
-        Some(Edge::Both(_) | Edge::ChildOnly(_) | Edge::Denied(_)) if in_ring(world, node) => {
+        Some(Edge::Both(_) | Edge::ChildOnly(_) | Edge::Denied(_)) if in_ring(world, node.name) => {
             return (Diagnosis::Ring, route("it is broken at the node nearest the primary"));
         }
-        _ if facts.receiver.is_none() && wal_is_gone(world, node, facts) => {
+        _ if facts.receiver.is_none() && wal_is_gone(world, node.name, facts) => {
             return (
                 Diagnosis::WalGone,
                 "Restore it from an archive, or clone it anew: no server has the WAL that it needs any more".to_owned(),
@@ -190,7 +194,7 @@ fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (D
         }
         _ => {}
     }
-    let seen = first.filter(|first| world.seen(first).is_some() && !world.is_twice(first));
+    let seen = first.filter(|first| world.seen(*first).is_some() && !world.is_twice(first.name));
     if let (None, Some(first)) = (&facts.receiver, seen) {
         match world.slot(node, first) {
             None if may_arm(world, node, first) => {
@@ -211,7 +215,7 @@ fn no_path(world: &World<'_>, plan: &Plan, node: &NodeName, facts: &Facts) -> (D
 /// Whether no server that has a path holds WAL from the segment of the node's position on.
 fn wal_is_gone(world: &World<'_>, node: &NodeName, facts: &Facts) -> bool {
     let needed = facts.position.segment_start(facts.segment_bytes);
-    let others = world.desired.nodes.keys().filter(|other| *other != node && world.is_rooted(other));
+    let others = world.desired.nodes.keys().filter(|other| *other != node && world.is_rooted(*other));
     let mut oldest = others.filter_map(|other| world.seen(other)?.oldest_wal).peekable();
     oldest.peek().is_some() && oldest.all(|oldest| oldest > needed)
 }
@@ -220,8 +224,8 @@ fn in_ring(world: &World<'_>, node: &NodeName) -> bool {
     let mut at = node;
     for _ in 0..world.desired.nodes.len() {
         match world.upstream(at) {
-            Some(up) if up == node => return true,
-            Some(up) => at = up,
+            Some(up) if up.name == node => return true,
+            Some(up) => at = up.name,
             None => return false,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Found, World, is_relay};
+use super::{At, Found, World, is_relay};
 use crate::model::{Diagnosis, NodeName, Unseen, WhyUnseen};
 
 /// So many starts within ten minutes are no accident.
@@ -19,7 +19,8 @@ pub(super) fn unseen(world: &World<'_>, zones_down: &BTreeMap<&str, Vec<&NodeNam
     if momentary && !long {
         return None;
     }
-    let zone = world.zone(node);
+    let at = world.at(node);
+    let zone = world.zone(at);
     if let Some((zone, nodes)) = zone.and_then(|zone| zones_down.get_key_value(zone)) {
         // Told once, by the first of them; the others say by themselves that they are not seen.
         let message = format!("all {} servers of zone {zone} are out of sight. Look at the zone.", nodes.len());
@@ -35,12 +36,12 @@ pub(super) fn unseen(world: &World<'_>, zones_down: &BTreeMap<&str, Vec<&NodeNam
     Some(match (why, failing) {
         (WhyUnseen::Refused, true) => {
             let (diagnosis, fed) =
-                by_place(world, node, fed, [Diagnosis::DeadPrimary, Diagnosis::DeadRelay, Diagnosis::DeadLeaf]);
+                by_place(world, at, fed, [Diagnosis::DeadPrimary, Diagnosis::DeadRelay, Diagnosis::DeadLeaf]);
             (diagnosis, format!("{node} refuses connections ({detail}). {start}{fed}."))
         }
         (WhyUnseen::Timeout, true) => {
             let (diagnosis, fed) =
-                by_place(world, node, fed, [Diagnosis::HungPrimary, Diagnosis::HungRelay, Diagnosis::HungLeaf]);
+                by_place(world, at, fed, [Diagnosis::HungPrimary, Diagnosis::HungRelay, Diagnosis::HungLeaf]);
             (diagnosis, format!("{node} does not answer ({detail}). {look}{fed}."))
         }
         _ => (Diagnosis::Unseen, format!("{node} cannot be asked: {why} ({detail}). {}.", cure(*why))),
@@ -54,9 +55,9 @@ pub(super) fn crash_loop(node: &NodeName) -> (Diagnosis, String) {
 }
 
 /// The name of a fault by where the node stands, and what else is said of a relay.
-fn by_place<'a>(world: &World<'_>, node: &NodeName, fed: &'a str, names: [Diagnosis; 3]) -> (Diagnosis, &'a str) {
+fn by_place<'a>(world: &World<'_>, node: At<'_>, fed: &'a str, names: [Diagnosis; 3]) -> (Diagnosis, &'a str) {
     let [primary, relay, leaf] = names;
-    if world.is_primary(node) {
+    if world.is_primary(node.name) {
         (primary, "")
     } else if is_relay(world, node) {
         (relay, fed)

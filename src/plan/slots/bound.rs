@@ -4,14 +4,15 @@
 use super::super::World;
 use super::super::standing::Standing;
 use super::super::step::{Plan, Planned, Step, Why};
+use super::super::world::At;
 use super::{forward, is_absent, leavers};
 use crate::model::observed::Slot;
-use crate::model::{Facts, Lsn, NodeName};
+use crate::model::{Facts, Lsn};
 
 /// Fills in `plan.retained_bytes`, and releases what keeps more than the bound.
 pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
     let bound = world.desired.limits.retained_wal_bytes;
-    for on in world.desired.nodes.keys().filter(|on| world.standing(on) != Standing::Barred) {
+    for on in world.all().filter(|on| world.standing(*on) != Standing::Barred) {
         let Some(facts) = world.seen(on) else { continue };
         let need = Need::of(world, on, facts);
         let idle: Vec<_> = world.slots(on).filter(|(_, slot)| slot.active_pid.is_none() && !slot.lost).collect();
@@ -19,20 +20,18 @@ pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
         else {
             continue;
         };
-        plan.retained_bytes.insert(on.clone(), most);
+        plan.retained_bytes.insert(on.name.clone(), most);
         if most <= bound {
             continue;
         }
-        let behind = |(owner, slot): (&'_ NodeName, &Slot)| {
-            let reach = reach(world, owner, on, facts, slot)?;
-            Some((need.bytes_beyond(reach), owner.clone()))
-        };
-        let mut beyond: Vec<_> = idle.into_iter().filter_map(behind).filter(|(bytes, _)| *bytes > bound).collect();
-        beyond.sort_by(|(one, a), (other, b)| (other, a).cmp(&(one, b)));
-        for (_, owner) in beyond.into_iter().filter(|(_, owner)| is_absent(world, owner, on)) {
-            let why = if leavers::has_left(world, &owner) { Why::LeftSpec } else { Why::RetainedWal };
-            plan.steps.retain(|planned| planned.step.server() != on || *planned.step.owner() != owner);
-            plan.steps.push(Planned { step: Step::DropSlot { on: on.clone(), owner }, why });
+        let behind = |owner: At<'_>, slot: &Slot| Some(need.bytes_beyond(reach(world, owner, on, facts, slot)?));
+        let idle = idle.into_iter().filter_map(|(owner, slot)| Some((behind(owner, slot)?, owner)));
+        let mut beyond: Vec<_> = idle.filter(|(bytes, _)| *bytes > bound).collect();
+        beyond.sort_by(|(one, a), (other, b)| (other, a.name).cmp(&(one, b.name)));
+        for (_, owner) in beyond.into_iter().filter(|(_, owner)| is_absent(world, *owner, on)) {
+            let why = if leavers::has_left(world, owner.name) { Why::LeftSpec } else { Why::RetainedWal };
+            plan.steps.retain(|planned| planned.step.server() != on.name || planned.step.owner() != owner.name);
+            plan.steps.push(Planned { step: Step::DropSlot { on: on.name.clone(), owner: owner.name.clone() }, why });
         }
     }
 }
@@ -43,7 +42,7 @@ pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
 /// there it gets it, given up before or not. Made anew it reserves from the server's last (restart)checkpoint, and what the
 /// node needs from before that is there until the next one (postgres-facts.md 2.1, 2.2); if the node does not come in that
 /// time, the slot keeps WAL up to the bound once more before it is given up again.
-pub(in super::super) fn may_arm(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+pub(in super::super) fn may_arm(world: &World<'_>, owner: At<'_>, on: At<'_>) -> bool {
     let (Some(owner_facts), Some(facts)) = (world.seen(owner), world.seen(on)) else { return true };
     let bound = world.desired.limits.retained_wal_bytes;
     let behind = Need::of(world, on, facts).bytes_beyond(owner_facts.replay);
@@ -56,20 +55,20 @@ pub(in super::super) fn may_arm(world: &World<'_>, owner: &NodeName, on: &NodeNa
 }
 
 /// Whether `owner` has no slot on `on` because that would keep too much WAL, or did.
-pub(in super::super) fn is_given_up(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
+pub(in super::super) fn is_given_up(world: &World<'_>, owner: At<'_>, on: At<'_>) -> bool {
     let missing = world.seen(on).is_some() && world.slot(owner, on).is_none();
     missing && (was_given_up(world, owner, on) || !may_arm(world, owner, on))
 }
 
 /// Whether the slot of `owner` on `on` was given up since `owner` was last away.
-fn was_given_up(world: &World<'_>, owner: &NodeName, on: &NodeName) -> bool {
-    world.memory(owner).is_some_and(|memory| memory.slots_given_up.contains(on))
+fn was_given_up(world: &World<'_>, owner: At<'_>, on: At<'_>) -> bool {
+    world.memory(owner).is_some_and(|memory| memory.slots_given_up.contains(on.name))
 }
 
 /// Where a slot keeps WAL from once it is moved forward as far as its owner has got. That of one server under two names is
 /// not moved.
-fn reach(world: &World<'_>, owner: &NodeName, on: &NodeName, facts: &Facts, slot: &Slot) -> Option<Lsn> {
-    let there = world.seen(owner).filter(|_| world.streams_elsewhere(owner, on) && !world.is_twice(owner));
+fn reach(world: &World<'_>, owner: At<'_>, on: At<'_>, facts: &Facts, slot: &Slot) -> Option<Lsn> {
+    let there = world.seen(owner).filter(|_| world.streams_elsewhere(owner, on.name) && !world.is_twice(owner.name));
     there.and_then(|owner| forward(owner, facts, slot)).or(slot.restart_lsn)
 }
 
@@ -80,8 +79,8 @@ struct Need {
 }
 
 impl Need {
-    fn of(world: &World<'_>, on: &NodeName, facts: &Facts) -> Self {
-        let is_idle_of_ours = |owner: Option<&NodeName>, slot: &Slot| slot.active_pid.is_none() && owner.is_some();
+    fn of(world: &World<'_>, on: At<'_>, facts: &Facts) -> Self {
+        let is_idle_of_ours = |owner: Option<At<'_>>, slot: &Slot| slot.active_pid.is_none() && owner.is_some();
         let all = world.all_slots(on).iter();
         let others = all.filter(|(owner, slot)| !slot.lost && !is_idle_of_ours(*owner, slot));
         let from = others.filter_map(|(_, slot)| slot.restart_lsn).fold(facts.redo, Lsn::min);

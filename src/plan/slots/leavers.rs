@@ -17,9 +17,9 @@ pub(super) fn release(world: &World<'_>, plan: &mut Plan) {
         if !(streams || world.desired.deleting || world.now.since(leaver.used) >= settle) {
             continue;
         }
-        for on in world.desired.nodes.keys().filter(|on| world.standing(on) != Standing::Barred) {
-            if world.slots(on).any(|(of, slot)| of == owner && slot.active_pid.is_none()) {
-                let step = Step::DropSlot { on: on.clone(), owner: owner.clone() };
+        for on in world.all().filter(|on| world.standing(*on) != Standing::Barred) {
+            if world.slots(on).any(|(of, slot)| of.name == owner && slot.active_pid.is_none()) {
+                let step = Step::DropSlot { on: on.name.clone(), owner: owner.clone() };
                 plan.steps.push(Planned { step, why: Why::LeftSpec });
             }
         }

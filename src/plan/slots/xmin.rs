@@ -4,9 +4,10 @@
 use super::super::World;
 use super::super::standing::Standing;
 use super::super::step::{Planned, Step, StepKind, Why};
+use super::super::world::At;
 use super::{is_absent, keeps_reservation};
+use crate::model::Facts;
 use crate::model::observed::Slot;
-use crate::model::{Facts, NodeName};
 
 /// How long the old way is taken where the wire was refused, in milliseconds. Each refusal is a line in that server's log,
 /// and pg_hba.conf does not change often.
@@ -17,16 +18,16 @@ const WIRE_AGAIN_MILLISECONDS: u64 = 15_000;
 /// lose what was reserved beyond that, but needs no line in pg_hba.conf, and a vacuum that stands still is worse.
 pub(super) fn release(
     world: &World<'_>,
-    owner: &NodeName,
+    owner: At<'_>,
     owner_facts: &Facts,
-    on: &NodeName,
+    on: At<'_>,
     facts: &Facts,
 ) -> Option<Planned> {
     let planned = |step| Some(Planned { step, why: Why::ReleaseXmin });
     if may_try_the_wire(world, on, owner) {
-        planned(Step::ClearXmin { on: on.clone(), owner: owner.clone() })
+        planned(Step::ClearXmin { on: on.name.clone(), owner: owner.name.clone() })
     } else if keeps_reservation(owner_facts, facts) {
-        planned(Step::RecreateSlot { on: on.clone(), owner: owner.clone() })
+        planned(Step::RecreateSlot { on: on.name.clone(), owner: owner.name.clone() })
     } else {
         None
     }
@@ -35,11 +36,11 @@ pub(super) fn release(
 /// The slots of owners that are gone, or that receive from somebody who has no path himself. That one is idle is seen at the slot itself, whatever its owner does; only one that
 /// reconnects is waited for. Its reservation stays (law 3), so there is no way but the wire.
 pub(super) fn release_of_the_absent(world: &World<'_>, steps: &mut Vec<Planned>) {
-    for on in world.desired.nodes.keys().filter(|on| world.standing(on) != Standing::Barred) {
+    for on in world.all().filter(|on| world.standing(*on) != Standing::Barred) {
         for (owner, _) in holding(world, on) {
-            let elsewhere = world.streams_elsewhere(owner, on);
+            let elsewhere = world.streams_elsewhere(owner, on.name);
             if !elsewhere && is_absent(world, owner, on) && may_try_the_wire(world, on, owner) {
-                let step = Step::ClearXmin { on: on.clone(), owner: owner.clone() };
+                let step = Step::ClearXmin { on: on.name.clone(), owner: owner.name.clone() };
                 steps.push(Planned { step, why: Why::ReleaseXmin });
             }
         }
@@ -47,14 +48,11 @@ pub(super) fn release_of_the_absent(world: &World<'_>, steps: &mut Vec<Planned>)
 }
 
 /// The idle slots of our nodes that hold back transactions, with their owners.
-pub(in super::super) fn holding<'a>(
-    world: &World<'a>,
-    on: &NodeName,
-) -> impl Iterator<Item = (&'a NodeName, &'a Slot)> {
+pub(in super::super) fn holding<'a>(world: &World<'a>, on: At<'_>) -> impl Iterator<Item = (At<'a>, &'a Slot)> {
     world.slots(on).filter(|(_, slot)| slot.active_pid.is_none() && slot.xmin.is_some())
 }
 
-fn may_try_the_wire(world: &World<'_>, on: &NodeName, owner: &NodeName) -> bool {
-    let failed = world.observed.memory.failed_at(on, owner, StepKind::ClearXmin.into());
+fn may_try_the_wire(world: &World<'_>, on: At<'_>, owner: At<'_>) -> bool {
+    let failed = world.observed.memory.failed_at(on.name, owner.name, StepKind::ClearXmin.into());
     failed.is_none_or(|at| world.now.since(at) >= WIRE_AGAIN_MILLISECONDS)
 }

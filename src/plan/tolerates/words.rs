@@ -22,7 +22,7 @@ pub(super) fn harm(tree: &Tree<'_>, loss: &Loss, harm: &Harm<'_>) -> String {
         return format!("Without {loss}, {who} would be fed by nobody. {cure}");
     }
     if let Some((at, children)) = harm.crowded {
-        let node = tree.names[at];
+        let node = tree.names[at].name;
         let burst = tree.world.desired.burst(node);
         let group = tree.world.desired.group_of(node).map(|group| group.name.to_string()).unwrap_or_default();
         return format!(
@@ -45,7 +45,7 @@ pub(super) fn without_harm(tree: &Tree<'_>) -> String {
         let who = names(tree, &tree.blind);
         return format!("Of {who} nothing is seen, so what a loss would do there cannot be told: see its message.");
     }
-    let primary = tree.names[tree.primary];
+    let primary = tree.names[tree.primary].name;
     let root = tree.world.desired.root().map(|root| root.members.as_slice()).unwrap_or_default();
     let heirs: Vec<&NodeName> = root.iter().filter(|member| *member != primary).collect();
     match heirs.as_slice() {
@@ -57,7 +57,7 @@ pub(super) fn without_harm(tree: &Tree<'_>) -> String {
 }
 
 fn names(tree: &Tree<'_>, all: &[usize]) -> String {
-    let first = all.iter().take(NAMED).map(|i| tree.names[*i].as_str()).collect::<Vec<_>>().join(", ");
+    let first = all.iter().take(NAMED).map(|i| tree.names[*i].name.as_str()).collect::<Vec<_>>().join(", ");
     match all.len().saturating_sub(NAMED) {
         0 => first,
         more => format!("{first} and {more} more"),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::*;
+use crate::model::{Memory, Sight};
 
 const SYSTEM_IDENTIFIER: u64 = 7_300_000_000_000_000_001;
 const NODES: [(&str, Option<&str>); 5] = [
@@ -39,8 +40,8 @@ impl World {
             {"name": "eu", "upstreams": ["core"], "relays": 1, "hosts": [host("eu-1"), host("eu-2"), host("eu-3")]},
         ]});
         let desired = Desired::try_from(&serde_json::from_value(spec).unwrap()).unwrap();
-        let mut observed = Observed { nodes: crate::model::ByNode::default(), memory: crate::model::Memory::default() };
-        observed.memory.system_identifier = Some(SYSTEM_IDENTIFIER);
+        let memory = Memory { system_identifier: Some(SYSTEM_IDENTIFIER), ..Memory::default() };
+        let mut observed = Observed { nodes: crate::model::ByNode::default(), memory: memory.into() };
         let mut plan = Plan::default();
         for (node, upstream) in NODES {
             observed.nodes.insert(name(node), NodeView { last: Some(Arc::new(facts(node, upstream))), unseen: None });
@@ -57,11 +58,15 @@ impl World {
         Self { desired, observed, plan, outcome: Outcome::default() }
     }
 
+    pub(super) fn memory(&mut self) -> &mut Memory {
+        Arc::make_mut(&mut self.observed.memory)
+    }
+
     pub(super) fn report(&self, previous: Option<&Status>, second: i64) -> Status {
         let (desired, observed, outcome) = (&self.desired, &self.observed, &self.outcome);
         let mut plan = self.plan.clone();
         plan.sight.primary = true_primary(desired, &observed.nodes, &observed.memory);
-        plan.sight.edges = edges(desired, observed);
+        plan.sight.edges = Sight::of(desired, observed).edges;
         let view = View { desired, observed, plan: &plan, outcome, previous };
         let status = compose(&view, 7, now(second));
         for known in &status.conditions {
