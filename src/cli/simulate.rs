@@ -62,10 +62,14 @@ pub(super) fn run(what: &Simulate, out: &mut impl Write) -> anyhow::Result<u8> {
         }
     }
     let faults = all.faults.iter().map(|(kind, count)| format!("{kind} {count}")).collect::<Vec<_>>().join(", ");
-    let tenths = all.milliseconds / 360_000;
-    let hours = format!("{}.{}", tenths / 10, tenths % 10);
+    let hours = |milliseconds: u64| {
+        let tenths = milliseconds / 360_000;
+        format!("{}.{}", tenths / 10, tenths % 10)
+    };
+    let (lived, skipped) = (hours(all.milliseconds), hours(all.skipped_milliseconds));
     let seconds = clock::now().since(began) / 1000;
-    writeln!(out, "{hours} hours of {} servers over {seeds} seeds: no law was broken", all.servers)?;
+    writeln!(out, "{lived} hours of {} servers over {seeds} seeds: no law was broken", all.servers)?;
+    writeln!(out, "{} bad days; {skipped} hours in which nothing happens passed at once", all.days)?;
     writeln!(out, "faults and mendings: {faults}")?;
     writeln!(out, "{} passes, {} routes set, in {seconds} s of real time", all.passes, all.moves)?;
     Ok(OK)

@@ -9,6 +9,7 @@ mod still;
 mod twice;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 pub use kept::{Kept, KeptSlot};
 pub use leavers::Leaver;
@@ -16,7 +17,9 @@ pub use namesakes::Namesake;
 
 use super::primary::{Primary, true_primary};
 use super::unseen::blind;
-use super::{ByNode, Desired, Facts, Lsn, Management, Millis, NodeName, NodeView, Route, Timeline, WhyUnseen, near};
+use super::{
+    ByNode, Desired, Facts, Lsn, Management, Millis, NodeName, NodeView, Route, Sight, Timeline, WhyUnseen, near,
+};
 
 /// Samples of the primary's position that are kept at least: at one a second, two minutes, and always twice the patience, so
 /// that standing still can be told. A node that lags more keeps the time it reached last, so nothing is lost but the fineness.
@@ -47,6 +50,8 @@ pub const RELOADS_MAX: u32 = 5;
 pub struct Memory {
     /// When it was last brought up to date.
     pub at: Millis,
+    /// What was seen then: the plan of that look goes by the same.
+    pub sight: Option<Arc<Sight>>,
     /// The cluster whose data the topology holds.
     pub system_identifier: Option<u64>,
     /// The node last seen as the true primary.
@@ -323,6 +328,10 @@ impl Memory {
                 Some(facts) => node.see(facts, (reached, shown), patience, now),
             }
         }
+        // In the order of the spec, each is found at its place.
+        if !self.nodes.keys().is_sorted() {
+            self.nodes.sort_unstable_keys();
+        }
         let addresses = desired.addresses();
         self.note_namesakes(desired, &addresses, nodes);
         let blind = blind(desired, nodes);
@@ -330,7 +339,8 @@ impl Memory {
         if blind {
             self.blind_at = Some(now);
         }
-        self.judge(desired, &addresses, nodes);
+        let sight = self.judge(desired, &addresses, nodes);
+        self.sight = Some(Arc::new(sight));
         self.compare_orders(desired, nodes);
     }
 

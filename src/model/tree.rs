@@ -171,20 +171,22 @@ impl<'a> Union<'a> {
                 facts.senders.iter().for_each(|sender| fed.entry(&sender.application_name).or_default().push(up));
             }
         }
-        for name in desired.nodes.keys() {
-            if let Some(facts) = observed.last(name).filter(|facts| facts.in_recovery) {
-                let known = facts.receiver.as_ref().and_then(|r| addresses.node_at(&r.host, r.port));
-                let receiver = known.or_else(|| his_upstream(desired, observed.into(), name, facts));
-                this.add(name, receiver);
+        for (place, name) in desired.nodes.keys().enumerate() {
+            let last = near(&observed.nodes, place, name).and_then(|view| view.last.as_deref());
+            let at = |host, port| addresses.at(host, port).map(|(at, _)| at);
+            if let Some(facts) = last.filter(|facts| facts.in_recovery) {
+                let known = facts.receiver.as_ref().and_then(|receiver| at(&receiver.host, receiver.port));
+                let his = || desired.nodes.get_index_of(his_upstream(desired, observed.into(), name, facts)?);
+                this.join(place, known.or_else(his));
                 let pending = facts.route.pending.as_ref();
                 for conninfo in std::iter::once(&facts.route.conninfo).chain(pending).filter(|c| !primary_only(c)) {
-                    this.add(name, conninfo.listeners().filter_map(|(host, port)| addresses.node_at(host, port)));
+                    this.join(place, conninfo.listeners().filter_map(|(host, port)| at(host, port)));
                 }
             }
-            if observed.last(name).is_none() {
+            if last.is_none() {
                 this.add(name, fed.get(name.as_str()).into_iter().flatten().copied());
             }
-            let ordered = observed.memory.nodes.get(name).and_then(|m| m.ordered.as_ref());
+            let ordered = near(&observed.memory.nodes, place, name).and_then(|memory| memory.ordered.as_ref());
             if let Some(order) = ordered.filter(|order| !order.seen_installed) {
                 this.add_route(name, &order.route);
             }
@@ -196,13 +198,16 @@ impl<'a> Union<'a> {
         self.desired.nodes.get_index_of(node).map(NodeIndex::new)
     }
 
-    fn add<'b>(&mut self, child: &NodeName, upstreams: impl IntoIterator<Item = &'b NodeName>) {
-        let Some(from) = self.index(child) else { return };
+    fn join(&mut self, child: usize, upstreams: impl IntoIterator<Item = usize>) {
         for upstream in upstreams {
-            if let Some(to) = self.index(upstream) {
-                self.graph.update_edge(from, to, ());
-            }
+            self.graph.update_edge(NodeIndex::new(child), NodeIndex::new(upstream), ());
         }
+    }
+
+    fn add<'b>(&mut self, child: &NodeName, upstreams: impl IntoIterator<Item = &'b NodeName>) {
+        let desired = self.desired;
+        let Some(child) = desired.nodes.get_index_of(child) else { return };
+        self.join(child, upstreams.into_iter().filter_map(|upstream| desired.nodes.get_index_of(upstream)));
     }
 
     /// Adds what a route makes possible.

@@ -37,6 +37,8 @@ pub use standing::Standing;
 pub use step::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Wait, WaitReason, Why};
 pub use tolerates::{Tolerated, Tolerates};
 
+use std::sync::Arc;
+
 use self::want::Wanted;
 use self::world::World;
 use crate::model::{Automation, Desired, Management, Millis, Observed, Sight};
@@ -54,7 +56,8 @@ pub const VERIFY_MILLISECONDS: u64 = 100;
 /// What is to be done now, and why; what is not, and why not.
 pub fn plan(desired: &Desired, observed: &Observed, now: Millis) -> Plan {
     let addresses = desired.addresses();
-    let sight = Sight::at(desired, &addresses, observed.into());
+    let seen = || Arc::new(Sight::at(desired, &addresses, observed.into()));
+    let sight = observed.memory.sight.clone().unwrap_or_else(seen);
     let world = World::new(desired, &addresses, observed, &sight, now);
     let mut plan = Plan { look_again_after_milliseconds: TICK_MILLISECONDS, ..Plan::default() };
     let wanted = if desired.deleting { Wanted::default() } else { want::want(&world, &mut plan) };

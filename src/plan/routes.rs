@@ -53,6 +53,9 @@ pub(super) fn install(world: &World<'_>, wanted: &Wanted<'_>, plan: &mut Plan) {
             Err((reason, message)) => plan.waits.push(Wait { node: node.name.clone(), reason, message }),
         }
     }
+    if due.is_empty() {
+        return;
+    }
     let mut brake = Brake::of(world);
     due.sort_by_key(|(node, moved)| (!moved.urgent, brake.is_strayed(node), moved.bytes / ALIKE_BYTES));
     let mut union = None;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::tolerates::Tolerates;
 use crate::model::rooted::Rooted;
@@ -295,7 +296,7 @@ impl Readiness {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     /// What the plan took for true.
-    pub sight: Sight,
+    pub sight: Arc<Sight>,
     /// To be carried out now. Their order does not matter for safety: any prefix and any subset is legal (law 4).
     pub steps: Vec<Planned>,
     /// What would be done if automation or management allowed it.
@@ -393,7 +394,7 @@ mod tests {
         ];
         let mut plan = Plan { steps: steps.map(|step| Planned { step, why: Why::Prepare }).into(), ..Plan::default() };
         let rooted = Rooted::Yes { hops: 1, lag_milliseconds: 0, shown_lag_milliseconds: 0 };
-        plan.sight.rooted.insert(name("leaf-2"), rooted);
+        Arc::make_mut(&mut plan.sight).rooted.insert(name("leaf-2"), rooted);
         let places = |server: &str| plan.by_server()[&name(server)].iter().map(|(place, _)| *place).collect::<Vec<_>>();
         assert_eq!((places("relay"), places("other")), (vec![5, 3, 1, 2, 0], vec![4]));
     }

@@ -46,6 +46,8 @@ pub struct Counts {
     pub moves: u64,
     /// Times a new status was written.
     pub status_writes: u64,
+    /// Time that passed at once, as nothing happened, in milliseconds.
+    pub skipped_milliseconds: u64,
 }
 
 /// A world with an operator in it.
@@ -212,6 +214,7 @@ impl Drama {
     /// Lets a long quiet time pass at once: as long as nothing happens a pass changes nothing, which the rest before has
     /// shown.
     pub fn skip(&mut self, milliseconds: u64) {
+        self.counts.skipped_milliseconds += milliseconds;
         self.slice(milliseconds);
     }
 

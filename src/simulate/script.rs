@@ -14,16 +14,18 @@ use crate::model::{Millis, NodeName};
 const REST_MILLISECONDS: u64 = 600_000;
 
 /// Every command of a script. The first word says which it is; of some there is more than one form.
-pub const COMMANDS: [&str; 37] = [
+pub const COMMANDS: [&str; 39] = [
     "group NAME SIZE [FIELD=VALUE...]",
     "set PATH VALUE",
     "remove NODE",
     "begin",
     "acknowledge NODE[,NODE...]",
     "acknowledge all",
+    "feedback on",
     "quietly COMMAND",
     "tick TIME",
     "rest [TIME]",
+    "lose any",
     "show",
     "plan",
     "status",
@@ -116,6 +118,8 @@ impl Stage {
             }
             ["rest"] => return self.rest(REST_MILLISECONDS),
             ["rest", time] => return self.rest(duration(time)?),
+            ["feedback", "on"] => self.drama()?.cluster().world().settings.feedback = true,
+            ["lose", "any"] => return self.lose_any(),
             ["show"] => return Ok(show(&self.drama()?.cluster().world())),
             ["plan"] => return self.plan(),
             ["status"] => return self.status(),
@@ -195,6 +199,17 @@ impl Stage {
             for what in broken {
                 let _ = writeln!(text, "not as declared: {what}");
             }
+        }
+        Ok(text)
+    }
+
+    /// What would be broken if one server, whichever, were lost now.
+    fn lose_any(&mut self) -> Result<String, String> {
+        let drama = self.drama()?;
+        let broken = laws::after_any_one_loss(&drama.cluster().world(), drama.desired());
+        let mut text = String::new();
+        for what in broken {
+            let _ = writeln!(text, "BROKEN: {what}");
         }
         Ok(text)
     }

@@ -19,6 +19,8 @@ const LEAVES: usize = 14;
 const LASTS_MILLISECONDS: usize = 240_000;
 /// The longest calm time between two bad days, in milliseconds.
 const CALM_MILLISECONDS: usize = 3_600_000;
+/// So many days are looked back at for why a law was broken.
+const DAYS_KEPT: usize = 4;
 
 /// How long, how many, by which chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,10 @@ pub struct Report {
     pub servers: usize,
     /// Simulated time, in milliseconds.
     pub milliseconds: u64,
+    /// How much of it passed at once, as nothing happened, in milliseconds.
+    pub skipped_milliseconds: u64,
+    /// Bad days.
+    pub days: u64,
     /// Faults by kind.
     pub faults: BTreeMap<String, u64>,
     /// Passes of the operator.
@@ -51,6 +57,8 @@ impl Report {
     pub fn add(&mut self, other: Self) {
         self.servers = other.servers;
         self.milliseconds += other.milliseconds;
+        self.skipped_milliseconds += other.skipped_milliseconds;
+        self.days += other.days;
         self.passes += other.passes;
         self.moves += other.moves;
         for (kind, count) in other.faults {
@@ -74,6 +82,13 @@ pub struct Broken {
 /// One thing of a bad day: when, counted from its beginning in milliseconds, and what.
 type Scene = (u64, Fault);
 
+/// A bad day, and the calm before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Day {
+    calm_milliseconds: u64,
+    scenes: Vec<Scene>,
+}
+
 impl Soak {
     /// Plays until the time is over.
     ///
@@ -84,23 +99,30 @@ impl Soak {
         let shape = shape(self.nodes).map_err(|what| broken(what, String::new()))?;
         let mut dice = Dice(self.seed);
         let mut drama = begin(&shape, self.seed).map_err(|what| broken(what, script(&shape, &[])))?;
+        let mut days: Vec<Day> = Vec::new();
         let began = drama.now();
         let end = began.plus(self.hours.saturating_mul(3_600_000));
         let mut report = Report { servers: drama.desired().nodes.len(), ..Report::default() };
         while drama.now() < end {
-            drama.skip(dice.below(CALM_MILLISECONDS) as u64);
-            let day = bad_day(&drama, &mut dice);
-            for (_, fault) in &day {
+            let calm_milliseconds = dice.below(CALM_MILLISECONDS) as u64;
+            drama.skip(calm_milliseconds);
+            let scenes = bad_day(&drama, &mut dice);
+            for (_, fault) in &scenes {
                 let kind = fault.to_string().split(' ').next().unwrap_or_default().to_owned();
                 *report.faults.entry(kind).or_default() += 1;
             }
-            if let Err(what) = live_through(&mut drama, &day, dice.below(10) == 0) {
-                let shorter = shorten(&shape, self.seed, day);
-                return Err(broken(what, script(&shape, &shorter)));
+            let lived = live_through(&mut drama, &scenes, dice.below(10) == 0);
+            days.push(Day { calm_milliseconds, scenes });
+            report.days += 1;
+            days.drain(..days.len().saturating_sub(DAYS_KEPT));
+            if let Err(what) = lived {
+                let breaks = |days: &[Day]| breaks(&shape, self.seed, days);
+                return Err(broken(what, retold(&shape, &days, breaks)));
             }
         }
         report.milliseconds = drama.now().since(began);
         (report.passes, report.moves) = (drama.counts().passes, drama.counts().moves);
+        report.skipped_milliseconds = drama.counts().skipped_milliseconds;
         Ok(report)
     }
 }
@@ -160,7 +182,7 @@ fn fault(drama: &Drama, dice: &mut Dice) -> Option<Fault> {
     let node = if dice.below(2) == 0 { dice.pick(&names)? } else { dice.pick(&feeders)? }.clone();
     let (other, feeder) = (dice.pick(&feeders)?.clone(), dice.pick(&root)?.clone());
     let zone = ["a", "b", "c"][dice.below(3)].to_owned();
-    Some(match dice.below(16) {
+    Some(match dice.below(18) {
         0..=3 => Fault::Kill(node),
         4 => Fault::Freeze(node),
         5 if node != other => Fault::Cut(Place::Node(node), Place::Node(other)),
@@ -174,6 +196,8 @@ fn fault(drama: &Drama, dice: &mut Dice) -> Option<Fault> {
         13 if node != other => Fault::DropSlot(node, other),
         14 => Fault::OperatorStop,
         15 => Fault::OperatorDiesAfter(1 + dice.below(6)),
+        16 if node != other => Fault::LoseSlot(node, other),
+        17 => Fault::Senders(node, dice.below(3)),
         _ => return None,
     })
 }
@@ -210,30 +234,80 @@ fn settle(drama: &mut Drama, look_closely: bool) -> Result<(), String> {
     }
 }
 
-/// The same day without what it can do without: each thing is left out that still leaves a law broken.
-fn shorten(shape: &Shape, seed: u64, mut day: Vec<Scene>) -> Vec<Scene> {
-    let breaks = |day: &[Scene]| begin(shape, seed).is_ok_and(|mut drama| live_through(&mut drama, day, true).is_err());
-    let mut at = 0;
-    while at < day.len() {
-        let mut without = day.clone();
-        without.remove(at);
-        if breaks(&without) {
-            day = without;
-        } else {
-            at += 1;
-        }
-    }
-    day
+/// Whether a law is broken by these days in a world that begins anew.
+fn breaks(shape: &Shape, seed: u64, days: &[Day]) -> bool {
+    begin(shape, seed).is_ok_and(|mut drama| {
+        days.iter().any(|day| {
+            drama.skip(day.calm_milliseconds);
+            live_through(&mut drama, &day.scenes, true).is_err()
+        })
+    })
 }
 
-fn script(shape: &Shape, day: &[Scene]) -> String {
-    let mut text = shape.to_string();
-    text.push_str("> begin\n> quietly rest\n");
-    let mut now = 0;
-    for (at, fault) in day {
-        let _ = write!(text, "> tick {}ms\n> {fault}\n", at - now);
-        now = *at;
+/// As few of the last days as break a law, without what they can do without: each thing is left out that still leaves it
+/// broken.
+fn retold(shape: &Shape, days: &[Day], breaks: impl Fn(&[Day]) -> bool) -> String {
+    let Some(from) = (0..days.len()).rev().find(|from| breaks(&days[*from..])) else {
+        return format!("# The last {} bad days alone break nothing: only the whole seed shows it.\n", days.len());
+    };
+    let mut days = days[from..].to_vec();
+    for day in 0..days.len() {
+        let mut at = 0;
+        while at < days[day].scenes.len() {
+            let mut without = days.clone();
+            without[day].scenes.remove(at);
+            if breaks(&without) {
+                days = without;
+            } else {
+                at += 1;
+            }
+        }
     }
-    text.push_str("> mend all\n> rest 30m\n> show\n");
+    script(shape, &days)
+}
+
+fn script(shape: &Shape, days: &[Day]) -> String {
+    let mut text = shape.to_string();
+    text.push_str("> begin\n> feedback on\n> quietly rest\n");
+    for day in days {
+        let _ = writeln!(text, "> quietly tick {}ms", day.calm_milliseconds);
+        let mut now = 0;
+        for (at, fault) in &day.scenes {
+            let _ = write!(text, "> tick {}ms\n> {fault}\n", at - now);
+            now = *at;
+        }
+        text.push_str("> mend all\n> rest 30m\n> lose any\n");
+    }
+    text.push_str("> show\n");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulate::script::play;
+
+    fn day(words: &[&str]) -> Day {
+        let scenes = words.iter().zip(1..).map(|(words, second)| (second * 1_000, words.parse().unwrap())).collect();
+        Day { calm_milliseconds: 60_000, scenes }
+    }
+
+    #[test]
+    fn what_breaks_a_law_is_retold_with_nothing_that_it_does_not_need_as_a_script_that_can_be_played() {
+        let shape = shape(8).unwrap();
+        let days = [
+            day(&["pause r1-3"]),
+            day(&["kill r1-1", "start r1-1", "pause r1-4"]),
+            day(&["freeze r1-2", "drop-slot r1-3 core-2", "thaw r1-2"]),
+        ];
+        let has =
+            |days: &[Day], words: &str| days.iter().any(|day| day.scenes.iter().any(|(_, f)| f.to_string() == words));
+        let told = retold(&shape, &days, |days| has(days, "kill r1-1") && has(days, "drop-slot r1-3 core-2"));
+        let faults = ["kill", "start", "freeze", "thaw", "pause", "drop-slot"];
+        let is_fault = |line: &&str| faults.iter().any(|fault| line.starts_with(&format!("> {fault} ")));
+        assert_eq!(told.lines().filter(is_fault).collect::<Vec<_>>(), ["> kill r1-1", "> drop-slot r1-3 core-2"]);
+        let played = play(&told, 1);
+        assert!(!played.contains("error: ") && !played.contains("BROKEN"), "{played}");
+        assert!(retold(&shape, &days, |_| false).starts_with("# The last 3 bad days alone break nothing"));
+    }
 }

@@ -38,8 +38,8 @@ impl Memory {
         }
     }
 
-    /// Who is no good as an upstream, since when, and who is well again.
-    pub(super) fn judge(&mut self, desired: &Desired, addresses: &Addresses<'_>, nodes: &ByNode<NodeView>) {
+    /// Who is no good as an upstream, since when, and who is well again; and what that is judged by.
+    pub(super) fn judge(&mut self, desired: &Desired, addresses: &Addresses<'_>, nodes: &ByNode<NodeView>) -> Sight {
         let sight = Sight::at(desired, addresses, Look { nodes, memory: self });
         let vouched_for = self.vouched_for(desired, nodes, &sight);
         let settle = desired.healing.settle_seconds.saturating_mul(1000);
@@ -47,7 +47,7 @@ impl Memory {
         let still: Vec<Option<Millis>> = self.nodes.values().map(|node| self.still_since(node)).collect();
         for (place, (name, node)) in self.nodes.iter_mut().enumerate() {
             // The verdict may have taken the patience already; what counts is since when it is so.
-            let since = node.unseen_since.or(still[place]).unwrap_or(self.at);
+            let since = node.unseen_since.or(still.get(place).copied().flatten()).unwrap_or(self.at);
             let (rooted, unrooted) = match near(&sight.rooted, place, name) {
                 Some(Rooted::Yes { hops, .. }) => {
                     node.hops = Some(*hops);
@@ -70,7 +70,8 @@ impl Memory {
         for (place, (name, node)) in self.nodes.iter_mut().enumerate() {
             let verdict = near(&sight.rooted, place, name);
             // What it suffered from others before is not held against it.
-            let since = node.unseen_since.or(still[place].filter(|_| !node.suffers)).unwrap_or(self.at);
+            let since =
+                node.unseen_since.or(still.get(place).copied().flatten().filter(|_| !node.suffers)).unwrap_or(self.at);
             // Nor what was not seen because of us.
             let since = since.max(self.blind_at.unwrap_or_default());
             if self.blind_since.is_some() && node.unseen_since.is_some() {
@@ -103,6 +104,7 @@ impl Memory {
                 (true, None) | (false, Some(_)) => {}
             }
         }
+        sight
     }
 
     /// Whether a node has been no good as an upstream for the patience, of which nothing counts while its replay was kept: it

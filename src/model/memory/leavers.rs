@@ -36,19 +36,20 @@ impl Memory {
         let at = self.at;
         self.left_on.retain(|name, _| is_gone(name));
         // As nearly always, nobody is.
-        let gone: Vec<NodeName> = if self.nodes.keys().eq(desired.nodes.keys()) {
-            Vec::new()
-        } else {
-            self.nodes.keys().filter(|name| is_gone(name)).cloned().collect()
-        };
-        for name in &gone {
-            let Some(node) = self.nodes.shift_remove(name) else { continue };
-            let leaver = Leaver { used: at, active: at, routed: node.routed, dropped: BTreeMap::new() };
-            self.leaving.entry(name.clone()).or_insert(leaver);
-            let left = slots_on(desired, &node);
-            if !left.is_empty() {
-                self.left_on.insert(name.clone(), left);
-            }
+        if !self.nodes.keys().eq(desired.nodes.keys()) {
+            let Self { nodes, leaving, left_on, .. } = self;
+            nodes.retain(|name, node| {
+                if !is_gone(name) {
+                    return true;
+                }
+                let leaver = Leaver { used: at, active: at, routed: node.routed, dropped: BTreeMap::new() };
+                leaving.entry(name.clone()).or_insert(leaver);
+                let left = slots_on(desired, node);
+                if !left.is_empty() {
+                    left_on.insert(name.clone(), left);
+                }
+                false
+            });
         }
         self.leaving.retain(|name, leaver| {
             let slot = name.slot();

@@ -75,7 +75,7 @@ fn an_idle_or_steadily_loaded_topology_says_the_same_for_ever() {
     let mut world = World::new();
     let first = world.report(None, 100);
     for (pass, lag) in [0, 1100, 40, 999, 1000, 2300, 600, 1500].into_iter().enumerate() {
-        for rooted in world.plan.sight.rooted.values_mut() {
+        for rooted in Arc::make_mut(&mut world.plan.sight).rooted.values_mut() {
             if let Rooted::Yes { shown_lag_milliseconds, .. } = rooted {
                 *shown_lag_milliseconds = lag;
             }
@@ -197,7 +197,9 @@ fn nobody_and_two_primaries_are_not_writable() {
 fn a_group_without_a_rooted_node_within_the_bound_is_down() {
     let mut world = World::new();
     for node in ["eu-1", "eu-2", "eu-3"] {
-        world.plan.sight.rooted.insert(name(node), Rooted::No("its position stands still".to_owned()));
+        Arc::make_mut(&mut world.plan.sight)
+            .rooted
+            .insert(name(node), Rooted::No("its position stands still".to_owned()));
     }
     let status = world.report(None, 1);
     assert_eq!(said(&status, ConditionType::Serving), ("False", "GroupDown"));
@@ -209,9 +211,7 @@ fn a_group_without_a_rooted_node_within_the_bound_is_down() {
     let counts: Vec<_> = status.groups.iter().map(|group| (group.nodes, group.rooted, group.serving)).collect();
     assert_eq!(counts, [(2, 2, 2), (3, 0, 0)]);
     for node in ["eu-1", "eu-2", "eu-3"] {
-        world
-            .plan
-            .sight
+        Arc::make_mut(&mut world.plan.sight)
             .rooted
             .insert(name(node), Rooted::Yes { hops: 1, lag_milliseconds: 0, shown_lag_milliseconds: 30_001 });
     }
@@ -223,7 +223,7 @@ fn a_group_without_a_rooted_node_within_the_bound_is_down() {
 fn the_reason_of_not_rooted_is_the_worst_finding() {
     let mut world = World::new();
     for node in ["eu-1", "eu-2"] {
-        world.plan.sight.rooted.insert(name(node), Rooted::No("no stream".to_owned()));
+        Arc::make_mut(&mut world.plan.sight).rooted.insert(name(node), Rooted::No("no stream".to_owned()));
     }
     let message_of = "It refuses connections and nobody receives from it. Start it.";
     let finding = Finding { node: name("eu-1"), diagnosis: Diagnosis::DeadRelay, message: message_of.to_owned() };

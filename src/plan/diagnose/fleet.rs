@@ -20,6 +20,10 @@ pub(super) fn blind(world: &World<'_>) -> Option<Finding> {
 
 /// Zones of two servers and more of which none is seen, and one of them for longer than the patience.
 pub(super) fn zones_down<'a>(world: &World<'a>) -> BTreeMap<&'a str, Vec<&'a NodeName>> {
+    // As nearly always.
+    if world.all().all(|node| world.memory(node).is_none_or(|memory| memory.unseen_since.is_none())) {
+        return BTreeMap::new();
+    }
     let mut zones: BTreeMap<&str, Vec<&NodeName>> = BTreeMap::new();
     for node in world.desired.nodes.keys() {
         if let Some(zone) = world.zone(node) {

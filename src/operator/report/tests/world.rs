@@ -46,7 +46,7 @@ impl World {
         for (node, upstream) in NODES {
             observed.nodes.insert(name(node), NodeView { last: Some(Arc::new(facts(node, upstream))), unseen: None });
             let hops = usize::from(upstream.is_some()) + usize::from(upstream == Some("eu-1"));
-            plan.sight
+            Arc::make_mut(&mut plan.sight)
                 .rooted
                 .insert(name(node), Rooted::Yes { hops, lag_milliseconds: 0, shown_lag_milliseconds: 300 });
             if let Some(upstream) = upstream {
@@ -65,8 +65,9 @@ impl World {
     pub(super) fn report(&self, previous: Option<&Status>, second: i64) -> Status {
         let (desired, observed, outcome) = (&self.desired, &self.observed, &self.outcome);
         let mut plan = self.plan.clone();
-        plan.sight.primary = true_primary(desired, &observed.nodes, &observed.memory);
-        plan.sight.edges = Sight::of(desired, observed).edges;
+        let sight = Arc::make_mut(&mut plan.sight);
+        sight.primary = true_primary(desired, &observed.nodes, &observed.memory);
+        sight.edges = Sight::of(desired, observed).edges;
         let view = View { desired, observed, plan: &plan, outcome, previous };
         let status = compose(&view, 7, now(second));
         for known in &status.conditions {
@@ -81,7 +82,7 @@ impl World {
     pub(super) fn unsee(&mut self, node: &str, why: WhyUnseen, detail: &str) {
         let view = self.observed.nodes.get_mut(&name(node)).unwrap();
         view.unseen = Some(Unseen { why, detail: detail.to_owned() });
-        self.plan.sight.rooted.insert(name(node), Rooted::Unknown("it is not seen".to_owned()));
+        Arc::make_mut(&mut self.plan.sight).rooted.insert(name(node), Rooted::Unknown("it is not seen".to_owned()));
     }
 
     pub(super) fn want(&mut self, node: &str, first: &str) {
