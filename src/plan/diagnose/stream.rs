@@ -42,8 +42,8 @@ pub(super) fn stream(
         // Replay pauses by itself where a parameter is too low.
         return too_low().or_else(|| Some(replay_blocked(name, gate)));
     }
-    // A walreceiver that has just begun has brought nothing yet.
-    let receiver = world.memory(node).and_then(|memory| memory.receiver).filter(|_| facts.receiver.is_some());
+    // Right after a gate: a walreceiver that has just begun has brought nothing yet.
+    let receiver = world.memory(node).and_then(|memory| memory.receiver);
     let lasts = receiver.is_some_and(|(_, since)| memory.at.since(since) >= patience);
     let failing = failing && (lasts || memory.fails_ungated(name, patience));
     // Each move to another upstream ends the old one, which is seen to be stopping for a moment.
