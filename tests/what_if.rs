@@ -194,3 +194,18 @@ fn while_nobody_is_the_primary_nothing_is_promised() {
     tend(&mut fleet, ROUNDS);
     assert_eq!(planned(&told(&mut fleet).tolerates), [Tolerated::Unknown; 3]);
 }
+
+#[test]
+fn a_relay_whose_walreceiver_is_started_anew_is_counted_on_and_one_that_stays_without_is_not() {
+    let mut fleet = region_of(12);
+    fleet.says = Box::new(|node, facts| {
+        if node.as_str() == "r0-1" {
+            facts.receiver = None;
+        }
+        facts.senders.retain(|sender| sender.application_name != "r0-1");
+    });
+    fleet.tick(100);
+    assert_eq!(planned(&told(&mut fleet).tolerates), [Tolerated::True; 3]);
+    fleet.tick(30_000);
+    assert_eq!(told(&mut fleet).tolerates.node, Tolerated::False);
+}

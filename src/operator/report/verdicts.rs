@@ -83,6 +83,18 @@ fn unclear<'a>(view: &View<'_>, group: &'a Group) -> Option<&'a NodeName> {
     group.members.iter().find(|node| matches!(view.plan.sight.rooted.get(*node), Some(Rooted::Unknown(_)) | None))
 }
 
+/// With whom else something is wrong.
+fn others(view: &View<'_>, first: &Finding) -> String {
+    let others =
+        view.plan.findings.iter().filter(|finding| finding.node != first.node && finding.diagnosis.is_failure());
+    let others: Vec<String> = others.map(|finding| format!("{} {}", finding.node, finding.diagnosis)).collect();
+    if others.is_empty() {
+        String::new()
+    } else {
+        format!(" Also: {}.", texts::names(others.iter().map(String::as_str)))
+    }
+}
+
 /// What is known about a node that is not rooted, and what to do.
 fn explain(view: &View<'_>, node: &NodeName) -> String {
     if let Some((_, message)) = view.trouble(node) {
@@ -227,7 +239,8 @@ fn converged(view: &View<'_>) -> Verdict {
     if let Some(finding) = view.plan.findings.iter().find(stands_against) {
         let (reason, message) =
             view.trouble(&finding.node).unwrap_or_else(|| (finding.diagnosis.into(), finding.message.clone()));
-        return Verdict::new(Truth::False, reason, about(finding.node.as_str(), &texts::sentence(&message)));
+        let message = about(finding.node.as_str(), &texts::sentence(&message));
+        return Verdict::new(Truth::False, reason, format!("{message}{}", others(view, finding)));
     }
     if let Some(alone) = view.plan.wanted.keys().find(|node| is_alone(view, node)) {
         let ours = view.desired.automation == Automation::Heal
