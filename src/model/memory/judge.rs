@@ -13,7 +13,7 @@ use crate::model::{Addresses, ByNode, Desired, Group, Millis, NodeName, NodeView
 /// one retry.
 pub(super) const REFUSED_AFTER_MILLISECONDS: u64 = 3_000;
 
-/// A node that fails again within so many settling times after it was well again has to stay well for twice as long
+/// A node that fails again within so many settling times after it got its children back has to stay well for twice as long
 /// (design.md section 7).
 const FAILS_AGAIN_WITHIN_SETTLES: u64 = 10;
 
