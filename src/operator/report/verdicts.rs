@@ -6,6 +6,7 @@ use super::{Primary, View, changes, texts};
 use crate::api::conditions::{ConditionType, Truth, Verdict};
 use crate::api::reason::{Plain, Reason};
 use crate::model::rooted::Rooted;
+use crate::model::tree::Edge;
 use crate::model::{Automation, Diagnosis, Finding, Group, Management, NodeName, about};
 use crate::plan::{Planned, Readiness, Step, TICK_MILLISECONDS, Wait, WaitReason};
 
@@ -43,18 +44,43 @@ fn writable(view: &View<'_>, primary: &Primary<'_>) -> Verdict {
         }
         Primary::Nobody => {
             let message = format!(
-                "No server of {root} is a primary: all are seen, and none takes writes. Promote one of them; waltree never \
-                 does."
+                "No server of {root} is a primary: all are seen, and none takes writes. {}",
+                promoted(view, &root, "one of them")
             );
             Verdict::new(Truth::False, Plain::NoPrimary, message)
         }
         Primary::Unseen(node, unseen) => {
             let message = format!(
-                "No primary is seen; {node} of {root} may be it. {} If it is lost, promote another of {root}: waltree never does.",
-                texts::unseen(unseen)
+                "No primary is seen; {node} of {root} may be it. {} If it is lost: {}",
+                texts::unseen(unseen),
+                promoted(view, &root, &format!("another of {root}"))
             );
             Verdict::new(Truth::Unknown, unseen.why, message)
         }
+    }
+}
+
+/// Who is to promote whom where no primary is seen. Nobody by hand where another manager keeps the root group, nor where
+/// its servers receive from one that is not declared, which may be the primary: then there would be two.
+fn promoted(view: &View<'_>, root: &str, whom: &str) -> String {
+    let Some(group) = view.desired.root() else { return NOTHING.to_owned() };
+    let from = |node: &NodeName| match view.plan.sight.edges.get(node) {
+        Some(Edge::Stranger(address)) => Some(format!("{node} receives from {address}, which is not in the topology")),
+        _ => None,
+    };
+    let theirs = group.management == Management::Observe;
+    let by_whom = if theirs {
+        format!("The manager that keeps {root} promotes {whom}; promote nobody by hand.")
+    } else {
+        format!("Promote {whom}; waltree never does.")
+    };
+    match group.members.iter().find_map(from) {
+        None => by_whom,
+        Some(stranger) => format!(
+            "{stranger}. If the primary is there, promote nobody: declare all servers that may be the primary as a group \
+             with management: Observe and without upstreams, above {root}, and let {root} name it in upstreams. If not: \
+             {by_whom}"
+        ),
     }
 }
 
