@@ -63,6 +63,7 @@ pub struct Drama {
     findings: BTreeMap<NodeName, Diagnosis>,
     told: Vec<Told>,
     violations: Vec<Told>,
+    retained: laws::Retained,
     counts: Counts,
 }
 
@@ -97,6 +98,7 @@ impl Drama {
             findings: BTreeMap::new(),
             told: Vec::new(),
             violations: Vec::new(),
+            retained: laws::Retained::default(),
             counts: Counts::default(),
         };
         this.streams = this.streams_now();
@@ -157,6 +159,7 @@ impl Drama {
             Fault::OperatorStart => {
                 self.cluster.begin_anew(remembered(&self.topology, self.now()));
                 self.operator_lives = true;
+                self.retained.forget();
                 self.next_pass = self.now();
             }
             fault => fault.strike(&mut self.cluster.world(), &self.desired),
@@ -327,7 +330,9 @@ impl Drama {
             self.quiet_since = at;
         }
         self.findings = findings;
-        self.violations.extend(self.cluster.take_violations().into_iter().map(|what| Told { at, what }));
+        let broken = self.retained.after_a_pass(&self.cluster.world(), &self.desired);
+        let broken = self.cluster.take_violations().into_iter().chain(broken);
+        self.violations.extend(broken.map(|what| Told { at, what }));
     }
 }
 
