@@ -231,8 +231,11 @@ impl Drama {
         let end = self.now().plus(milliseconds);
         while self.now() < end {
             let left = end.since(self.now());
-            let still = self.now().since(self.quiet_since) >= STILL_MILLISECONDS && !self.cluster.keeps_waiting();
-            if still { self.skip(left) } else { self.pass(left.min(COARSE_MILLISECONDS)) }
+            let waits = self.cluster.keeps_waiting() || self.retained.is_beyond();
+            let still = self.now().since(self.quiet_since) >= STILL_MILLISECONDS && !waits;
+            // What idle slots keep beyond what their server needs becomes more with its next checkpoint.
+            let checkpoint = self.cluster.world().next_checkpoint_in().max(1);
+            if still { self.skip(left.min(checkpoint)) } else { self.pass(left.min(COARSE_MILLISECONDS)) }
         }
     }
 

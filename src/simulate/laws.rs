@@ -144,6 +144,11 @@ impl Retained {
         broken
     }
 
+    /// Whether something is to be released.
+    pub fn is_beyond(&self) -> bool {
+        !self.since.is_empty()
+    }
+
     /// Nobody was there to release anything.
     pub fn forget(&mut self) {
         self.since.clear();

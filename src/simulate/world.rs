@@ -235,6 +235,11 @@ impl World {
         }
     }
 
+    /// How long it is until the next (restart)checkpoints, which let old WAL go where no slot keeps it, in milliseconds.
+    pub(super) fn next_checkpoint_in(&self) -> u64 {
+        self.next_checkpoint.since(self.now)
+    }
+
     /// Kills a server's processes.
     pub fn kill(&mut self, node: &NodeName) {
         if let Some(server) = self.servers.get_mut(node) {
