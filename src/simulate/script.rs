@@ -14,7 +14,7 @@ use crate::model::{Millis, NodeName};
 const REST_MILLISECONDS: u64 = 600_000;
 
 /// Every command of a script. The first word says which it is; of some there is more than one form.
-pub const COMMANDS: [&str; 39] = [
+pub const COMMANDS: [&str; 40] = [
     "group NAME SIZE [FIELD=VALUE...]",
     "set PATH VALUE",
     "remove NODE",
@@ -51,6 +51,7 @@ pub const COMMANDS: [&str; 39] = [
     "drop-slot NODE ON",
     "lose-slot NODE ON",
     "promote NODE",
+    "reclone NODE",
     "operator stop",
     "operator start",
     "operator dies-after STEPS",
