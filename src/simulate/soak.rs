@@ -268,7 +268,7 @@ fn retold(shape: &Shape, days: &[Day], breaks: impl Fn(&[Day]) -> bool) -> Strin
 
 fn script(shape: &Shape, days: &[Day]) -> String {
     let mut text = shape.to_string();
-    text.push_str("> begin\n> feedback on\n> quietly rest\n");
+    text.push_str("> begin\n> postgres hot_standby_feedback on\n> quietly rest\n");
     for day in days {
         let _ = writeln!(text, "> quietly tick {}ms", day.calm_milliseconds);
         let mut now = 0;
