@@ -332,7 +332,7 @@ fn retold(shape: &Shape, days: &[Day], breaks: impl Fn(&[Day]) -> bool) -> Strin
 
 fn script(shape: &Shape, days: &[Day]) -> String {
     let mut text = shape.to_string();
-    text.push_str("> begin\n> feedback on\n> quietly rest\n");
+    text.push_str("> begin\n> postgres hot_standby_feedback on\n> quietly rest\n");
     if let Some((first, day)) = NodeName::new(FIRST).ok().zip(days.first()).filter(|(first, day)| day.primary != *first)
     {
         for fault in hand_over(&first, &day.primary) {
