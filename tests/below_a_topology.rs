@@ -18,7 +18,7 @@ const UPPER: [&str; 4] = ["eu-1", "eu-2", "eu-3", "eu-4"];
 const LOWER: [&str; 3] = ["us-1", "us-2", "us-3"];
 
 /// One fleet as somebody may have left it, and a namespace for each topology.
-async fn fleet() -> (Ground, Ground) {
+async fn fleet(name: &str) -> (Ground, Ground) {
     let mut tree = Tree::start(None);
     tree.primary(PRIMARY).await;
     for node in UPPER {
@@ -27,7 +27,8 @@ async fn fleet() -> (Ground, Ground) {
     for (place, node) in LOWER.iter().enumerate() {
         tree.standby(node, RELAYS[place % RELAYS.len()]).await;
     }
-    (Ground::of(tree, "upper").await, Ground::of(Tree::start(None), "lower").await)
+    let lower = Ground::of(Tree::start(None), &format!("{name}-lower")).await;
+    (Ground::of(tree, &format!("{name}-upper")).await, lower)
 }
 
 fn upper_manifest(upper: &Ground) -> String {
@@ -89,7 +90,7 @@ async fn no_fight(both: [&Ground; 2]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_below_the_relays_of_another_topology_survives_one_of_them_and_touches_nothing_but_its_slots() {
-    let (mut upper, lower) = fleet().await;
+    let (mut upper, lower) = fleet("below-relays").await;
     apply(&upper_manifest(&upper));
     upper.as_declared().await;
     let (before, his_slots) = (settings(&upper.tree).await, slots(&upper.tree, "eu").await);
@@ -144,4 +145,22 @@ async fn a_tree_below_the_relays_of_another_topology_survives_one_of_them_and_to
     assert_eq!(slots(&upper.tree, "eu").await, his_slots);
     upper.as_declared().await;
     upper.flows(&LOWER).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_another_topologys_relays_alone_as_the_root_group_nobody_is_moved_and_it_is_said_what_to_declare() {
+    let (fleet, lower) = fleet("relays-alone").await;
+    let before = fleet.connected(&LOWER).await;
+    apply(&lower.manifest(&[
+        fleet.group("theirs", "management: Observe", &RELAYS),
+        fleet.group("us", "upstreams: [theirs]", &LOWER),
+    ]));
+    let said = lower.until("Writable", "False", "NoPrimary").await;
+    let above = format!("eu-1 receives from 127.0.0.1:{}, which is not in the topology.", fleet.tree.port(PRIMARY));
+    assert!(
+        said.contains(&above) && said.contains("promote nobody: declare all servers that may be the primary"),
+        "{said}"
+    );
+    fleet.asked("us-1", 5).await;
+    fleet.untouched(&before).await;
 }
