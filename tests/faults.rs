@@ -333,7 +333,7 @@ async fn an_operator_that_most_servers_do_not_answer_moves_nobody() {
     // A fallback that fails stays in a route for so long: four servers do not freeze in one moment.
     apply(&ground.manifest(&groups(&ground)).replace("settleSeconds: 1", "settleSeconds: 5"));
     ground.as_declared().await;
-    let before = ground.connected(&["eu-3"]).await;
+    let before = ground.connected(&["eu-1", "eu-3"]).await;
     let silent = ["core-2", "eu-2", "eu-4", "eu-5"];
     for node in silent {
         ground.tree.freeze(node);

@@ -48,6 +48,20 @@ async fn receives_from(ground: &Ground, upstream: &str) {
     ground.flows(&[LEAF]).await;
 }
 
+/// Lets a relay have a restartpoint of now: its slots are on disk as they are, and WAL that nobody needs goes.
+async fn restartpoint(ground: &Ground, relay: &str) {
+    ground.tree.sql(PRIMARY, "CHECKPOINT").await;
+    ground.flows(&[relay]).await;
+    ground.tree.sql(relay, "CHECKPOINT").await;
+}
+
+/// How many segments a server has that are older than the one of this position.
+async fn segments_below(ground: &Ground, node: &str, position: &str) -> u32 {
+    let segment = ground.tree.value(PRIMARY, &format!("SELECT pg_walfile_name('{position}')")).await;
+    let below = format!("SELECT count(*) FROM pg_ls_waldir() WHERE name < '{segment}' AND name ~ '^[0-9A-F]{{24}}$'");
+    ground.tree.value(node, &below).await.parse().unwrap()
+}
+
 /// Rows that are deleted, which vacuum removes when nobody holds them back.
 async fn delete_rows(ground: &Ground) {
     ground.tree.sql(PRIMARY, "CREATE TABLE old AS SELECT generate_series(1, 1000)").await;
@@ -60,6 +74,11 @@ async fn vacuum_removes_them(ground: &Ground) -> bool {
     ground.tree.value(PRIMARY, "SELECT pg_relation_size('old')").await == "0"
 }
 
+/// How often the slot that the leaf left was told that it holds nothing back: nobody else streams from it.
+fn times_told(ground: &Ground) -> usize {
+    ground.tree.log("eu-1").matches("START_REPLICATION SLOT eu_3 PHYSICAL").count()
+}
+
 /// What the leaf's slot on the relay that it left keeps and holds back.
 async fn left_slot(ground: &Ground, what: &str) -> String {
     ground.tree.value("eu-1", &format!("SELECT {what} FROM pg_replication_slots WHERE slot_name = 'eu_3'")).await
@@ -67,7 +86,9 @@ async fn left_slot(ground: &Ground, what: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leaf_that_moved_holds_back_no_vacuum_and_keeps_its_fallback() {
-    let ground = with_feedback("xmin-cleared").await;
+    let mut ground = with_feedback("xmin-cleared").await;
+    // On disk with its xmin, and never without: what the operator clears it clears in memory (safety.md X6).
+    restartpoint(&ground, "eu-1").await;
     let kept = left_slot(&ground, "restart_lsn").await;
     apply(&ground.manifest(&leaf_below(&ground, ["b", "a"])));
     receives_from(&ground, "eu-2").await;
@@ -76,9 +97,19 @@ async fn a_leaf_that_moved_holds_back_no_vacuum_and_keeps_its_fallback() {
     assert_eq!(left_slot(&ground, "active OR xmin IS NOT NULL").await, "f");
     assert_eq!(left_slot(&ground, &format!("restart_lsn >= '{kept}'")).await, "t");
     // The slot was told, and not made anew.
-    let log = ground.tree.log("eu-1");
-    assert!(log.contains("START_REPLICATION SLOT eu_3 PHYSICAL"), "{log}");
+    let told = times_told(&ground);
+    assert!(told > 0, "{}", ground.tree.log("eu-1"));
     assert!(ground.events().await.iter().all(|(reason, _)| reason != "SlotHoldsXmin"));
+    ground.as_declared().await;
+
+    // With a crash of the relay the old xmin is back.
+    ground.tree.kill("eu-1");
+    ground.tree.start_node("eu-1").await;
+    ground.tree.sql(PRIMARY, "DROP TABLE old").await;
+    delete_rows(&ground).await;
+    eventually("it is told again", async || times_told(&ground) > told).await;
+    eventually("vacuum goes on again", async || vacuum_removes_them(&ground).await).await;
+    assert_eq!(left_slot(&ground, "active OR xmin IS NOT NULL").await, "f");
     ground.as_declared().await;
 }
 
@@ -195,9 +226,44 @@ async fn write_segments(ground: &Ground, segments: usize, nodes: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_idle_slot_follows_its_leaf_and_the_wal_behind_it_leaves_the_disk() {
+    let ground = Ground::of(star(&STANDBYS).await, "idle-slot").await;
+    ground.tree.configure("eu-2", "wal_keep_size = 0");
+    reload(&ground, "eu-2").await;
+    let groups = leaf_below(&ground, ["a", "b"]);
+    apply(&ground.manifest(&groups));
+    ground.as_declared().await;
+    receives_from(&ground, "eu-1").await;
+
+    // Where nobody moves the slot, all is kept that was written since.
+    apply(&ground.manifest_with("automation: Observe", &groups));
+    ground.as_declared().await;
+    let idle = "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'eu_3' AND NOT active";
+    let kept = ground.tree.value("eu-2", idle).await;
+    write_segments(&ground, 4, &STANDBYS).await;
+    let replayed = ground.tree.value(LEAF, "SELECT pg_last_wal_replay_lsn()").await;
+    restartpoint(&ground, "eu-2").await;
+    assert_eq!(ground.tree.value("eu-2", idle).await, kept);
+    assert!(segments_below(&ground, "eu-2", &replayed).await >= 4);
+
+    apply(&ground.manifest(&groups));
+    eventually("what the leaf has replayed is removed", async || {
+        restartpoint(&ground, "eu-2").await;
+        segments_below(&ground, "eu-2", &replayed).await == 0
+    })
+    .await;
+    let moved = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'eu_3' AND NOT active AND restart_lsn >";
+    assert_eq!(ground.tree.value("eu-2", &format!("{moved} '{kept}'")).await, "1");
+    receives_from(&ground, "eu-1").await;
+    ground.as_declared().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_slots_of_a_leaf_that_is_away_too_long_are_given_up_and_those_of_the_others_stay() {
     let nodes = ["eu-1", "eu-2", "eu-3", "eu-4"];
     let mut ground = Ground::of(star(&nodes).await, "retained-wal").await;
+    ground.tree.configure("eu-1", "wal_keep_size = 0");
+    reload(&ground, "eu-1").await;
     let groups = [ground.group("core", "", &[PRIMARY]), ground.group("eu", "upstreams: [core], relays: 2", &nodes)];
     apply(&ground.manifest_with("limits: {retainedWal: 64Mi}", &groups));
     ground.as_declared().await;
@@ -210,8 +276,11 @@ async fn the_slots_of_a_leaf_that_is_away_too_long_are_given_up_and_those_of_the
 
     ground.tree.stop("eu-3");
     write_segments(&ground, 3, &others).await;
+    let missing = ground.tree.value(PRIMARY, "SELECT pg_current_wal_flush_lsn()").await;
     ground.asked("eu-1", 3).await;
     assert_eq!(ground.tree.value("eu-1", slots).await, "eu_3,eu_4", "it is within the bound");
+    restartpoint(&ground, "eu-1").await;
+    assert!(segments_below(&ground, "eu-1", &missing).await >= 3, "what it misses is kept");
     write_segments(&ground, 4, &others).await;
     for relay in ["eu-1", "eu-2"] {
         ground.tree.until(relay, slots, "eu_4").await;
@@ -221,12 +290,18 @@ async fn the_slots_of_a_leaf_that_is_away_too_long_are_given_up_and_those_of_the
         ground.until("FallbacksReady", "False", "NotReady").await.contains("limits.retainedWal")
     })
     .await;
-    // What it was for: the WAL goes, and nobody else heard of it. (wal_keep_size is 256 MB here, so not yet.)
+    // What it was for: the WAL goes, and nobody else heard of it.
+    eventually("what it misses is removed", async || {
+        restartpoint(&ground, "eu-1").await;
+        segments_below(&ground, "eu-1", &missing).await == 0
+    })
+    .await;
     ground.asked("eu-1", 3).await;
     assert_eq!(ground.tree.value("eu-1", slots).await, "eu_4", "it is not made again while its node is away");
     ground.untouched(&before).await;
 
-    // The WAL is still there, so it comes back by itself, and gets its fallback again when it is near.
+    // The other relay still has the WAL (wal_keep_size is 256 MB there), so it comes back by itself, and gets its fallback
+    // again when it is near.
     ground.tree.start_node("eu-3").await;
     ground.flows(&["eu-3"]).await;
     for relay in ["eu-1", "eu-2"] {

@@ -2,11 +2,10 @@
 //! upstream is. On that one WAL can be made slow, and every packet can be lost. Only root can make one, also
 //! root of a namespace of its own.
 
-use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::owner::owner;
+use super::owner::makes;
 use super::postgres::Tree;
 
 /// Removes the namespace and its links when its input ends: with the test, or with the test process.
@@ -35,17 +34,10 @@ struct Link {
 }
 
 impl Uplink {
-    /// Makes one. Where we are not root there is none, and it is said what is not tested then.
+    /// Makes one. Where we are not root there is none, and the test fails or is run elsewhere.
     pub fn new(what: &str) -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        if owner().is_none() {
-            // Past the capture of tests, so that it is read.
-            let mut stderr = std::io::stderr();
-            writeln!(
-                stderr,
-                "NOT TESTED: {what}: only root can make a network namespace; see `unshare -Urnm` in tests/run"
-            )
-            .unwrap();
+        if !makes(&format!("a network namespace for {what}")) {
             return None;
         }
         let count = COUNT.fetch_add(1, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 //! which the same user is not root.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -31,6 +32,24 @@ fn is_nested() -> bool {
         let map = fs::read_to_string("/proc/self/uid_map").unwrap();
         map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"]
     })
+}
+
+/// Whether what only root can make is made here. Where we are not root a test that needs it fails, unless it is said that
+/// somebody runs it as root, as `tests/run` does in namespaces: green is never what was not tested.
+pub fn makes(what: &str) -> bool {
+    if owner().is_some() {
+        return true;
+    }
+    let elsewhere = std::env::var("WALTREE_ROOT_TESTS").is_ok_and(|place| place == "elsewhere");
+    assert!(
+        elsewhere,
+        "{what}: only root can make that. Run it as root, or in namespaces as tests/run does (`unshare -Urnm`), or say \
+         WALTREE_ROOT_TESTS=elsewhere when somebody else does"
+    );
+    // Past the capture of tests, so that it is read.
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "NOT TESTED HERE: {what}: only root can make that").unwrap();
+    false
 }
 
 /// Lets a command run as the servers' owner. To be called before its input and output are set.

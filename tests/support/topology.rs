@@ -100,7 +100,14 @@ pub fn acknowledge(server: &ApiServer) {
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// Waits until everything is as declared.
+/// Waits until everything is as declared now; what was declared before does not count.
 pub async fn converged(server: &ApiServer) {
-    eventually("the topology has converged", async || condition(server, "Converged").await.0 == "True").await;
+    eventually("the topology has converged", async || {
+        let topology = get(server).await;
+        let generation = topology.metadata.generation;
+        let conditions = topology.status.map(|status| status.conditions).unwrap_or_default();
+        let found = conditions.iter().find(|condition| condition.type_ == "Converged");
+        found.is_some_and(|found| found.status == "True" && found.observed_generation == generation)
+    })
+    .await;
 }
