@@ -47,13 +47,14 @@ struct Now {
     diagnosed: BTreeMap<String, (u128, String)>,
 }
 
-/// Who receives from whom, and the route of each standby.
+/// Who receives from whom, and where each standby's route begins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Picture {
     /// From whom each node receives; a server that does not go on receives from nobody.
     pub streams: BTreeMap<String, String>,
-    /// The upstreams of each standby in their order.
-    pub routes: BTreeMap<String, Vec<String>>,
+    /// The first upstream of each standby's route, and how many it names. Of two fallbacks that are as good the one stays
+    /// that was there first, which is a matter of how it came about.
+    pub routes: BTreeMap<String, (String, usize)>,
 }
 
 impl Course {
@@ -152,7 +153,8 @@ impl Picture {
             }
             above.push(node.to_owned());
             if let Some((_, route)) = rest.trim_end_matches(']').rsplit_once('[') {
-                this.routes.insert(node.to_owned(), route.split(' ').map(str::to_owned).collect());
+                let mut entries = route.split(' ').map(str::to_owned);
+                this.routes.insert(node.to_owned(), (entries.next().unwrap(), 1 + entries.count()));
             }
         }
         this
