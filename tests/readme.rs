@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use strum::{EnumMessage as _, IntoEnumIterator as _};
+use strum::{EnumMessage as _, EnumProperty as _, IntoEnumIterator as _};
 use waltree::api::{ConditionType, Reason};
 use waltree::model::{Diagnosis, NodeName};
 use waltree::plan::{WaitReason, Why};
@@ -32,10 +32,11 @@ fn every_condition_and_reason_is_in_the_readme_and_no_other() {
 }
 
 #[test]
-fn what_is_done_about_each_diagnosis_is_in_the_readme_as_the_code_says_it() {
+fn what_is_done_about_each_diagnosis_and_when_it_ends_is_in_the_readme_as_the_code_says_it() {
     for diagnosis in Diagnosis::iter() {
         let (seen, done) = (diagnosis.get_documentation().unwrap(), diagnosis.get_message().unwrap());
-        let row = format!("| `{diagnosis}` | {seen} | {done} |");
+        let ends = diagnosis.get_str("ends").unwrap();
+        let row = format!("| `{diagnosis}` | {seen} | {done} | {ends} |");
         assert!(README.lines().any(|line| line == row), "the README lacks this row:\n{row}");
     }
 }

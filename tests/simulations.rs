@@ -1,10 +1,11 @@
 //! Simulated fleets. Scenes, readable as documentation: each file of `tests/scripts` is its own expected output, and
-//! `WALTREE_BLESS=1` writes down what they tell now. And days of random faults, by seed.
+//! `WALTREE_BLESS=1` writes down what they tell now; those of `tests/scripts/calibration` are played on real servers as well
+//! (`tests/calibration.rs`). And days of random faults, by seed.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot read its scripts has failed")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use waltree::simulate::Soak;
 use waltree::simulate::script::play;
@@ -12,12 +13,19 @@ use waltree::simulate::script::play;
 /// The longest script that a person reads to its end, in lines.
 const LINES_MAX: usize = 150;
 
+/// The scripts of a folder, which has at least so many.
+fn scripts(folder: &str, least: usize) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut paths: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    paths.sort();
+    assert!(paths.len() >= least, "only {} scripts in {}", paths.len(), folder.display());
+    paths
+}
+
 #[test]
 fn every_script_tells_what_it_told() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
-    let mut paths: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
-    assert!(paths.len() >= 25, "only {} scripts in {}", paths.len(), folder.display());
+    let paths = [scripts("tests/scripts", 25), scripts("tests/scripts/calibration", 10)].concat();
     let mut wrong = Vec::new();
     for path in &paths {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();

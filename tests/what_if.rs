@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fleet::Fleet;
 use fleet::shapes::{brownfield, config, desired, draws, shapes};
 use proptest::prelude::*;
-use waltree::model::{ByNode, Desired, Loss, NodeName, Observed};
+use waltree::model::{ByNode, Desired, Loss, Management, NodeName, Observed};
 use waltree::plan::{Plan, Tolerated, Tolerates};
 use waltree::simulate::World;
 
@@ -155,9 +155,14 @@ fn told(fleet: &mut Fleet) -> Plan {
 
 #[test]
 fn when_all_is_survived_the_primary_is_the_weakest_spot() {
-    let told = told(&mut region_of(12)).tolerates;
-    assert_eq!(planned(&told), [Tolerated::True, Tolerated::True, Tolerated::True], "{}", told.weakest);
-    assert_eq!(told.weakest, "core-0, the primary: the root group has no other. Add one, which you could promote.");
+    let mut fleet = region_of(12);
+    let ours = told(&mut fleet).tolerates;
+    assert_eq!(planned(&ours), [Tolerated::True, Tolerated::True, Tolerated::True], "{}", ours.weakest);
+    assert_eq!(ours.weakest, "core-0, the primary: the root group has no other. Add one, which you could promote.");
+    // Whoever promotes by hand what another manager keeps makes two primaries.
+    fleet.desired.groups[0].management = Management::Observe;
+    let theirs = told(&mut fleet).tolerates.weakest;
+    assert_eq!(theirs, "core-0, the primary: core has no other. Add all that its manager could promote.");
 }
 
 #[test]
@@ -193,4 +198,19 @@ fn while_nobody_is_the_primary_nothing_is_promised() {
     fleet.set_up(&primary, false);
     tend(&mut fleet, ROUNDS);
     assert_eq!(planned(&told(&mut fleet).tolerates), [Tolerated::Unknown; 3]);
+}
+
+#[test]
+fn a_relay_whose_walreceiver_is_started_anew_is_counted_on_and_one_that_stays_without_is_not() {
+    let mut fleet = region_of(12);
+    fleet.says = Box::new(|node, facts| {
+        if node.as_str() == "r0-1" {
+            facts.receiver = None;
+        }
+        facts.senders.retain(|sender| sender.application_name != "r0-1");
+    });
+    fleet.tick(100);
+    assert_eq!(planned(&told(&mut fleet).tolerates), [Tolerated::True; 3]);
+    fleet.tick(30_000);
+    assert_eq!(told(&mut fleet).tolerates.node, Tolerated::False);
 }

@@ -69,8 +69,8 @@ pub(super) async fn run(what: &Adopt, namespace: Option<&str>, out: &mut impl Wr
     let access = ServerAccess { secret: None, ssl_mode: what.login.ssl_mode() };
     let mut crawled = crawl(Wallet::fixed(credentials.clone()), &access, clock::now, &hosts, &ports).await;
     // Where all that was found was reached otherwise, there is nothing to cure.
-    if crawled.tls_failed && !crawled.remarks.is_empty() {
-        crawled.remarks.push(what.login.cure_of_tls());
+    if !crawled.remarks.is_empty() {
+        crawled.remarks.extend(crawled.unseen.iter().filter_map(|why| what.login.cure(*why)));
     }
     let root = if what.observe_root { Management::Observe } else { Management::Routes };
     let Some(adoption) = adopt(&crawled.found, root) else {

@@ -48,10 +48,11 @@ enum Verb {
     Adopt(adopt::Adopt),
     /// Show what would happen if servers were lost: who goes where at once and then, what is sent again, which limits
     /// would be exceeded. Tried out on the servers as they are seen now; nothing is touched. Exit code 0: survived by
-    /// PostgreSQL alone, 2: not, or a group has no node left to read from.
+    /// PostgreSQL alone, 2: not, or a group has no node left to read from, 3: there is no such
+    /// server, or the manifest is refused.
     WhatIf(WhatIf),
     /// Show why a node is where it is: which route is wanted and why, what both ends say and how old that is, who could feed
-    /// it and is ready, what comes next. Exit code 0: nothing is wrong with it, 2: something is.
+    /// it and is ready, what comes next. Exit code 0: nothing is wrong with it, 2: something is, 3: there is no such node.
     Why(Why),
     /// Show what changed in the tree and what was done, the newest last.
     History(History),

@@ -260,22 +260,23 @@ impl Proposal {
         for node in &self.relieved {
             let _ = writeln!(text, "{node} comes to feed nobody.");
         }
-        let _ = writeln!(text, "{}", self.sum());
+        let _ = writeln!(text, "{}", self.sum(heals));
         text
     }
 
-    fn sum(&self) -> String {
+    fn sum(&self, heals: bool) -> String {
         let count = |when| self.routes.iter().filter(|route| route.set == when).count();
         let (now, withheld, later) = (count(When::Now), count(When::Withheld), count(When::Later));
         let slots = self.routes.iter().filter_map(|route| route.waits_for.as_ref());
         let slots = slots.filter(|wait| wait.reason == "SlotNotReady").count();
         let first =
             if withheld > 0 { format!("{withheld} as soon as automation is Heal") } else { format!("{now} now") };
+        let then = if heals { "" } else { "automation is Heal and " };
         let others = match later {
             0 if withheld > 0 => " (as soon as automation is Heal)".to_owned(),
             0 => String::new(),
-            later if slots == later => format!(" ({first}, the others when their slots are ready)"),
-            _ => format!(" ({first}, the others when what they wait for is there)"),
+            later if slots == later => format!(" ({first}, the others when {then}their slots are ready)"),
+            _ => format!(" ({first}, the others when {then}what they wait for is there)"),
         };
         let due = counted(now + withheld + later, "route");
         format!("{due} to set{others}, {} planned.", counted(self.moves.len(), "move"))

@@ -129,7 +129,7 @@ fn verdict(answer: &Answer, automation: Automation) -> String {
     }
     let emptied = if emptied.is_empty() { emptied } else { format!(" And {emptied}.") };
     let after = if answer.with_the_primary {
-        "nobody is promoted: promote a server of the root group by hand"
+        "nobody is promoted: promote a server of the root group by hand, unless another manager keeps it"
     } else if automation == Automation::Observe {
         "the operator may put nothing right, as automation is Observe"
     } else if answer.in_the_end.is_within_limits() {

@@ -151,10 +151,8 @@ pub struct NodeMemory {
     pub failing_since: Option<Millis>,
     /// Until when it has to stay well before it gets children back.
     pub settling_until: Option<Millis>,
-    /// How often it failed, each time within ten settling times after the last; and when it was well again last.
+    /// How often it failed, each time within ten settling times after it had got its children back.
     pub failures: u32,
-    /// When it was well again last.
-    pub recovered_at: Millis,
     /// When its postmaster was started, by its own wall clock ([`Facts::started`]).
     pub started: Option<u64>,
     /// When it was seen to be started anew within the last ten minutes, the newest last.

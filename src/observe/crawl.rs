@@ -3,7 +3,7 @@
 
 mod census;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use census::Census;
 
@@ -23,8 +23,8 @@ pub struct Crawl {
     pub found: Vec<Found>,
     /// What could not be reached or understood, a sentence each.
     pub remarks: Vec<String>,
-    /// Some did not come to terms about TLS, or gave a certificate that is not signed as it has to be.
-    pub tls_failed: bool,
+    /// Why servers that were asked are not seen.
+    pub unseen: BTreeSet<WhyUnseen>,
 }
 
 /// Why a server is asked, the weakest reason first.

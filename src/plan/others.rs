@@ -50,15 +50,25 @@ pub(super) fn removed(world: &World<'_>, on: At<'_>) -> Option<(Diagnosis, Strin
     // All that may ever be there, as the list of the other manager is one.
     let ours = world.all().filter(is_ours);
     let slots: Vec<&str> = ours.filter(|owner| may_use(world, *owner, on)).map(|owner| owner.name.slot()).collect();
-    let ignored: Vec<String> = if slots.len() <= NAMED_MAX {
+    let seen = format!("somebody else drops the slots of {} on {on}; they are made again, calmly", dropped.join(", "));
+    Some((Diagnosis::SlotRemovedByOther, format!("{seen}. {}", how_to_stop(&slots))))
+}
+
+/// How the other manager is told to leave these slots alone.
+fn how_to_stop(slots: &[&str]) -> String {
+    let named = slots.len() <= NAMED_MAX;
+    let ignored: Vec<String> = if named {
         slots.iter().map(|slot| format!(r#"{{"name": "{slot}", "type": "physical"}}"#)).collect()
     } else {
         vec![r#"{"type": "physical"}"#.to_owned()]
     };
-    let seen = format!("somebody else drops the slots of {} on {on}; they are made again, calmly", dropped.join(", "));
+    // Regular expressions that may fit anywhere in a name. Its own slots, which begin with _cnpg_, no pattern excludes.
+    let excluded = if named { format!("^({})$", slots.join("|")) } else { ".".to_owned() };
     let patroni = format!("patronictl edit-config -s 'ignore_slots=[{}]'", ignored.join(", "));
-    let others = "Any other manager has to leave slots of these names alone (CloudNativePG: excludePatterns)";
-    Some((Diagnosis::SlotRemovedByOther, format!("{seen}. With Patroni run: {patroni}. {others}.")))
+    let cluster =
+        format!(r#"spec.replicationSlots.synchronizeReplicas.excludePatterns of the Cluster to ["{excluded}"]"#);
+    let others = "Any other manager has to leave slots of these names alone";
+    format!("With Patroni run: {patroni}. With CloudNativePG set {cluster}. {others}.")
 }
 
 /// Whether a slot of `owner` belongs on `on` now or after a change of the primary: the servers of one group take turns.
@@ -67,4 +77,24 @@ fn may_use(world: &World<'_>, owner: At<'_>, on: At<'_>) -> bool {
     let there = |node: At<'_>| world.group(node).map(|group| &group.name) == group;
     let installed = world.installed(owner).into_iter().flat_map(|route| &route.entries).any(|entry| there(*entry));
     installed || world.upstream(owner).is_some_and(there)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_manager_is_told_to_leave_our_slots_alone_in_its_own_words() {
+        assert_eq!(
+            how_to_stop(&["eu_1", "eu_2"]),
+            r#"With Patroni run: patronictl edit-config -s 'ignore_slots=[{"name": "eu_1", "type": "physical"}, "#
+                .to_owned()
+                + r#"{"name": "eu_2", "type": "physical"}]'. With CloudNativePG set "#
+                + r#"spec.replicationSlots.synchronizeReplicas.excludePatterns of the Cluster to ["^(eu_1|eu_2)$"]. "#
+                + "Any other manager has to leave slots of these names alone."
+        );
+        let many = how_to_stop(&["eu_1"; NAMED_MAX + 1]);
+        assert!(many.contains(r#"'ignore_slots=[{"type": "physical"}]'"#), "{many}");
+        assert!(many.contains(r#"excludePatterns of the Cluster to ["."]"#), "{many}");
+    }
 }

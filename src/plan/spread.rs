@@ -74,11 +74,12 @@ impl<'a> Spread<'a> {
     }
 
     /// Whether a node hangs directly below the primary. A relay to which the primary gives nothing, although it is well,
-    /// goes below a standby of it for a while; a member of the root group never does (safety.md 2.4).
+    /// goes below a standby of it for a while, and for as long as another server holds its slot on the primary (law 12); a
+    /// member of the root group never does (safety.md 2.4).
     pub(super) fn is_tier_one(&self, node: At<'_>) -> bool {
         let cut_off = |primary: At<'_>| {
             self.order(node).iter().any(|other| other.node != primary)
-                && self.world.is_refused(node, primary)
+                && (self.world.is_refused(node, primary) || self.is_taken(node, primary))
                 && !self.is_fed_by(node, primary)
         };
         let primary = || self.world.primary().map(|primary| self.world.at(primary));
@@ -135,11 +136,15 @@ impl<'a> Spread<'a> {
         self.world.upstream(node) == Some(upstream) && self.world.is_rooted(node)
     }
 
+    /// Whether another server holds the slot of a node on an upstream, which then gives the node nothing.
+    fn is_taken(&self, node: At<'_>, upstream: At<'_>) -> bool {
+        self.world.observed.memory.is_taken(node.name, upstream.name)
+    }
+
     fn may_be_first(&self, node: At<'_>, upstream: At<'_>) -> bool {
         let world = self.world;
         let full = || world.seen(upstream).is_some_and(Facts::is_full);
-        let taken = || world.observed.memory.is_taken(node.name, upstream.name);
-        let closed = || world.is_refused(node, upstream) || taken() || full();
+        let closed = || world.is_refused(node, upstream) || self.is_taken(node, upstream) || full();
         if !self.is_fed_by(node, upstream) && closed() {
             return false;
         }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::world::At;
 use super::{Plan, World, ready};
 use crate::model::primary::Primary;
+use crate::model::rooted::Rooted;
 use crate::model::{Desired, Loss, SessionAttrs, WhyUnseen, burst};
 
 /// Longest way up that is walked: no limit of depth comes near it, and a ring ends there.
@@ -212,9 +213,10 @@ impl<'a> Tree<'a> {
             }
             at = match self.upstreams[at] {
                 _ if self.sights[at] == Sight::Blind => return None,
-                None => return Some(false),
                 Some(upstream) if !lost[upstream] => upstream,
-                Some(_) => match self.onward(at, lost) {
+                // One that has only just lost its walreceiver goes its way too: each change of a route ends it for a moment.
+                None if !matches!(self.world.rooted(self.names[at]), Some(Rooted::Yes { .. })) => return Some(false),
+                Some(_) | None => match self.onward(at, lost) {
                     Onward::To(next) => next,
                     Onward::Stuck(_) | Onward::Nowhere => return Some(false),
                     Onward::Untold => return None,

@@ -63,6 +63,7 @@ pub struct Drama {
     findings: BTreeMap<NodeName, Diagnosis>,
     told: Vec<Told>,
     violations: Vec<Told>,
+    retained: laws::Retained,
     counts: Counts,
 }
 
@@ -97,6 +98,7 @@ impl Drama {
             findings: BTreeMap::new(),
             told: Vec::new(),
             violations: Vec::new(),
+            retained: laws::Retained::default(),
             counts: Counts::default(),
         };
         this.streams = this.streams_now();
@@ -157,6 +159,7 @@ impl Drama {
             Fault::OperatorStart => {
                 self.cluster.begin_anew(remembered(&self.topology, self.now()));
                 self.operator_lives = true;
+                self.retained.forget();
                 self.next_pass = self.now();
             }
             fault => fault.strike(&mut self.cluster.world(), &self.desired),
@@ -228,8 +231,11 @@ impl Drama {
         let end = self.now().plus(milliseconds);
         while self.now() < end {
             let left = end.since(self.now());
-            let still = self.now().since(self.quiet_since) >= STILL_MILLISECONDS && !self.cluster.keeps_waiting();
-            if still { self.skip(left) } else { self.pass(left.min(COARSE_MILLISECONDS)) }
+            let waits = self.cluster.keeps_waiting() || self.retained.is_beyond();
+            let still = self.now().since(self.quiet_since) >= STILL_MILLISECONDS && !waits;
+            // What idle slots keep beyond what their server needs becomes more with its next checkpoint.
+            let checkpoint = self.cluster.world().next_checkpoint_in().max(1);
+            if still { self.skip(left.min(checkpoint)) } else { self.pass(left.min(COARSE_MILLISECONDS)) }
         }
     }
 
@@ -327,7 +333,9 @@ impl Drama {
             self.quiet_since = at;
         }
         self.findings = findings;
-        self.violations.extend(self.cluster.take_violations().into_iter().map(|what| Told { at, what }));
+        let broken = self.retained.after_a_pass(&self.cluster.world(), &self.desired);
+        let broken = self.cluster.take_violations().into_iter().chain(broken);
+        self.violations.extend(broken.map(|what| Told { at, what }));
     }
 }
 

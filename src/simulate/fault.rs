@@ -53,6 +53,9 @@ pub enum Fault {
     LoseSlot(NodeName, NodeName),
     /// `promote NODE`
     Promote(NodeName),
+    /// `reclone NODE`: somebody makes it anew from the primary of the newest timeline, as pg_basebackup does: a standby of
+    /// that primary, without slots.
+    Reclone(NodeName),
     /// `operator stop`: it ends between two passes.
     OperatorStop,
     /// `operator dies-after STEPS`: it is killed in the midst of a plan.
@@ -83,6 +86,7 @@ impl Fault {
             }
             Self::Repoint(node, upstream) => repoint(world, node, upstream),
             Self::Promote(node) => world.promote(node),
+            Self::Reclone(node) => world.reclone(node),
             Self::OperatorStop | Self::OperatorDiesAfter(_) | Self::OperatorStart => {}
             _ => self.set(world),
         }
@@ -140,7 +144,8 @@ impl Fault {
             | Self::Senders(node, _)
             | Self::Slow(node, _)
             | Self::Fast(node)
-            | Self::Promote(node) => vec![node],
+            | Self::Promote(node)
+            | Self::Reclone(node) => vec![node],
             Self::Repoint(node, other) | Self::DropSlot(node, other) | Self::LoseSlot(node, other) => vec![node, other],
             Self::Cut(a, b) | Self::Mend(a, b) => [a, b].into_iter().filter_map(Place::node).collect(),
             Self::CutZone(_)
@@ -235,6 +240,7 @@ impl fmt::Display for Fault {
             Self::DropSlot(node, on) => write!(f, "drop-slot {node} {on}"),
             Self::LoseSlot(node, on) => write!(f, "lose-slot {node} {on}"),
             Self::Promote(node) => write!(f, "promote {node}"),
+            Self::Reclone(node) => write!(f, "reclone {node}"),
             Self::OperatorStop => f.write_str("operator stop"),
             Self::OperatorDiesAfter(steps) => write!(f, "operator dies-after {steps}"),
             Self::OperatorStart => f.write_str("operator start"),
@@ -284,6 +290,7 @@ impl FromStr for Fault {
             ["drop-slot", name, on] => Self::DropSlot(node(name)?, node(on)?),
             ["lose-slot", name, on] => Self::LoseSlot(node(name)?, node(on)?),
             ["promote", name] => Self::Promote(node(name)?),
+            ["reclone", name] => Self::Reclone(node(name)?),
             _ => return Err(NotAFault(text.to_owned())),
         })
     }

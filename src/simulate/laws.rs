@@ -2,11 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::server::{Process, Receiver};
+use super::server::{Process, Receiver, Server};
 use super::world::World;
 use crate::model::tree::{Union, entries};
-use crate::model::{ByNode, Desired, Facts, NodeName, Observed};
+use crate::model::{ByNode, Desired, Facts, Lsn, Millis, NodeName, Observed, WhyUnseen};
 use crate::plan::{Plan, Step, Why};
+
+/// Whoever only reconnects is back within so long (`slots::is_absent`).
+const RECONNECT_SECONDS: u64 = 10;
+/// So long the release of what idle slots keep may take when nobody is waited for, in milliseconds: slots are moved forward
+/// every ten seconds, and what failed is tried again after ten at most.
+const RELEASED_MILLISECONDS: u64 = 15_000;
 
 /// Law 1 as it is seen on the servers: nobody receives from a ring. The sentence says who does.
 pub fn at_every_moment(world: &World) -> Option<String> {
@@ -30,10 +36,17 @@ pub fn before_writing(desired: &Desired, observed: &Observed, plan: &Plan) -> Ve
     let mut broken = Vec::new();
     let unseen = plan.steps.iter().filter(|planned| observed.seen(planned.step.server()).is_none());
     broken.extend(unseen.map(|planned| format!("law 8: {planned}, on a server that is not seen")));
+    if let Some(planned) = plan.steps.first().filter(|_| sees_little_of_every_zone(desired, observed)) {
+        broken.push(format!("law 8: {planned}, while most servers of every zone are silent"));
+    }
+    let primaries = ambiguous_primaries(desired, observed);
     let mut union: Option<Union<'_>> = None;
     for planned in &plan.steps {
         match &planned.step {
             Step::SetRoute { node, route, .. } => {
+                if !primaries.is_empty() {
+                    broken.push(format!("law 5: {planned}, and {} all take writes", names(&primaries)));
+                }
                 let union = union.get_or_insert_with(|| Union::of(desired, observed));
                 let before = union.is_cyclic();
                 union.add_route(node, route);
@@ -45,9 +58,12 @@ pub fn before_writing(desired: &Desired, observed: &Observed, plan: &Plan) -> Ve
                     Some(facts) => facts.slots.contains_key(node.slot()),
                     None => had.as_ref().is_some_and(|had| had.contains(up)),
                 };
-                broken.extend(
-                    route.entries.iter().find(|up| !proven(up)).map(|up| format!("law 2: {planned}; no slot on {up}")),
-                );
+                // Who is only asked back to the first of his route relies on that one: a fallback that cannot be prepared
+                // must not keep him where he was not meant to stay.
+                let is_same = had.as_ref().is_some_and(|had| had.iter().eq(route.entries.iter()));
+                let relied_on = if is_same { &route.entries[..1] } else { &route.entries };
+                let unproven = relied_on.iter().find(|up| !proven(up));
+                broken.extend(unproven.map(|up| format!("law 2: {planned}; no slot on {up}")));
             }
             Step::DropSlot { on, owner } if planned.why == Why::RetainedWal => {
                 let most = desired.limits.retained_wal_bytes;
@@ -67,6 +83,86 @@ pub fn before_writing(desired: &Desired, observed: &Observed, plan: &Plan) -> Ve
         }
     }
     broken
+}
+
+/// Most servers of every zone tell nothing, not even that nobody listens there.
+fn sees_little_of_every_zone(desired: &Desired, observed: &Observed) -> bool {
+    let mut zones: BTreeMap<Option<&str>, (usize, usize)> = BTreeMap::new();
+    for (node, spec) in &desired.nodes {
+        let unseen = observed.nodes.get(node).and_then(|view| view.unseen.as_ref());
+        let (silent, all) = zones.entry(spec.zone.as_deref()).or_default();
+        *silent += usize::from(unseen.is_some_and(|unseen| unseen.why == WhyUnseen::Timeout));
+        *all += 1;
+    }
+    desired.nodes.len() >= 3 && zones.values().all(|(silent, all)| silent * 2 > *all)
+}
+
+/// Members of the root group that take writes, when there are several and the newest timeline does not tell which counts:
+/// somebody promoted one while the primary went on.
+fn ambiguous_primaries<'a>(desired: &'a Desired, observed: &Observed) -> Vec<&'a NodeName> {
+    let members = desired.root().map(|root| root.members.as_slice()).unwrap_or_default();
+    let timeline = |node: &NodeName| observed.seen(node).filter(|facts| !facts.in_recovery)?.timeline;
+    let newest = members.iter().filter_map(timeline).max();
+    let known = observed.memory.primary.as_ref().and_then(timeline);
+    let writers: Vec<_> = members.iter().filter(|node| timeline(node).is_some()).collect();
+    let several = writers.len() > 1 && known.is_some() && known != newest;
+    if several { writers } else { Vec::new() }
+}
+
+/// Law 3: for how long idle slots have kept more than the bound where the operator can release them.
+#[derive(Debug, Clone, Default)]
+pub struct Retained {
+    since: BTreeMap<(NodeName, String), Millis>,
+}
+
+impl Retained {
+    /// What is told after a pass of an operator. Whoever may only reconnect is given the time to (`slots::is_absent`), and
+    /// slots are moved forward at a pace.
+    pub fn after_a_pass(&mut self, world: &World, desired: &Desired) -> Vec<String> {
+        let seen = |node: &&NodeName| world.look(node).is_ok();
+        if desired.nodes.keys().filter(seen).count() * 2 < desired.nodes.len() {
+            self.forget();
+            return Vec::new();
+        }
+        let most = desired.limits.retained_wal_bytes;
+        let patience = desired.healing.settle_seconds.max(RECONNECT_SECONDS) * 1_000 + RELEASED_MILLISECONDS;
+        let before = std::mem::take(&mut self.since);
+        let mut broken = Vec::new();
+        for (on, server) in world.servers.iter().filter(|(on, _)| seen(on)) {
+            for (slot, bytes) in kept_by_idle_slots(server).filter(|(_, bytes)| *bytes > most) {
+                let key = (on.clone(), slot.to_owned());
+                let since = before.get(&key).copied().unwrap_or(world.now);
+                let too_long = world.now.since(since);
+                if too_long > patience {
+                    broken.push(format!(
+                        "law 3: the idle slot {slot} on {on} keeps {bytes} bytes, bound {most}, for {too_long} ms"
+                    ));
+                }
+                self.since.insert(key, since);
+            }
+        }
+        broken
+    }
+
+    /// Whether something is to be released.
+    pub fn is_beyond(&self) -> bool {
+        !self.since.is_empty()
+    }
+
+    /// Nobody was there to release anything.
+    pub fn forget(&mut self) {
+        self.since.clear();
+    }
+}
+
+/// What each idle slot keeps beyond what the server needs for its own recovery and for those that it feeds.
+fn kept_by_idle_slots(server: &Server) -> impl Iterator<Item = (&str, u64)> {
+    let start = |lsn: Lsn| lsn.segment_start(server.segment_bytes);
+    let slots = || server.slots.iter().filter(|(_, slot)| !slot.lost);
+    let active = slots().filter(|(name, _)| server.holder(name).is_some()).map(|(_, slot)| slot.restart);
+    let needed = start(active.fold(server.redo, Lsn::min));
+    let idle = slots().filter(|(name, _)| server.holder(name).is_none());
+    idle.map(move |(name, slot)| (name.as_str(), needed.bytes_since(start(slot.restart))))
 }
 
 /// What is true of a tree at rest in which every server runs: it is the wanted one, nobody is over his limit, and the
@@ -101,6 +197,9 @@ pub fn at_rest(world: &World, desired: &Desired, plan: &Plan) -> Vec<String> {
                 broken.push(format!("the slot {slot} is left over on {on}"));
             }
         }
+        let most = desired.limits.retained_wal_bytes;
+        let beyond = kept_by_idle_slots(server).filter(|(_, bytes)| *bytes > most);
+        broken.extend(beyond.map(|(slot, bytes)| format!("law 3: {slot} on {on} keeps {bytes} bytes, bound {most}")));
     }
     broken
 }
@@ -113,8 +212,7 @@ pub fn after_any_one_loss(world: &World, desired: &Desired) -> Vec<String> {
         world.kill(lost);
         world.pass(20);
         let primary_lost = world.servers.get(lost).is_some_and(|server| !server.in_recovery);
-        let alone =
-            |server: &super::server::Server| server.is_up() && server.in_recovery && server.upstream().is_none();
+        let alone = |server: &Server| server.is_up() && server.in_recovery && server.upstream().is_none();
         if let Some((node, _)) = world.servers.iter().find(|(_, server)| alone(server) && !primary_lost) {
             broken.push(format!("{node} is fed by nobody after the loss of {lost}"));
         }
@@ -131,13 +229,16 @@ pub fn after_any_one_loss(world: &World, desired: &Desired) -> Vec<String> {
 /// Children of every server.
 pub(super) fn load(world: &World) -> ByNode<usize> {
     let mut load = ByNode::default();
-    let streams = |server: &&super::server::Server| {
-        server.process != Process::Down && matches!(server.receiver, Receiver::Streaming { .. })
-    };
+    let streams =
+        |server: &&Server| server.process != Process::Down && matches!(server.receiver, Receiver::Streaming { .. });
     for upstream in world.servers.values().filter(streams).filter_map(|server| server.upstream()) {
         *load.entry(upstream.clone()).or_default() += 1;
     }
     load
+}
+
+fn names(nodes: &[&NodeName]) -> String {
+    nodes.iter().map(|node| node.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn name(node: Option<&NodeName>) -> String {

@@ -13,15 +13,19 @@ use crate::model::{Millis, NodeName};
 /// The longest time that `rest` waits when none is given, in milliseconds: ten minutes.
 const REST_MILLISECONDS: u64 = 600_000;
 
+/// The settings of PostgreSQL that a simulated server heeds.
+const SETTINGS: [&str; 4] =
+    ["hot_standby_feedback", "wal_receiver_timeout", "wal_retrieve_retry_interval", "wal_sender_timeout"];
+
 /// Every command of a script. The first word says which it is; of some there is more than one form.
-pub const COMMANDS: [&str; 39] = [
+pub const COMMANDS: [&str; 40] = [
     "group NAME SIZE [FIELD=VALUE...]",
     "set PATH VALUE",
     "remove NODE",
     "begin",
     "acknowledge NODE[,NODE...]",
     "acknowledge all",
-    "feedback on",
+    "postgres SETTING VALUE",
     "quietly COMMAND",
     "tick TIME",
     "rest [TIME]",
@@ -51,6 +55,7 @@ pub const COMMANDS: [&str; 39] = [
     "drop-slot NODE ON",
     "lose-slot NODE ON",
     "promote NODE",
+    "reclone NODE",
     "operator stop",
     "operator start",
     "operator dies-after STEPS",
@@ -118,7 +123,7 @@ impl Stage {
             }
             ["rest"] => return self.rest(REST_MILLISECONDS),
             ["rest", time] => return self.rest(duration(time)?),
-            ["feedback", "on"] => self.drama()?.cluster().world().settings.feedback = true,
+            ["postgres", setting, value] => self.postgres(setting, value)?,
             ["lose", "any"] => return self.lose_any(),
             ["show"] => return Ok(show(&self.drama()?.cluster().world())),
             ["plan"] => return self.plan(),
@@ -160,6 +165,20 @@ impl Stage {
         let first = spec.groups.first().and_then(|group| NodeName::new(&group.hosts.first()?.name).ok());
         let drama = Drama::new(spec, self.seed, |node| first.clone().unwrap_or_else(|| node.clone()));
         self.drama = Some(drama.map_err(|rejections| rejections[0].to_string())?);
+        Ok(())
+    }
+
+    /// Sets what PostgreSQL calls so on every server.
+    fn postgres(&mut self, setting: &str, value: &str) -> Result<(), String> {
+        let settings = &mut self.drama()?.cluster().world().settings;
+        match setting {
+            "hot_standby_feedback" if ["on", "off"].contains(&value) => settings.feedback = value == "on",
+            "hot_standby_feedback" => return Err(format!("{value:?} is not on or off")),
+            "wal_receiver_timeout" => settings.receiver_timeout_milliseconds = duration(value)?,
+            "wal_retrieve_retry_interval" => settings.retry_milliseconds = duration(value)?,
+            "wal_sender_timeout" => settings.sender_timeout_milliseconds = duration(value)?,
+            _ => return Err(format!("{setting:?} is not simulated: use one of {}", SETTINGS.join(", "))),
+        }
         Ok(())
     }
 

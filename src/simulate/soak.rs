@@ -13,6 +13,8 @@ use crate::model::{Group, NodeName};
 /// The longest time in which a tree has to be as declared again once everything is mended, in milliseconds: settling
 /// times double with each refusal in a row, and moves go a few at a time.
 const REST_MILLISECONDS: u64 = 1_800_000;
+/// The primary in the beginning.
+const FIRST: &str = "core-1";
 /// Leaves of a region; it has two relays.
 const LEAVES: usize = 14;
 /// The longest time until a fault is mended, in milliseconds.
@@ -85,6 +87,8 @@ type Scene = (u64, Fault);
 /// A bad day, and the calm before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Day {
+    /// Who was the primary when it began.
+    primary: NodeName,
     calm_milliseconds: u64,
     scenes: Vec<Scene>,
 }
@@ -98,7 +102,8 @@ impl Soak {
         let broken = |what: String, script: String| Broken { seed: self.seed, what, script };
         let shape = shape(self.nodes).map_err(|what| broken(what, String::new()))?;
         let mut dice = Dice(self.seed);
-        let mut drama = begin(&shape, self.seed).map_err(|what| broken(what, script(&shape, &[])))?;
+        let first = NodeName::new(FIRST).map_err(|bad| broken(bad.to_string(), String::new()))?;
+        let mut drama = begin(&shape, self.seed, &first).map_err(|what| broken(what, script(&shape, &[])))?;
         let mut days: Vec<Day> = Vec::new();
         let began = drama.now();
         let end = began.plus(self.hours.saturating_mul(3_600_000));
@@ -106,13 +111,14 @@ impl Soak {
         while drama.now() < end {
             let calm_milliseconds = dice.below(CALM_MILLISECONDS) as u64;
             drama.skip(calm_milliseconds);
-            let scenes = bad_day(&drama, &mut dice);
+            let Some(primary) = primary(&drama) else { break };
+            let scenes = bad_day(&drama, &primary, &mut dice);
             for (_, fault) in &scenes {
                 let kind = fault.to_string().split(' ').next().unwrap_or_default().to_owned();
                 *report.faults.entry(kind).or_default() += 1;
             }
             let lived = live_through(&mut drama, &scenes, dice.below(10) == 0);
-            days.push(Day { calm_milliseconds, scenes });
+            days.push(Day { primary, calm_milliseconds, scenes });
             report.days += 1;
             days.drain(..days.len().saturating_sub(DAYS_KEPT));
             if let Err(what) = lived {
@@ -146,32 +152,89 @@ fn shape(nodes: usize) -> Result<Shape, String> {
         shape.group(&[&name, &size, "relays=2", "upstreams=core", &format!("region={name}"), "zones=a,b,c"])?;
     }
     shape.set(&["healing.settleSeconds", "20"])?;
+    // What is written in two minutes: some of those that are away come back to slots that were given up.
+    shape.set(&["limits.retainedWal", "128Mi"])?;
     Ok(shape)
 }
 
-fn begin(shape: &Shape, seed: u64) -> Result<Drama, String> {
+fn begin(shape: &Shape, seed: u64, primary: &NodeName) -> Result<Drama, String> {
     let spec = shape.spec()?;
-    let first = NodeName::new("core-1").map_err(|bad| bad.to_string())?;
+    let first = NodeName::new(FIRST).map_err(|bad| bad.to_string())?;
     let mut drama = Drama::new(spec, seed, |_| first.clone()).map_err(|rejections| rejections[0].to_string())?;
     drama.cluster().world().settings.feedback = true;
     settle(&mut drama, true)?;
+    if *primary != first {
+        for fault in hand_over(&first, primary) {
+            drama.strike(&fault);
+        }
+        settle(&mut drama, true)?;
+    }
     Ok(drama)
 }
 
+/// Who takes writes.
+fn primary(drama: &Drama) -> Option<NodeName> {
+    drama.cluster().world().newest_primary().cloned()
+}
+
+/// Makes another the primary.
+fn hand_over(from: &NodeName, to: &NodeName) -> [Fault; 3] {
+    [Fault::Kill(from.clone()), Fault::Promote(to.clone()), Fault::Reclone(from.clone())]
+}
+
 /// Faults of one day and what mends each, in their order.
-fn bad_day(drama: &Drama, dice: &mut Dice) -> Vec<Scene> {
+fn bad_day(drama: &Drama, primary: &NodeName, dice: &mut Dice) -> Vec<Scene> {
     let mut day = Vec::new();
     let mut at = 0;
     for _ in 0..=dice.below(4) {
         at += dice.below(30_000) as u64;
-        let Some(fault) = fault(drama, dice) else { continue };
-        if let Some(undo) = fault.undo() {
-            day.push((at + 1_000 + dice.below(LASTS_MILLISECONDS) as u64, undo));
+        match dice.below(12) {
+            0 => day.extend(promotion(drama, primary, at, dice)),
+            1 => day.extend(blindness(drama, at, dice)),
+            _ => {
+                let Some(fault) = fault(drama, dice) else { continue };
+                if let Some(undo) = fault.undo() {
+                    day.push((at + lasts(dice), undo));
+                }
+                day.push((at, fault));
+            }
         }
-        day.push((at, fault));
     }
     day.sort_by_key(|(at, _)| *at);
     day
+}
+
+/// How long something lasts, in milliseconds.
+fn lasts(dice: &mut Dice) -> u64 {
+    1_000 + dice.below(LASTS_MILLISECONDS) as u64
+}
+
+/// A person promotes another of the root group: with the primary gone, which may come back as what it was, or while it goes
+/// on, until somebody stops one of the two or makes it anew.
+fn promotion(drama: &Drama, primary: &NodeName, at: u64, dice: &mut Dice) -> Vec<Scene> {
+    let members = drama.desired().root().map(|root| root.members.clone()).unwrap_or_default();
+    let others: Vec<NodeName> = members.into_iter().filter(|member| member != primary).collect();
+    let Some(other) = dice.pick(&others).cloned() else { return Vec::new() };
+    let promoted = at + 1_000 + dice.below(30_000) as u64;
+    let (old, later) = (primary.clone(), promoted + lasts(dice));
+    let promote = (promoted, Fault::Promote(other.clone()));
+    match dice.below(5) {
+        0 => vec![(at, Fault::Kill(old)), promote],
+        1 => vec![(at, Fault::Kill(old.clone())), promote, (later, Fault::Start(old))],
+        2 => vec![(at, Fault::Kill(old.clone())), promote, (later, Fault::Reclone(old))],
+        3 => vec![promote, (later, Fault::Reclone(old))],
+        _ => vec![promote, (later, Fault::Kill(other))],
+    }
+}
+
+/// The operator's own network fails: most servers are silent.
+fn blindness(drama: &Drama, at: u64, dice: &mut Dice) -> Vec<Scene> {
+    let silent: Vec<_> = drama.desired().nodes.keys().filter(|_| dice.below(5) > 0).collect();
+    let until = at + lasts(dice);
+    let place = |node: &&NodeName| Place::Node((*node).clone());
+    let cut = silent.iter().map(|node| (at, Fault::Cut(Place::Operator, place(node))));
+    let mend = silent.iter().map(|node| (until, Fault::Mend(Place::Operator, place(node))));
+    cut.chain(mend).collect()
 }
 
 fn fault(drama: &Drama, dice: &mut Dice) -> Option<Fault> {
@@ -236,7 +299,8 @@ fn settle(drama: &mut Drama, look_closely: bool) -> Result<(), String> {
 
 /// Whether a law is broken by these days in a world that begins anew.
 fn breaks(shape: &Shape, seed: u64, days: &[Day]) -> bool {
-    begin(shape, seed).is_ok_and(|mut drama| {
+    let Some(first) = days.first() else { return false };
+    begin(shape, seed, &first.primary).is_ok_and(|mut drama| {
         days.iter().any(|day| {
             drama.skip(day.calm_milliseconds);
             live_through(&mut drama, &day.scenes, true).is_err()
@@ -268,7 +332,14 @@ fn retold(shape: &Shape, days: &[Day], breaks: impl Fn(&[Day]) -> bool) -> Strin
 
 fn script(shape: &Shape, days: &[Day]) -> String {
     let mut text = shape.to_string();
-    text.push_str("> begin\n> feedback on\n> quietly rest\n");
+    text.push_str("> begin\n> postgres hot_standby_feedback on\n> quietly rest\n");
+    if let Some((first, day)) = NodeName::new(FIRST).ok().zip(days.first()).filter(|(first, day)| day.primary != *first)
+    {
+        for fault in hand_over(&first, &day.primary) {
+            let _ = writeln!(text, "> {fault}");
+        }
+        text.push_str("> quietly rest\n");
+    }
     for day in days {
         let _ = writeln!(text, "> quietly tick {}ms", day.calm_milliseconds);
         let mut now = 0;
@@ -289,7 +360,7 @@ mod tests {
 
     fn day(words: &[&str]) -> Day {
         let scenes = words.iter().zip(1..).map(|(words, second)| (second * 1_000, words.parse().unwrap())).collect();
-        Day { calm_milliseconds: 60_000, scenes }
+        Day { primary: NodeName::new(FIRST).unwrap(), calm_milliseconds: 60_000, scenes }
     }
 
     #[test]

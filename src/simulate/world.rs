@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::server::{Process, Receiver, SEGMENT_BYTES, SENDERS_MAX, Server, Setting, SlotAt};
-use super::{Dice, wal};
+use super::{Dice, stream, wal};
 use crate::model::{ByNode, Conninfo, Desired, Lsn, Millis, NodeName, NodeSpec, Route};
 
 /// Where the WAL of every world begins.
@@ -83,11 +83,7 @@ impl World {
         let server = |name: &NodeName| {
             let mut server = Server::new(Some(name) != primary, BEGIN);
             if let Some((host, port)) = address(&upstream(name)).filter(|_| server.in_recovery) {
-                let mut conninfo = Conninfo::default();
-                conninfo.set("host", &host);
-                conninfo.set("port", &port.to_string());
-                conninfo.set("user", "repl");
-                let setting = Setting { conninfo, nudged: false, slot: String::new() };
+                let setting = plain_setting(&host, port);
                 (server.running, server.file) = (setting.clone(), setting);
             }
             server
@@ -168,7 +164,8 @@ impl World {
         self.pass(0);
     }
 
-    /// Everything is mended: all servers run, packets pass, nothing is slow or refused.
+    /// Everything is mended: all servers run, packets pass, nothing is slow or refused, and whoever can follow the primary of
+    /// the newest timeline no more is made anew from it.
     pub fn mend(&mut self) {
         self.cuts.clear();
         for name in self.servers.keys().cloned().collect::<Vec<_>>() {
@@ -181,6 +178,45 @@ impl World {
             server.senders_max = SENDERS_MAX;
             server.receive_bytes_per_second = None;
         }
+        for name in self.servers.keys().filter(|name| !self.can_follow(name)).cloned().collect::<Vec<_>>() {
+            self.reclone(&name);
+        }
+    }
+
+    /// The server that takes writes on the newest timeline.
+    pub(super) fn newest_primary(&self) -> Option<&NodeName> {
+        let primaries = self.servers.iter().filter(|(_, server)| server.is_up() && !server.in_recovery);
+        primaries.max_by_key(|(_, server)| server.timeline).map(|(name, _)| name)
+    }
+
+    /// Whether a server is the primary of the newest timeline, or has nothing that this one has not, while somebody still has
+    /// the WAL that it needs.
+    fn can_follow(&self, node: &NodeName) -> bool {
+        let Some(primary) = self.newest_primary().filter(|primary| *primary != node) else { return true };
+        let (Some(server), Some(newest)) = (self.servers.get(node), self.servers.get(primary)) else { return true };
+        let needed = server.received.segment_start(server.segment_bytes);
+        let mut others = self.servers.iter().filter(|(other, _)| *other != node);
+        let has_wal = |other: &Server| other.oldest <= needed && stream::history_holds(server, other);
+        server.in_recovery && stream::history_holds(server, newest) && others.any(|(_, other)| has_wal(other))
+    }
+
+    /// Makes a server anew from the primary of the newest timeline. Slots are never copied, and who makes it points it to
+    /// that primary without one (postgres-facts.md 2.1).
+    pub fn reclone(&mut self, node: &NodeName) {
+        let Some(primary) = self.newest_primary().filter(|primary| *primary != node).cloned() else { return };
+        self.kill(node);
+        let setting = self.address_of(&primary).map(|(host, port)| plain_setting(host, port));
+        let (Some(source), Some(setting)) = (self.servers.get(&primary).cloned(), setting) else { return };
+        if let Some(server) = self.servers.get_mut(node) {
+            server.in_recovery = true;
+            (server.system_identifier, server.timeline, server.history) =
+                (source.system_identifier, source.timeline, source.history);
+            (server.received, server.replayed, server.redo) = (source.received, source.received, source.redo);
+            server.oldest = source.redo.segment_start(source.segment_bytes);
+            server.file = setting;
+            server.slots.clear();
+        }
+        self.start(node);
     }
 
     /// Lets time pass: servers write, connect, receive, replay, make checkpoints.
@@ -197,6 +233,11 @@ impl World {
             self.next_checkpoint = self.now.plus(self.settings.checkpoint_milliseconds);
             wal::checkpoints(self);
         }
+    }
+
+    /// How long it is until the next (restart)checkpoints, which let old WAL go where no slot keeps it, in milliseconds.
+    pub(super) fn next_checkpoint_in(&self) -> u64 {
+        self.next_checkpoint.since(self.now)
     }
 
     /// Kills a server's processes.
@@ -244,6 +285,14 @@ impl World {
         server.receiver = Receiver::Away { again_at: Millis(u64::MAX) };
         self.forget_connections_of(node);
     }
+}
+
+fn plain_setting(host: &str, port: u16) -> Setting {
+    let mut conninfo = Conninfo::default();
+    conninfo.set("host", host);
+    conninfo.set("port", &port.to_string());
+    conninfo.set("user", "repl");
+    Setting { conninfo, nudged: false, slot: String::new() }
 }
 
 fn pair(a: &Place, b: &Place) -> (Place, Place) {

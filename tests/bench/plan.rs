@@ -1,20 +1,59 @@
-//! How long a plan takes, by the size of the fleet, and what a whole pass costs: `cargo bench --bench plan`. Asserts nothing.
+//! How long a plan takes and how often it asks for memory, by the size of the fleet, and what a whole pass costs:
+//! `cargo bench --bench plan`. Asserts nothing.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and fails where it cannot go on")]
 
 #[path = "../support/regions.rs"]
 mod regions;
 
+use std::alloc::System;
 use std::sync::Arc;
 
+use alloc_tracker::{Allocator, Session};
 use regions::spec;
 use tokio::time::Instant;
 use waltree::model::{ByNode, Desired, Facts, Memory, NodeName, NodeView, Observed};
 use waltree::plan::{Plan, plan};
 use waltree::simulate::{Drama, World};
 
+#[global_allocator]
+static ALLOCATOR: Allocator<System> = Allocator::system();
+
 /// Runs of each, of which the median is told.
 const RUNS: usize = 9;
+
+/// What one plan costs.
+#[derive(Clone, Copy)]
+struct Cost {
+    milliseconds: f64,
+    /// Times that memory was asked for.
+    allocations: u64,
+    bytes: u64,
+}
+
+impl Cost {
+    /// Of what `act` does; the median time of its runs.
+    fn of<T>(act: impl Fn() -> T) -> Self {
+        let session = Session::new();
+        let operation = session.operation("plan");
+        let mut times: Vec<f64> = (0..RUNS)
+            .map(|_| {
+                let began = Instant::now();
+                let span = operation.measure_thread();
+                let made = std::hint::black_box(act());
+                drop(span);
+                // What it made is given back in time that counts too.
+                drop(made);
+                began.elapsed().as_secs_f64() * 1000.0
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        let report = session.to_report();
+        let (_, counted) = report.operations().next().unwrap();
+        let (allocations, bytes) = (counted.mean_allocations(), counted.mean_bytes());
+        Self { milliseconds: times[RUNS / 2], allocations, bytes }
+    }
+}
 
 /// One operator that looks at a world.
 struct Look {
@@ -41,18 +80,11 @@ impl Look {
         Observed { nodes, memory: self.memory.clone().into() }
     }
 
-    /// The plan of now, and the median of the milliseconds that it took.
-    fn plan(&mut self) -> (Plan, f64) {
+    /// The plan of now, and what it costs.
+    fn plan(&mut self) -> (Plan, Cost) {
         let observed = self.observe();
-        let mut times: Vec<f64> = (0..RUNS)
-            .map(|_| {
-                let began = Instant::now();
-                std::hint::black_box(plan(&self.desired, &observed, self.world.now));
-                began.elapsed().as_secs_f64() * 1000.0
-            })
-            .collect();
-        times.sort_by(f64::total_cmp);
-        (plan(&self.desired, &observed, self.world.now), times[RUNS / 2])
+        let made = || plan(&self.desired, &observed, self.world.now);
+        (made(), Cost::of(made))
     }
 
     fn pass(&mut self, milliseconds: u64) {
@@ -82,10 +114,7 @@ fn main() {
     for nodes in [100, 500] {
         passes(nodes);
     }
-    println!(
-        "{:>7} {:>12} {:>14} {:>16} {:>16}",
-        "nodes", "first, ms", "nothing to do", "a relay is dead", "a zone is dead"
-    );
+    println!("\n{:>7} {:>16} {:>10} {:>12} {:>8} {:>12}", "nodes", "a plan", "ms", "allocations", "a node", "KiB");
     for nodes in [100, 1_000, 10_000] {
         let desired = Desired::try_from(&spec(nodes)).unwrap();
         let primary = desired.root().unwrap().members[0].clone();
@@ -116,6 +145,12 @@ fn main() {
             look.pass(1_000);
         }
         let (_, many) = look.plan();
-        println!("{nodes:>7} {began:>12.2} {idle:>14.2} {one:>16.2} {many:>16.2}");
+        for (what, cost) in
+            [("the first", began), ("nothing to do", idle), ("a relay is dead", one), ("a zone is dead", many)]
+        {
+            let Cost { milliseconds, allocations, bytes } = cost;
+            let (each, kib) = (allocations / nodes as u64, bytes >> 10);
+            println!("{nodes:>7} {what:>16} {milliseconds:>10.2} {allocations:>12} {each:>8} {kib:>12}");
+        }
     }
 }

@@ -19,6 +19,7 @@ pub mod proxy;
 pub mod readers;
 pub mod region;
 pub mod regions;
+pub mod script;
 pub mod staleness;
 pub mod topology;
 pub mod walsenders;

@@ -101,12 +101,29 @@ impl Uplink {
             }
             tree.write_hba(server, HBA);
         }
+        restart(tree, primary_first).await;
+    }
+
+    /// Moves a zone into the namespace. It and the others reach each other over the link on which packets can be lost, and we
+    /// see it over the one for everybody. All are restarted, the primary, which is not in it, first.
+    pub async fn enclose(&self, tree: &mut Tree, zone: &[String], primary_first: &[&str]) {
+        let [everybody, between] = &self.links;
         for server in primary_first {
-            let conninfo = tree.conninfo(server, primary_first[0]).replace('\'', "''");
-            let settings = tree.data(server).join("postgresql.auto.conf");
-            std::fs::write(settings, format!("primary_conninfo = '{conninfo}'\n")).unwrap();
-            tree.start_node(server).await;
+            tree.stop(server);
+            if zone.iter().any(|inside| inside == server) {
+                tree.place(server, &everybody.inside_address, Some(&self.name));
+                tree.configure(server, "listen_addresses = '*'");
+            } else {
+                tree.place(server, &between.outside_address, None);
+            }
+            tree.write_hba(server, HBA);
         }
+        restart(tree, primary_first).await;
+    }
+
+    /// Where those outside reach an enclosed zone.
+    pub fn zone_address(&self) -> &str {
+        &self.links[1].inside_address
     }
 
     /// From now on so many bytes a second come from the upstream, and no more.
@@ -116,7 +133,8 @@ impl Uplink {
         tc(&[&["qdisc", "replace", "dev", &self.links[1].outside, "root"][..], &most].concat());
     }
 
-    /// From now on every packet between the node and its upstream is lost: none is as small as what may pass.
+    /// From now on every packet between the node and its upstream, or between the zone and the others, is lost: none is as
+    /// small as what may pass.
     pub fn cut(&self) {
         let [_, own] = &self.links;
         let nothing = ["root", "tbf", "rate", "8kbit", "burst", "32", "limit", "32"];
@@ -137,6 +155,16 @@ impl Drop for Uplink {
     fn drop(&mut self) {
         drop(self.keeper.stdin.take());
         let _ = self.keeper.wait();
+    }
+}
+
+/// Starts servers that were stopped, all below the first.
+async fn restart(tree: &mut Tree, primary_first: &[&str]) {
+    for server in primary_first {
+        let conninfo = tree.conninfo(server, primary_first[0]).replace('\'', "''");
+        let settings = tree.data(server).join("postgresql.auto.conf");
+        std::fs::write(settings, format!("primary_conninfo = '{conninfo}'\n")).unwrap();
+        tree.start_node(server).await;
     }
 }
 

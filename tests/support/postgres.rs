@@ -373,7 +373,8 @@ pub async fn connect(port: u16) -> Result<tokio_postgres::Client, tokio_postgres
     connect_at("127.0.0.1", port).await
 }
 
-async fn connect_at(address: &str, port: u16) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+/// The same at another address.
+pub async fn connect_at(address: &str, port: u16) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
     let config = format!("host={address} port={port} user=postgres dbname=postgres");
     let (client, connection) = tokio_postgres::connect(&config, tokio_postgres::NoTls).await?;
     tokio::spawn(connection);

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 
+use crate::model::WhyUnseen;
 use crate::observe::{Credentials, Listener, SslMode};
 
 /// How to log in.
@@ -69,9 +70,24 @@ impl Login {
         self.sslmode.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// What to do when TLS with a server failed.
-    pub(super) fn cure_of_tls(&self) -> String {
-        format!("Where it says TlsFailed, with --sslmode {}: {}.", self.sslmode_as_given(), self.cures())
+    /// What to do about a server that is not seen, where it is to be said with the options of this command.
+    pub(super) fn cure(&self, why: WhyUnseen) -> Option<String> {
+        let user = &self.user;
+        let cure = match why {
+            WhyUnseen::TlsFailed => format!("with --sslmode {}: {}", self.sslmode_as_given(), self.cures()),
+            WhyUnseen::CredentialsMissing => format!(
+                "give the password of {user} in PGPASSWORD, or in the file that PGPASSFILE names or ~/.pgpass, or a \
+                 certificate with --sslcert and --sslkey"
+            ),
+            WhyUnseen::CredentialsRejected => format!(
+                "correct the password of {user} or name another role with --user; the server's pg_hba.conf needs a line \
+                 for it from here to {}",
+                self.dbname
+            ),
+            WhyUnseen::Refused => "start it, or give the port that it listens on with --port".to_owned(),
+            _ => return None,
+        };
+        Some(format!("Where it says {why}: {cure}."))
     }
 
     /// What helps where a certificate cannot be checked, without what was given.
@@ -116,10 +132,15 @@ impl Login {
         let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".pgpass"));
         let Some(path) = self.passfile.clone().or(home) else { return Ok(None) };
         let shown = path.display();
-        let mode = match std::fs::metadata(&path) {
+        let metadata = match std::fs::metadata(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound && self.passfile.is_none() => return Ok(None),
-            metadata => metadata.with_context(|| format!("cannot read {shown}"))?.permissions().mode(),
+            metadata => metadata.with_context(|| format!("cannot read {shown}"))?,
         };
+        // Libpq passes over what is no file too, as /dev/null, by which one says that there is none.
+        if !metadata.is_file() {
+            return Ok(None);
+        }
+        let mode = metadata.permissions().mode();
         if mode & 0o077 != 0 {
             bail!("{shown} can be read by others, as its mode is {:04o}: run chmod 600 {shown}", mode & 0o7777);
         }

@@ -13,7 +13,7 @@ use crate::model::{Addresses, ByNode, Desired, Group, Millis, NodeName, NodeView
 /// one retry.
 pub(super) const REFUSED_AFTER_MILLISECONDS: u64 = 3_000;
 
-/// A node that fails again within so many settling times after it was well again has to stay well for twice as long
+/// A node that fails again within so many settling times after it got its children back has to stay well for twice as long
 /// (design.md section 7).
 const FAILS_AGAIN_WITHIN_SETTLES: u64 = 10;
 
@@ -96,7 +96,7 @@ impl Memory {
             match (well, node.failing_since) {
                 (true, Some(since)) => {
                     if self.at.since(since) >= desired.healing.suspect_after_milliseconds {
-                        node.recover(settle, self.at);
+                        node.recover(settle, since, self.at);
                     }
                     node.failing_since = None;
                 }
@@ -251,12 +251,39 @@ impl NodeMemory {
         self.reloads = 0;
     }
 
-    /// It is well again, and has to stay so: each time that it fails soon after, twice as long.
-    fn recover(&mut self, settle_milliseconds: u64, now: Millis) {
-        let soon = now.since(self.recovered_at) < settle_milliseconds.saturating_mul(FAILS_AGAIN_WITHIN_SETTLES);
+    /// It is well again after it failed at `failed_at`, and has to stay so: twice as long where it failed again soon after it
+    /// had got its children back. While it waits for them it can show nothing, however long that is.
+    fn recover(&mut self, settle_milliseconds: u64, failed_at: Millis, now: Millis) {
+        let stood_for = self.settling_until.map(|until| failed_at.since(until));
+        let soon = stood_for.is_some_and(|t| t < settle_milliseconds.saturating_mul(FAILS_AGAIN_WITHIN_SETTLES));
         self.failures = if soon { self.failures.saturating_add(1) } else { 1 };
-        self.recovered_at = now;
         let pause = settle_milliseconds.saturating_mul(1 << self.failures.saturating_sub(1).min(DOUBLINGS_MAX));
         self.settling_until = Some(now.plus(pause));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTLE_MILLISECONDS: u64 = 60_000;
+
+    /// How long a node waits that fails so many times, each time so long after it has got its children back.
+    fn waits(times: usize, after_milliseconds: u64) -> Vec<u64> {
+        let (mut node, mut now) = (NodeMemory::default(), Millis(1));
+        let mut waits = || {
+            let failed_at = node.settling_until.map_or(now, |until| until.plus(after_milliseconds));
+            now = failed_at.plus(5_000);
+            node.recover(SETTLE_MILLISECONDS, failed_at, now);
+            node.settling_until.unwrap().since(now) / SETTLE_MILLISECONDS
+        };
+        (0..times).map(|_| waits()).collect()
+    }
+
+    #[test]
+    fn a_node_that_fails_whenever_it_has_its_children_back_waits_twice_as_long_each_time_up_to_a_bound() {
+        assert_eq!(waits(9, 0), [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        assert_eq!(waits(3, SETTLE_MILLISECONDS * FAILS_AGAIN_WITHIN_SETTLES - 1), [1, 2, 4]);
+        assert_eq!(waits(3, SETTLE_MILLISECONDS * FAILS_AGAIN_WITHIN_SETTLES), [1, 1, 1]);
     }
 }

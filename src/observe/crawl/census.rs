@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Crawl, Entry, Listener, Origin};
 use crate::model::observed::Sender;
-use crate::model::{Facts, Found, NodeView, Unseen, WhyUnseen};
+use crate::model::{Facts, Found, NodeView, Unseen};
 
 /// One server, wherever it was reached.
 struct Server<'a> {
@@ -131,8 +131,7 @@ impl<'a> Census<'a> {
             *votes.entry(listener).or_default() += 1;
         }
         let why = |entry: &Entry| entry.view.as_ref()?.unseen.as_ref().map(|unseen| unseen.why);
-        let tls_failed = self.entries.iter().any(|entry| why(entry) == Some(WhyUnseen::TlsFailed));
-        let mut crawl = Crawl { tls_failed, ..Crawl::default() };
+        let mut crawl = Crawl { unseen: self.entries.iter().filter_map(why).collect(), ..Crawl::default() };
         for server in &self.servers {
             let (address, port) = server.best(&votes);
             crawl.found.push(Found { address, port, upstream: self.upstream(server), ..server.found() });

@@ -8,7 +8,7 @@ use crate::api::status::{Change, HISTORY_ENTRIES};
 use crate::model::memory::{FailedStep, NodeMemory, Ordered, Sample};
 use crate::model::observed::{InstalledRoute, Receiver, Sender};
 use crate::model::primary::true_primary;
-use crate::model::{Facts, Lsn, Millis, NodeView, Route, SessionAttrs, Timeline};
+use crate::model::{Facts, Lsn, Management, Millis, NodeView, Route, SessionAttrs, Timeline};
 use crate::plan::{Done, Readiness, Wait, WaitReason, Why};
 
 mod world;
@@ -191,6 +191,45 @@ fn nobody_and_two_primaries_are_not_writable() {
     assert_eq!(said(&status, ConditionType::Writable), ("False", "TwoPrimaries"));
     assert_eq!(said(&status, ConditionType::Ready), ("False", "TwoPrimaries"));
     assert!(message(&status, ConditionType::Writable).starts_with("core-1, core-2 all take writes"));
+}
+
+/// No server of the root group is a primary: its first receives from `above`, or is not seen.
+fn without_primary(management: Management, above: Option<&str>) -> String {
+    let mut world = World::new();
+    world.desired.groups[0].management = management;
+    match above {
+        Some(above) => {
+            world.observed.nodes.get_mut(&name("core-1")).unwrap().last = Some(Arc::new(facts("core-1", Some(above))));
+        }
+        None => world.unsee("core-1", WhyUnseen::Refused, "connection refused"),
+    }
+    message(&world.report(None, 1), ConditionType::Writable).to_owned()
+}
+
+#[test]
+fn who_promotes_is_said_by_who_keeps_the_root_group() {
+    let ours = [without_primary(Management::Routes, Some("core-2")), without_primary(Management::Routes, None)];
+    assert!(ours[0].ends_with(" none takes writes. Promote one of them; waltree never does."), "{}", ours[0]);
+    assert!(ours[1].ends_with(" If it is lost: Promote another of core; waltree never does."), "{}", ours[1]);
+    let theirs = [without_primary(Management::Observe, Some("core-2")), without_primary(Management::Observe, None)];
+    for (said, whom) in theirs.iter().zip(["one of them", "another of core"]) {
+        let expected = format!("The manager that keeps core promotes {whom}; promote nobody by hand.");
+        assert!(said.ends_with(&expected), "{said}");
+    }
+}
+
+#[test]
+fn where_only_standbys_of_another_tree_are_the_root_group_its_primary_is_to_be_declared_and_nobody_promoted() {
+    let strange = "core-1 receives from 192.0.2.9:5432, which is not in the topology. If the primary is there, promote \
+                   nobody: declare all servers that may be the primary as a group with management: Observe and without \
+                   upstreams, above core, and let core name it in upstreams. If not: ";
+    for (management, rest) in [
+        (Management::Observe, "The manager that keeps core promotes one of them; promote nobody by hand."),
+        (Management::Routes, "Promote one of them; waltree never does."),
+    ] {
+        let said = without_primary(management, Some("192.0.2.9"));
+        assert!(said.ends_with(&format!("{strange}{rest}")), "{said}");
+    }
 }
 
 #[test]

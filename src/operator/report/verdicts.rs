@@ -6,6 +6,7 @@ use super::{Primary, View, changes, texts};
 use crate::api::conditions::{ConditionType, Truth, Verdict};
 use crate::api::reason::{Plain, Reason};
 use crate::model::rooted::Rooted;
+use crate::model::tree::Edge;
 use crate::model::{Automation, Diagnosis, Finding, Group, Management, NodeName, about};
 use crate::plan::{Planned, Readiness, Step, TICK_MILLISECONDS, Wait, WaitReason};
 
@@ -43,18 +44,43 @@ fn writable(view: &View<'_>, primary: &Primary<'_>) -> Verdict {
         }
         Primary::Nobody => {
             let message = format!(
-                "No server of {root} is a primary: all are seen, and none takes writes. Promote one of them; waltree never \
-                 does."
+                "No server of {root} is a primary: all are seen, and none takes writes. {}",
+                promoted(view, &root, "one of them")
             );
             Verdict::new(Truth::False, Plain::NoPrimary, message)
         }
         Primary::Unseen(node, unseen) => {
             let message = format!(
-                "No primary is seen; {node} of {root} may be it. {} If it is lost, promote another of {root}: waltree never does.",
-                texts::unseen(unseen)
+                "No primary is seen; {node} of {root} may be it. {} If it is lost: {}",
+                texts::unseen(unseen),
+                promoted(view, &root, &format!("another of {root}"))
             );
             Verdict::new(Truth::Unknown, unseen.why, message)
         }
+    }
+}
+
+/// Who is to promote whom where no primary is seen. Nobody by hand where another manager keeps the root group, nor where
+/// its servers receive from one that is not declared, which may be the primary: then there would be two.
+fn promoted(view: &View<'_>, root: &str, whom: &str) -> String {
+    let Some(group) = view.desired.root() else { return NOTHING.to_owned() };
+    let from = |node: &NodeName| match view.plan.sight.edges.get(node) {
+        Some(Edge::Stranger(address)) => Some(format!("{node} receives from {address}, which is not in the topology")),
+        _ => None,
+    };
+    let theirs = group.management == Management::Observe;
+    let by_whom = if theirs {
+        format!("The manager that keeps {root} promotes {whom}; promote nobody by hand.")
+    } else {
+        format!("Promote {whom}; waltree never does.")
+    };
+    match group.members.iter().find_map(from) {
+        None => by_whom,
+        Some(stranger) => format!(
+            "{stranger}. If the primary is there, promote nobody: declare all servers that may be the primary as a group \
+             with management: Observe and without upstreams, above {root}, and let {root} name it in upstreams. If not: \
+             {by_whom}"
+        ),
     }
 }
 
@@ -81,6 +107,18 @@ fn serving(view: &View<'_>) -> Verdict {
 /// The first node of a group of which it is not known whether it is rooted.
 fn unclear<'a>(view: &View<'_>, group: &'a Group) -> Option<&'a NodeName> {
     group.members.iter().find(|node| matches!(view.plan.sight.rooted.get(*node), Some(Rooted::Unknown(_)) | None))
+}
+
+/// With whom else something is wrong.
+fn others(view: &View<'_>, first: &Finding) -> String {
+    let others =
+        view.plan.findings.iter().filter(|finding| finding.node != first.node && finding.diagnosis.is_failure());
+    let others: Vec<String> = others.map(|finding| format!("{} {}", finding.node, finding.diagnosis)).collect();
+    if others.is_empty() {
+        String::new()
+    } else {
+        format!(" Also: {}.", texts::names(others.iter().map(String::as_str)))
+    }
 }
 
 /// What is known about a node that is not rooted, and what to do.
@@ -227,7 +265,8 @@ fn converged(view: &View<'_>) -> Verdict {
     if let Some(finding) = view.plan.findings.iter().find(stands_against) {
         let (reason, message) =
             view.trouble(&finding.node).unwrap_or_else(|| (finding.diagnosis.into(), finding.message.clone()));
-        return Verdict::new(Truth::False, reason, about(finding.node.as_str(), &texts::sentence(&message)));
+        let message = about(finding.node.as_str(), &texts::sentence(&message));
+        return Verdict::new(Truth::False, reason, format!("{message}{}", others(view, finding)));
     }
     if let Some(alone) = view.plan.wanted.keys().find(|node| is_alone(view, node)) {
         let ours = view.desired.automation == Automation::Heal

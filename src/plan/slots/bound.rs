@@ -2,18 +2,19 @@
 //! route (safety.md section 3, laws 3 and 16): a server whose disk is full feeds nobody.
 
 use super::super::World;
-use super::super::standing::Standing;
+use super::super::standing::{Standing, foreign};
 use super::super::step::{Plan, Planned, Step, Why};
 use super::super::world::At;
 use super::{forward, is_absent, leavers};
 use crate::model::observed::Slot;
+use crate::model::primary::Primary;
 use crate::model::{Facts, Lsn};
 
 /// Fills in `plan.retained_bytes`, and releases what keeps more than the bound.
 pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
     let bound = world.desired.limits.retained_wal_bytes;
-    for on in world.all().filter(|on| world.standing(*on) != Standing::Barred) {
-        let Some(facts) = world.seen(on) else { continue };
+    for on in world.all() {
+        let Some(facts) = world.seen(on).filter(|facts| is_bounded(world, on, facts)) else { continue };
         let need = Need::of(world, on, facts);
         let idle: Vec<_> = world.slots(on).filter(|(_, slot)| slot.active_pid.is_none() && !slot.lost).collect();
         let Some(most) = idle.iter().filter_map(|(_, slot)| slot.restart_lsn).map(|lsn| need.bytes_beyond(lsn)).max()
@@ -34,6 +35,13 @@ pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
             plan.steps.push(Planned { step: Step::DropSlot { on: on.name.clone(), owner: owner.name.clone() }, why });
         }
     }
+}
+
+/// While several take writes each of them is barred from being followed, and one of them is the primary: its disk fills as
+/// that of any other, however long nobody stops the wrong one.
+fn is_bounded(world: &World<'_>, on: At<'_>, facts: &Facts) -> bool {
+    let several = matches!(world.sight.primary, Primary::Several(_));
+    world.standing(on) != Standing::Barred || (several && !facts.in_recovery && !foreign(world, facts))
 }
 
 /// Whether a slot may be made where there is none: not for a node so far behind that the slot would have to be given up

@@ -2,7 +2,7 @@
 //! while nothing happens.
 
 use super::{Harm, Tree};
-use crate::model::{Loss, NodeName};
+use crate::model::{Loss, Management, NodeName};
 
 /// While nobody is seen as the primary.
 pub(super) const NO_PRIMARY: &str = "No primary is seen, so nobody's path can be told: see the condition Writable.";
@@ -48,11 +48,20 @@ pub(super) fn without_harm(tree: &Tree<'_>) -> String {
     let primary = tree.names[tree.primary].name;
     let root = tree.world.desired.root().map(|root| root.members.as_slice()).unwrap_or_default();
     let heirs: Vec<&NodeName> = root.iter().filter(|member| *member != primary).collect();
-    match heirs.as_slice() {
-        [] => format!("{primary}, the primary: the root group has no other. Add one, which you could promote."),
-        [heir, ..] => {
+    // Where another manager keeps them, promoting by hand would make two primaries.
+    let theirs = tree.world.desired.root().filter(|root| root.management == Management::Observe);
+    match (heirs.as_slice(), theirs) {
+        ([], None) => format!("{primary}, the primary: the root group has no other. Add one, which you could promote."),
+        ([], Some(root)) => {
+            format!("{primary}, the primary: {} has no other. Add all that its manager could promote.", root.name)
+        }
+        ([heir, ..], None) => {
             format!("{primary}, the primary: nobody is promoted when it is lost. Be ready to promote {heir} by hand.")
         }
+        ([..], Some(root)) => format!(
+            "{primary}, the primary: when it is lost, the manager that keeps {} has to promote another. See that it would.",
+            root.name
+        ),
     }
 }
 
