@@ -93,8 +93,15 @@ async fn a_leaf_that_lags_is_named_and_nobody_is_moved() {
     uplink.slow(SLOW);
     let load = Load::on(&ground).await;
     ground.told("LaggingLeaf", "eu-3").await;
+    // It streams all the time, and what its readers see is old; that of its sibling's is not.
+    ground.tree.sql(PRIMARY, "CREATE TABLE late AS SELECT 1 AS a").await;
+    let there = "SELECT to_regclass('late') IS NOT NULL";
+    ground.tree.until("eu-5", there, "t").await;
+    assert_eq!(ground.tree.value("eu-3", there).await, "f");
+    assert_eq!(ground.tree.value("eu-3", "SELECT status FROM pg_stat_wal_receiver").await, "streaming");
     uplink.mend();
     drop(load);
+    ground.tree.until("eu-3", there, "t").await;
     ground.untouched(&before).await;
     ground.as_declared().await;
 }

@@ -388,3 +388,128 @@ async fn a_slot_that_was_invalidated_is_named_and_made_anew_and_its_leaf_fed() {
     receives_from(&ground, "eu-1").await;
     ground.as_declared().await;
 }
+
+/// A leaf that has received five segments and replayed none of them, below relays that keep no WAL but what slots hold. Of its
+/// own WAL it reads nothing from the third of them on as long as a file is there.
+struct Backlog {
+    ground: Ground,
+    held: std::path::PathBuf,
+    received: String,
+    begun: u64,
+}
+
+impl Backlog {
+    async fn made(namespace: &'static str) -> Self {
+        let ground = Ground::of(star(&STANDBYS).await, namespace).await;
+        apply(&ground.manifest(&leaf_below(&ground, ["a", "b"])));
+        ground.as_declared().await;
+        receives_from(&ground, "eu-1").await;
+        for node in [PRIMARY, "eu-1", "eu-2"] {
+            ground.tree.configure(node, "wal_keep_size = 0");
+            reload(&ground, node).await;
+        }
+        // As a slow archive that has none of it; what fails there is then read from pg_wal.
+        let archive = "restore_command = 'while [ -e hold-%f ]; do sleep 0.05; done; false'";
+        // It would ask for the next segment before it replays what it has of the last.
+        ground.tree.configure(LEAF, &format!("{archive}\nrecovery_prefetch = off"));
+        reload(&ground, LEAF).await;
+        ground.tree.sql(LEAF, "SELECT pg_wal_replay_pause()").await;
+        ground.tree.until(LEAF, "SELECT pg_get_wal_replay_pause_state()", "paused").await;
+        let mut segments = Vec::new();
+        for _ in 0..5 {
+            segments.push(ground.tree.value(PRIMARY, "SELECT pg_walfile_name(pg_switch_wal())").await);
+            ground.flows(&["eu-1", "eu-2"]).await;
+        }
+        let received = ground.tree.value(PRIMARY, "SELECT pg_current_wal_flush_lsn()").await;
+        ground.tree.until(LEAF, &format!("SELECT pg_last_wal_receive_lsn() >= '{received}'"), "t").await;
+        let held = ground.tree.data(LEAF).join(format!("hold-{}", segments[2]));
+        std::fs::write(&held, "").unwrap();
+        let begun = Self::begun(&ground);
+        Self { ground, held, received, begun }
+    }
+
+    /// What is another one in a directory that was made anew.
+    fn begun(ground: &Ground) -> u64 {
+        let version = std::fs::metadata(ground.tree.data(LEAF).join("PG_VERSION")).unwrap();
+        std::os::unix::fs::MetadataExt::ino(&version)
+    }
+
+    /// Everybody else removes what the leaf has received, as slots that keep no more than that let them.
+    async fn only_the_leaf_has_it(&self) {
+        let Self { ground, received, .. } = self;
+        let forward = format!(
+            "SELECT pg_replication_slot_advance(slot_name, '{received}') FROM pg_replication_slots \
+             WHERE slot_name = 'eu_3' AND NOT active AND restart_lsn < '{received}'"
+        );
+        let held = format!(
+            "SELECT count(*) FROM pg_ls_waldir() WHERE name <= '{}' AND name ~ '^[0-9A-F]{{24}}$'",
+            self.segment()
+        );
+        for node in [PRIMARY, "eu-1", "eu-2"] {
+            eventually(&format!("{node} has removed it"), async || {
+                ground.tree.sql(node, &forward).await;
+                ground.tree.sql(PRIMARY, "CHECKPOINT").await;
+                ground.flows(&["eu-1", "eu-2"]).await;
+                ground.tree.sql(node, "CHECKPOINT").await;
+                ground.tree.value(node, &held).await == "0"
+            })
+            .await;
+        }
+    }
+
+    fn segment(&self) -> &str {
+        let name = self.held.file_name().and_then(|name| name.to_str()).unwrap();
+        name.trim_start_matches("hold-")
+    }
+}
+
+/// What a leaf is told whose stream ended and which still reads what it has itself, and what comes of it.
+async fn waits_it_out(backlog: &Backlog, upstream: &str) {
+    let ground = &backlog.ground;
+    let waits = "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'startup'";
+    ground.tree.until(LEAF, waits, "RestoreCommand").await;
+    ground.tree.sql(PRIMARY, "CREATE TABLE beyond AS SELECT 1").await;
+    ground.told("CutOffLeaf", LEAF).await;
+    ground.asked(LEAF, 5).await;
+    let there = "SELECT to_regclass('beyond') IS NOT NULL";
+    assert_eq!(ground.tree.value(LEAF, there).await, "f");
+    assert_eq!(ground.tree.value(LEAF, "SELECT count(*) FROM pg_stat_wal_receiver").await, "0");
+
+    std::fs::remove_file(&backlog.held).unwrap();
+    ground.tree.until(LEAF, there, "t").await;
+    receives_from(ground, upstream).await;
+    ground.as_declared().await;
+    let told = ground.events().await;
+    assert!(told.iter().all(|(reason, _)| reason != "WalGone"), "{told:#?}");
+    assert_eq!(Backlog::begun(ground), backlog.begun, "its data are others");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_that_starts_with_wal_that_nobody_else_has_any_more_reads_it_and_is_not_told_that_it_is_gone() {
+    let mut backlog = Backlog::made("own-wal").await;
+    backlog.ground.tree.stop(LEAF);
+    backlog.ground.told("DeadLeaf", LEAF).await;
+    backlog.only_the_leaf_has_it().await;
+    backlog.ground.tree.start_node(LEAF).await;
+    waits_it_out(&backlog, "eu-1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_that_asks_for_wal_which_is_removed_and_which_it_has_itself_goes_on_by_itself() {
+    let backlog = Backlog::made("asks-for-own-wal").await;
+    let ground = &backlog.ground;
+    backlog.only_the_leaf_has_it().await;
+    // A person points it to the other relay, which waltree would not do now.
+    let groups = leaf_below(ground, ["b", "a"]);
+    apply(&ground.manifest_with("automation: Observe", &groups));
+    ground.until("Converged", "False", "ReplayBlocked").await;
+    let conninfo = ground.tree.conninfo(LEAF, "eu-2").replace('\'', "''");
+    ground.tree.sql(LEAF, &format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'")).await;
+    reload(ground, LEAF).await;
+    // Who receives when its route changes asks from what it has replayed on (postgres-facts.md 2.4).
+    ground.tree.sql(LEAF, "SELECT pg_wal_replay_resume()").await;
+    eventually("its upstream has removed it", async || ground.tree.log(LEAF).contains("has already been removed"))
+        .await;
+    apply(&ground.manifest(&groups));
+    waits_it_out(&backlog, "eu-2").await;
+}

@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use fleet::laws::{act, as_wanted, has_all_of, look, round, settle};
-use fleet::shapes::{brownfield, config, desired, downhill, draws, shapes};
+use fleet::shapes::{Shape, brownfield, config, desired, downhill, draws, shapes};
 use fleet::{Fleet, SEGMENT};
 use proptest::prelude::*;
 use strum::IntoEnumIterator as _;
@@ -110,7 +110,8 @@ fn ready_is_proven(
     Ok(())
 }
 
-/// Law 10: that WAL is gone is said of nobody for whom a server that is seen and has a path has it.
+/// Law 10: that WAL is gone is said of nobody for whom a server that is seen and has a path has it, and of nobody who may
+/// have it himself.
 fn gone_is_gone(fleet: &Fleet, observed: &Observed, made: &Plan) -> Result<(), TestCaseError> {
     for finding in made.findings.iter().filter(|finding| finding.diagnosis == Diagnosis::WalGone) {
         let needed = fleet.servers[&finding.node].position.segment_start(SEGMENT);
@@ -118,6 +119,9 @@ fn gone_is_gone(fleet: &Fleet, observed: &Observed, made: &Plan) -> Result<(), T
         let mut rooted = others.filter(|(up, _)| fleet.is_rooted(up));
         let has = rooted.find(|(_, server)| server.oldest_wal <= needed).map(|(up, _)| up);
         prop_assert!(has.is_none(), "law 10: {has:?} has what {finding:?} lacks");
+        let read = observed.memory.node(&finding.node).and_then(|memory| memory.read_its_own);
+        let replayed = observed.seen(&finding.node).map(|facts| facts.replay);
+        prop_assert!(read.is_some() && read == replayed, "law 10: what {finding:?} has itself is not read");
     }
     Ok(())
 }
@@ -472,4 +476,32 @@ fn no_step_clones_a_server_or_makes_its_data_anew() {
         | StepKind::Reload => false,
     };
     assert!(!StepKind::iter().any(touches_data));
+}
+
+#[test]
+fn wal_that_no_other_server_has_is_gone_only_for_who_has_come_to_the_end_of_his_own() {
+    let mut fleet = downhill(&desired(&Shape { root: 2, regions: vec![(1, 1)], zones: 0 }), &[0; 32]);
+    settle(&mut fleet).unwrap();
+    let leaf = NodeName::new("r0-1").unwrap();
+    // Meanwhile it replays: without a name for what it does, from an archive, and amid one long record.
+    let own = [None, Some("RestoreCommand"), Some("DataFileRead")];
+    let ends = [Some("RecoveryRetrieveRetryInterval"), Some("RecoveryWalStream")];
+    let mut told = Vec::new();
+    for (second, wait) in (0_u64..).zip([own.repeat(3), ends.to_vec(), own.to_vec()].concat()) {
+        let (of, read) = (leaf.clone(), Lsn(SEGMENT + second.min(6)));
+        fleet.says = Box::new(move |node, facts| {
+            if *node == of {
+                (facts.receiver, facts.position, facts.replay) = (None, read, read);
+                facts.startup_wait = wait.map(str::to_owned);
+            } else {
+                facts.oldest_wal = Some(Lsn(4 * SEGMENT));
+            }
+        });
+        fleet.tick(1_000);
+        let found = fleet.plan().1.findings.into_iter().find(|finding| finding.node == leaf);
+        told.extend(found.map(|found| (found.diagnosis, found.message.contains("Nothing to do yet"))));
+    }
+    told.dedup();
+    // Once at the end it stays there until it has replayed more.
+    assert_eq!(told, [(Diagnosis::CutOffLeaf, true), (Diagnosis::WalGone, false)]);
 }

@@ -91,7 +91,8 @@ pub struct Summary {
     /// Hops from the primary to the lowest rooted node, as seen.
     pub depth: i32,
     /// For how long a node may be away until the WAL that its slots keep comes to limits.retainedWal, at the rate at which the
-    /// primary has written for the last minutes: `<1h`, `<6h`, `<1d`, `<7d`, `>7d`; absent until the rate is known.
+    /// primary has written for the last minutes: `<1h`, `<6h`, `<1d`, `<7d` (a day or more and less than seven), `>7d`; absent
+    /// until the rate is known. Once told, a step stays until it is wrong by a factor of two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retained_wal_lasts: Option<String>,
 }
@@ -154,6 +155,10 @@ pub struct NodeStatus {
     /// How far what its readers see, which is what it has replayed, is behind the primary: `<1s`, `<5s`, `<30s`, `<5m`, `>5m`, `?`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag: Option<LagBucket>,
+    /// Where idle slots keep a quarter of limits.retainedWal or more: until when, at the present rate, it is reached and they
+    /// are dropped, in the steps of summary.retainedWalLasts. Absent where they keep less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retained_wal_lasts: Option<String>,
     /// What deviates, in one word; absent when all is as declared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -141,6 +141,8 @@ pub struct NodeMemory {
     pub stopping_since: Option<Millis>,
     /// Where a recovery conflict holds up its replay, and since when.
     pub conflict: Option<(Lsn, Millis)>,
+    /// Up to where it had replayed when it was last seen to have read all that it has itself.
+    pub read_its_own: Option<Lsn>,
     /// Since when nothing is seen to keep its replay.
     pub ungated_since: Option<Millis>,
     /// How many hops it was from the primary when it last had a path.
@@ -433,6 +435,7 @@ impl NodeMemory {
         let held_at = Some(facts.replay).filter(|_| facts.is_in_conflict());
         let known = self.conflict.filter(|(at, _)| Some(*at) == held_at);
         self.conflict = known.or(held_at.map(|at| (at, now)));
+        self.read_its_own = Some(facts.replay).filter(|_| facts.has_read_its_own()).or(self.read_its_own);
         self.ungated_since = facts.replay_blocked_by().is_none().then(|| self.ungated_since.unwrap_or(now));
         let started_anew = self.started.is_some_and(|started| started != facts.started);
         if started_anew {

@@ -242,6 +242,12 @@ impl Facts {
         [set, &self.cluster_name].into_iter().find(|name| !name.is_empty()).unwrap_or("walreceiver")
     }
 
+    /// Replay waits for WAL from elsewhere, or for the next try to get it: what the server has of its own in `pg_wal` and gets
+    /// from its archive is read before that.
+    pub fn has_read_its_own(&self) -> bool {
+        self.startup_wait.as_deref().is_some_and(|wait| AT_THE_END.contains(&wait))
+    }
+
     /// What keeps replay, as the startup process tells it: as long as it lasts no change of route is acted on, and no lost
     /// stream is begun anew (postgres-facts.md 1.3). Waiting for WAL, or for the next try, is no such thing.
     pub fn replay_blocked_by(&self) -> Option<&str> {
@@ -254,6 +260,9 @@ impl Facts {
         self.replay_blocked_by().is_some_and(is_conflict)
     }
 }
+
+/// Replay has come to the end of what is there.
+const AT_THE_END: [&str; 2] = ["RecoveryWalStream", "RecoveryRetrieveRetryInterval"];
 
 /// Replay is held up by what was set.
 const GATES: [&str; 2] = ["RecoveryPause", "RecoveryApplyDelay"];

@@ -243,11 +243,13 @@ impl View<'_> {
                     Some(Rooted::Yes { .. }) => NodeState::Leaf,
                 };
                 let deviation = self.deviation(node, upstream);
+                let before = told(known, place, node.as_str());
                 NodeStatus {
                     name: node.as_str().to_owned(),
                     upstream: upstream.map(|upstream| upstream.as_str().to_owned()),
                     state,
-                    lag: if is_primary { None } else { self.lag(node, told(known, place, node.as_str())) },
+                    lag: if is_primary { None } else { self.lag(node, before) },
+                    retained_wal_lasts: retention::lasts_on(self, node, before),
                     reason: deviation.as_ref().map(|(reason, _)| reason.to_string()),
                     message: deviation.and_then(|(_, message)| message),
                 }

@@ -281,6 +281,7 @@ pub fn tree(topology: &ReplicaTopology) -> Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Finding;
 
     #[test]
     fn a_deletion_waits_a_minute_for_who_is_away_and_not_at_all_when_all_is_done() {
@@ -288,5 +289,59 @@ mod tests {
         assert!(is_torn_down(true, since, since));
         assert!(!is_torn_down(false, since, Millis(69_999)));
         assert!(is_torn_down(false, since, Millis(70_000)));
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<PlainMutex<Vec<u8>>>);
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Log {
+        /// The lines that were logged since this was asked last.
+        fn lines(&self) -> Vec<String> {
+            let bytes = std::mem::take(&mut *self.0.lock().unwrap());
+            String::from_utf8(bytes).unwrap().lines().map(|line| line.trim_start().to_owned()).collect()
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_logged_when_it_is_new_and_when_it_is_over_and_not_as_long_as_it_lasts() {
+        let (log, mut known) = (Log::default(), Known::default());
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).without_time().with_target(false);
+        let subscriber = subscriber.with_writer(move || writer.clone()).finish();
+        let subscriber = Arc::new(subscriber);
+        let finding = |node: &str, diagnosis, message: &str| Finding {
+            node: NodeName::new(node).unwrap(),
+            diagnosis,
+            message: message.to_owned(),
+        };
+        let dead = finding("eu-1", Diagnosis::DeadRelay, "eu-1 is dead. Start it.");
+        let settles = finding("eu-2", Diagnosis::Settling, "eu-2 failed a short while ago. Nothing to do.");
+        let mut pass = |findings: &[Finding], second: u64| {
+            let news = known.learn(findings, Millis(second * 1000));
+            tracing::subscriber::with_default(Arc::clone(&subscriber), || log_news("shop/orders", &news));
+            log.lines()
+        };
+        let bad = "WARN eu-1 is dead. Start it. topology=\"shop/orders\" node=eu-1 reason=\"DeadRelay\"";
+        assert_eq!(pass(std::slice::from_ref(&dead), 1), [bad]);
+        for second in 2..200 {
+            assert_eq!(pass(std::slice::from_ref(&dead), second), [""; 0]);
+        }
+        // What is no failure is no warning.
+        let well = "INFO eu-2 failed a short while ago. Nothing to do. topology=\"shop/orders\" node=eu-2 \
+                    reason=\"Settling\"";
+        assert_eq!(pass(&[dead, settles.clone()], 200), [well]);
+        let over =
+            "INFO eu-1: DeadRelay is over. Nothing to do. topology=\"shop/orders\" node=eu-1 reason=\"Recovered\"";
+        assert_eq!(pass(&[settles], 201), [over]);
     }
 }

@@ -69,7 +69,7 @@ impl World {
             oldest_wal: Some(server.oldest),
             segment_bytes: server.segment_bytes,
             replay_paused: server.paused,
-            startup_wait: server.paused.then(|| "RecoveryPause".to_owned()),
+            startup_wait: startup_wait(server).map(str::to_owned),
             receiver: self.receiver(server, texts.receiver),
             connecting: server.in_recovery && matches!(server.receiver, Receiver::Connecting { .. }),
             route: InstalledRoute {
@@ -163,6 +163,16 @@ impl Texts {
             parameters: take(&mut before.parameters),
         }
     }
+}
+
+/// Waiting for more of a stream is not told apart from replaying it.
+fn startup_wait(server: &Server) -> Option<&'static str> {
+    let receives = matches!(server.receiver, Receiver::Streaming { .. });
+    if server.paused {
+        return Some("RecoveryPause");
+    }
+    let at_the_end = server.in_recovery && !receives && server.replayed >= server.received;
+    at_the_end.then_some("RecoveryRetrieveRetryInterval")
 }
 
 fn slots(server: &Server, mut slots: BTreeMap<String, Slot>) -> BTreeMap<String, Slot> {

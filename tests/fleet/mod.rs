@@ -303,7 +303,7 @@ impl Fleet {
             oldest_wal: Some(server.oldest_wal),
             segment_bytes: SEGMENT,
             replay_paused: server.held > LATE_RELOAD_TICKS,
-            startup_wait: None,
+            startup_wait: receiver.is_none().then(|| "RecoveryRetrieveRetryInterval".to_owned()),
             receiver,
             connecting: false,
             route: InstalledRoute {

@@ -1,6 +1,8 @@
 //! For how long a node may be away until its slots are given up.
 
 use super::View;
+use crate::api::status::NodeStatus;
+use crate::model::NodeName;
 use crate::model::memory::Sample;
 
 /// The shortest time over which a rate is taken, in milliseconds: a burst is no rate.
@@ -11,24 +13,39 @@ const STEPS: [(&str, u64); 4] = [("<1h", 1), ("<6h", 6), ("<1d", 24), ("<7d", 16
 /// What is told beyond them.
 const LONG: &str = ">7d";
 
+/// What is kept on one server is told when it comes to this part of the bound, and until it is below half of that: fallbacks
+/// keep a little everywhere all the time, and of a server without more the summary says all there is to say.
+const TOLD_FROM_PART: u64 = 4;
+
 /// How long the bound lasts at the present rate of the primary; what was told last as long as the rate is not known.
 pub(super) fn lasts(view: &View<'_>) -> Option<String> {
     let told = view.previous.and_then(|status| status.summary.as_ref()?.retained_wal_lasts.clone());
+    told_of(view, view.desired.limits.retained_wal_bytes, told)
+}
+
+/// How long what is left of the bound lasts on a server where idle slots keep much already, given what was told of it.
+pub(super) fn lasts_on(view: &View<'_>, node: &NodeName, told: Option<&NodeStatus>) -> Option<String> {
+    let (kept, bound) = (*view.plan.retained_bytes.get(node)?, view.desired.limits.retained_wal_bytes);
+    let told = told.and_then(|told| told.retained_wal_lasts.clone());
+    let part = if told.is_some() { TOLD_FROM_PART * 2 } else { TOLD_FROM_PART };
+    let much = kept >= (bound / part).max(1);
+    much.then(|| told_of(view, bound.saturating_sub(kept), told))?
+}
+
+fn told_of(view: &View<'_>, bytes: u64, told: Option<String>) -> Option<String> {
     let samples = &view.observed.memory.samples;
-    let minutes = samples
-        .front()
-        .zip(samples.back())
-        .and_then(|(first, last)| minutes(view.desired.limits.retained_wal_bytes, first, last));
+    let minutes = samples.front().zip(samples.back()).and_then(|(first, last)| minutes(bytes, first, last));
     match minutes {
         Some(minutes) => Some(step(minutes, told.as_deref()).to_owned()),
         None => told,
     }
 }
 
-fn minutes(bound: u64, first: &Sample, last: &Sample) -> Option<u64> {
+/// How long so many bytes take to be written.
+fn minutes(bytes: u64, first: &Sample, last: &Sample) -> Option<u64> {
     let milliseconds = last.at.since(first.at);
     let written = last.position.bytes_since(first.position).max(1);
-    let lasts = u128::from(bound) * u128::from(milliseconds) / u128::from(written) / 60_000;
+    let lasts = u128::from(bytes) * u128::from(milliseconds) / u128::from(written) / 60_000;
     (milliseconds >= RATE_MILLISECONDS).then(|| u64::try_from(lasts).unwrap_or(u64::MAX))
 }
 

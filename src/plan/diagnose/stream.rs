@@ -187,6 +187,12 @@ fn no_path(world: &World<'_>, wanted: &Wanted<'_>, node: At<'_>, facts: &Facts) 
             return (Diagnosis::Ring, route("it is broken at the node nearest the primary"));
         }
         _ if facts.receiver.is_none() && wal_is_gone(world, node.name, facts) => {
+            // It may be its own: what is in its pg_wal is read before anybody is asked (postgres-facts.md 2.4).
+            let read = world.memory(node).and_then(|memory| memory.read_its_own);
+            if read != Some(facts.replay) {
+                let cure = "Nothing to do yet: it still reads the WAL that it has itself, or gets from its archive";
+                return (cut_off(world, node), cure.to_owned());
+            }
             return (
                 Diagnosis::WalGone,
                 "Restore it from an archive, or clone it anew: no server has the WAL that it needs any more".to_owned(),
@@ -208,8 +214,11 @@ fn no_path(world: &World<'_>, wanted: &Wanted<'_>, node: At<'_>, facts: &Facts) 
             Some(_) | None => {}
         }
     }
-    let diagnosis = if is_relay(world, node) { Diagnosis::CutOffRelay } else { Diagnosis::CutOffLeaf };
-    (diagnosis, route("it and its children are given other upstreams where there are any"))
+    (cut_off(world, node), route("it and its children are given other upstreams where there are any"))
+}
+
+fn cut_off(world: &World<'_>, node: At<'_>) -> Diagnosis {
+    if is_relay(world, node) { Diagnosis::CutOffRelay } else { Diagnosis::CutOffLeaf }
 }
 
 /// Whether no server that has a path holds WAL from the segment of the node's position on.
