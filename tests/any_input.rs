@@ -126,6 +126,7 @@ fn what_is_spoilt_is_read_and_planned_for_as_it_stands() {
     assert!(harness::spec(&a_spec().to_string()), "the spec is refused");
     assert!(harness::answer(&an_answer().to_string()), "the answer is refused");
     assert!(harness::conninfo(include_str!("fuzz/seeds/conninfo")), "the connection string is refused");
+    assert!(!harness::conninfo(&format!("host={}", harness::SECRET)), "a host is taken for a secret that is shown");
 }
 
 proptest! {
