@@ -3,6 +3,7 @@
 
 use std::sync::{Mutex, MutexGuard};
 
+use waltree::model::observed::Sender;
 use waltree::model::{ByNode, Desired, Facts, Memory, Millis, NodeName, NodeView, Observed};
 use waltree::operator::Cluster;
 use waltree::plan::{Outcome, Plan, record};
@@ -65,6 +66,19 @@ impl Clocks {
             // Where it comes from is its name here; what it calls itself is what its route says.
             let child = sender.client.as_deref().unwrap();
             sender.replied = Some(replied + self.wrong_by(place(child), looks, at));
+        }
+        // One of no name of ours streams from the first by the name of the last, and lives: it replies at each look.
+        if place(name.as_str()) == 0 {
+            let replied = i64::try_from(now.0).unwrap() + self.wrong_by(desired.nodes.len(), looks, now);
+            facts.senders.push(Sender {
+                pid: 9_999,
+                application_name: desired.nodes.keys().last().unwrap().to_string(),
+                state: "streaming".to_owned(),
+                slot: None,
+                sync: Some(false),
+                client: Some("192.0.2.99:40000".to_owned()),
+                replied: Some(replied),
+            });
         }
     }
 }
