@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
+use super::draw::bytes;
 use super::look::Look;
 use super::plugin::Output;
 use super::{DEGRADED, OK};
@@ -45,6 +46,8 @@ struct Proposal {
     routes: Vec<Target>,
     /// Who would come to receive from another server, now or when it is ready.
     moves: Vec<Move>,
+    /// What each upstream would send again to those who come to it, in bytes, as far as they are seen.
+    bytes: BTreeMap<String, u64>,
     /// Who is to feed its group by this spec and was not by the one that is applied, with the group.
     declared_relays: BTreeMap<String, String>,
     /// Who feeds nobody now and would feed these.
@@ -170,6 +173,10 @@ impl Proposal {
             let node = intent.node.to_string();
             if let Some(first) = intent.wanted.first().filter(|_| intent.is_move) {
                 let (from, to) = (upstream.clone(), first.to_string());
+                if let Some(bytes) = intent.bytes_again {
+                    let sum = this.bytes.entry(to.clone()).or_default();
+                    *sum = sum.saturating_add(bytes);
+                }
                 this.moves.push(Move { node: node.clone(), from, to, now: intent.is_now && heals });
             }
             this.routes.push(Target {
@@ -250,6 +257,9 @@ impl Proposal {
                 (false, false) => "when automation is Heal and it is ready",
             };
             let _ = writeln!(text, "{node} moves from {from} to {to}, {when}.");
+        }
+        for (upstream, again) in &self.bytes {
+            let _ = writeln!(text, "{upstream} sends {} again to those who come to it.", bytes(Some(*again)));
         }
         for (node, group) in &self.declared_relays {
             let _ = writeln!(text, "{node} becomes a relay of {group} by the spec.");
@@ -377,6 +387,22 @@ mod tests {
         let told: Value = serde_json::from_str(&json).unwrap();
         let expected = json!({"node": "eu-3", "from": "core-1", "to": "eu-1", "now": false});
         assert_eq!(told["moves"][0], expected, "{told}");
+        let world = drama.cluster().world();
+        let mut again = BTreeMap::new();
+        for one in told["moves"].as_array().unwrap() {
+            let [node, to] =
+                ["node", "to"].map(|key| &world.servers[&NodeName::new(one[key].as_str().unwrap()).unwrap()]);
+            let from = node.replayed.segment_start(node.segment_bytes);
+            *again.entry(one["to"].as_str().unwrap()).or_insert(0) += to.received.bytes_since(from);
+        }
+        drop(world);
+        assert!(again.len() == 2 && again.values().all(|sum| *sum > 0), "{again:?}");
+        for (upstream, sum) in again {
+            assert_eq!(told["bytes"][upstream], sum, "{told}");
+            let line = format!("\n{upstream} sends {} again to those who come to it.\n", bytes(Some(sum)));
+            assert!(text.contains(&line), "{text}");
+        }
+        assert_eq!(told["bytes"].as_object().unwrap().len(), 2, "{told}");
 
         assert!(drama.rest(600_000));
         for one in told["moves"].as_array().unwrap() {

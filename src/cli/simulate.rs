@@ -8,14 +8,15 @@ use clap::Args;
 
 use super::{ERROR, OK};
 use crate::operator::clock;
-use crate::simulate::script::{COMMANDS, play};
+use crate::simulate::script::{COMMANDS, is_broken, play};
 use crate::simulate::soak::{Report, Soak};
 
 /// What to simulate.
 #[derive(Debug, Args)]
 #[command(after_help = format!("Commands of a script, each on a line that begins with \"> \":\n  {}", COMMANDS.join("\n  ")))]
 pub struct Simulate {
-    /// A file with a script, such as those of tests/scripts: it is printed with what happens.
+    /// A file with a script, such as those of tests/scripts: it is printed with what happens. Exit code 1: a law was broken
+    /// (BROKEN), the tree was at rest and not as declared or found no rest, or a command was wrong.
     #[arg(conflicts_with = "hours", required_unless_present = "hours")]
     script: Option<PathBuf>,
     /// Hours of random faults; the laws of the tree are checked at every moment. Exit code 1: one was broken, and a
@@ -42,7 +43,7 @@ pub(super) fn run(what: &Simulate, out: &mut impl Write) -> anyhow::Result<u8> {
         }
         let told = play(&text, what.seed);
         write!(out, "{told}")?;
-        return Ok(if told.lines().any(|line| line.starts_with("error: ")) { ERROR } else { OK });
+        return Ok(if is_broken(&told) { ERROR } else { OK });
     }
     let began = clock::now();
     let (hours, seeds) = (what.hours.unwrap_or(0), what.seeds);
@@ -73,4 +74,36 @@ pub(super) fn run(what: &Simulate, out: &mut impl Write) -> anyhow::Result<u8> {
     writeln!(out, "faults and mendings: {faults}")?;
     writeln!(out, "{} passes, {} routes set, in {seconds} s of real time", all.passes, all.moves)?;
     Ok(OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The exit code of a script, and what it told.
+    fn played(name: &str, script: &str) -> (u8, String) {
+        let file = std::env::temp_dir().join(format!("waltree-simulate-{name}-{}.txt", std::process::id()));
+        std::fs::write(&file, script).unwrap();
+        let what = Simulate { script: Some(file.clone()), hours: None, nodes: 0, seed: 1, seeds: 1 };
+        let mut out = Vec::new();
+        let code = run(&what, &mut out);
+        std::fs::remove_file(file).unwrap();
+        (code.unwrap(), String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_script_in_which_a_law_is_broken_or_no_rest_is_found_fails_as_one_with_an_error_does() {
+        let tree = "# What is BROKEN here?\n> group core 1\n> group eu 3 relays=1 upstreams=core\n> begin\n> rest\n";
+        assert_eq!(played("well", tree).0, OK);
+        // Of its three relays and leaves the primary may feed one.
+        let narrow = tree.replace("core 1", "core 1 fanOut=1");
+        for (name, script, word) in [
+            ("broken", format!("{narrow}> lose any\n"), "\nBROKEN: "),
+            ("restless", format!("{tree}> kill eu-1\n> rest 1s\n"), "\nno rest within 1 s\n"),
+            ("wrong", format!("{tree}> dance\n"), "\nerror: line 6: "),
+        ] {
+            let (code, told) = played(name, &script);
+            assert!(code == ERROR && told.contains(word), "{code}: {told}");
+        }
+    }
 }

@@ -171,12 +171,13 @@ fn troubles(aftermath: &Aftermath) -> String {
     text
 }
 
-/// A line for each node, the worst first.
+/// A line for each node, the worst first. Streams across regions are those of the region that got the most of them, and how
+/// many it may have; clones are what a person would have to make.
 fn table(answers: &[Answer]) -> String {
     let width = answers.iter().map(|answer| answer.loss.len()).max().unwrap_or(0).max(4);
     let mut text = format!(
-        "{:<width$}  {:<8} {:>5} {:>9} {:>9} {:>10} {:>6}  {}\n",
-        "LOST", "SURVIVED", "MOVES", "NO PATH", "CROWDED", "SENT AGAIN", "THEN", "IN THE END"
+        "{:<width$}  {:<8} {:>5} {:>7} {:>7} {:>7} {:>10} {:>4} {:>6}  {}\n",
+        "LOST", "SURVIVED", "MOVES", "NO PATH", "CROWDED", "STREAMS", "SENT AGAIN", "THEN", "CLONES", "IN THE END"
     );
     for answer in answers {
         let survived = match (answer.tolerated, answer.with_the_primary) {
@@ -184,25 +185,41 @@ fn table(answers: &[Answer]) -> String {
             (false, true) => "primary",
             (false, false) => "no",
         };
-        let end = match &answer.in_the_end {
-            end if end.is_within_limits() => match answer.emptied_groups.first() {
-                Some(group) => unread(group),
-                None => "as it should be".to_owned(),
-            },
-            end => format!("{} without a path", end.without_a_path.len()),
-        };
+        let across = answer.at_once.across_regions.iter().max_by_key(|streams| streams.after);
+        let streams = across.map_or_else(|| "-".to_owned(), |streams| format!("{}/{}", streams.after, streams.most));
         let _ = writeln!(
             text,
-            "{:<width$}  {survived:<8} {:>5} {:>9} {:>9} {:>10} {:>6}  {end}",
+            "{:<width$}  {survived:<8} {:>5} {:>7} {:>7} {streams:>7} {:>10} {:>4} {:>6}  {}",
             answer.loss,
             answer.at_once.moves.len(),
             answer.at_once.without_a_path.len(),
             answer.at_once.crowded.len(),
             bytes(Some(answer.at_once.bytes_again().saturating_add(answer.in_the_end.bytes_again()))),
             answer.in_the_end.moves.len(),
+            answer.wal_gone.len(),
+            end(answer),
         );
     }
     text
+}
+
+/// What is left in the end that is not as it should be.
+fn end(answer: &Answer) -> String {
+    let end = &answer.in_the_end;
+    let mut left = Vec::new();
+    if !end.without_a_path.is_empty() {
+        left.push(format!("{} without a path", end.without_a_path.len()));
+    }
+    left.extend(end.crowded.iter().map(|one| format!("{} has {} children of {}", one.node, one.children, one.most)));
+    let flooded = end.across_regions.iter().filter(|streams| streams.after > streams.most);
+    left.extend(flooded.map(|Streams { region, after, most, .. }| {
+        format!("{after} streams into {}, at most {most}", Loss::Region(region.clone()))
+    }));
+    if !answer.rests {
+        left.push("no rest within ten minutes".to_owned());
+    }
+    left.extend(answer.emptied_groups.iter().map(|group| unread(group)));
+    if left.is_empty() { "as it should be".to_owned() } else { left.join("; ") }
 }
 
 #[cfg(test)]
@@ -210,6 +227,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::simulate::what_if::Crowded;
 
     /// What is said of a loss, and the exit code; the region eu is one group, and two more hosts are in no region.
     fn told(lose: Option<&str>, output: Output) -> (u8, String) {
@@ -260,5 +278,39 @@ mod tests {
         assert!(!text.contains("Sent again: 0 B"), "{text}");
         let count = text.matches("counted from the start of the WAL segment that each one replays").count();
         assert_eq!(count, 1, "{text}");
+    }
+
+    #[test]
+    fn what_is_over_a_limit_in_the_end_is_named_though_everybody_is_fed() {
+        let over = Aftermath {
+            crowded: vec![Crowded { node: "eu-2".to_owned(), children: 5, most: 3 }],
+            across_regions: vec![
+                Streams { region: "us".to_owned(), before: 1, after: 2, most: 2 },
+                Streams { region: "eu".to_owned(), before: 1, after: 3, most: 2 },
+            ],
+            ..Aftermath::default()
+        };
+        let answer = |at_once: &Aftermath, in_the_end: &Aftermath, rests| Answer {
+            loss: "eu-1".to_owned(),
+            lost: vec!["eu-1".to_owned()],
+            with_the_primary: false,
+            unseen: Vec::new(),
+            tolerated: false,
+            emptied_groups: Vec::new(),
+            at_once: at_once.clone(),
+            in_the_end: in_the_end.clone(),
+            rests,
+            wal_gone: vec!["eu-4".to_owned()],
+        };
+        let well = Aftermath::default();
+        let rows = [answer(&over, &over, true), answer(&well, &well, false)];
+        let table = table(&rows);
+        let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        let joined = |line: &[&str]| line.join(" ");
+        let title = "LOST SURVIVED MOVES NO PATH CROWDED STREAMS SENT AGAIN THEN CLONES IN THE END";
+        assert_eq!(joined(&lines[0]), title);
+        let said = "eu-1 no 0 0 1 3/2 0 B 0 1 eu-2 has 5 children of 3; 3 streams into region eu, at most 2";
+        assert_eq!(joined(&lines[1]), said);
+        assert_eq!(joined(&lines[2]), "eu-1 no 0 0 0 - 0 B 0 1 no rest within ten minutes");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::prefer::preferences;
 use super::spread::Spread;
+use super::traffic::bytes_between;
 use super::world::{At, RouteAt};
 use super::{Plan, Readiness, Standing, Step, Wait, World, ready, standing};
 use crate::model::tree::Edge;
@@ -108,6 +109,8 @@ pub struct Intent {
     pub is_now: bool,
     /// The node does not receive from its first entry, and will.
     pub is_move: bool,
+    /// What the first entry would send to it again if it came there now, in bytes; `None` where one of the two is not seen.
+    pub bytes_again: Option<u64>,
     /// What it waits for.
     pub wait: Option<Wait>,
 }
@@ -139,6 +142,7 @@ pub fn intents(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Inten
         let strays = elsewhere && edge.is_some_and(|edge| *edge != Edge::None);
         let is_now = set.contains(node);
         let is_due = ours && (is_now || !is_there || strays);
+        let upstream = wanted.first().and_then(|first| observed.seen(first));
         Some(Intent {
             node: node.clone(),
             wanted: wanted.clone(),
@@ -146,6 +150,7 @@ pub fn intents(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Inten
             is_due,
             is_now,
             is_move: is_due && elsewhere,
+            bytes_again: observed.seen(node).zip(upstream).map(|(facts, upstream)| bytes_between(facts, upstream)),
             wait: plan.waits.iter().find(|wait| wait.node == *node).cloned(),
         })
     };

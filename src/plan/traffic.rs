@@ -77,6 +77,10 @@ impl Traffic {
 /// What `upstream` has to send to a node that comes to it: from the start of the segment that the node replays
 /// (postgres-facts.md 2.4).
 pub(super) fn bytes_again(world: &World<'_>, facts: &Facts, upstream: &NodeName) -> u64 {
-    let from = facts.replay.segment_start(facts.segment_bytes);
-    world.seen(upstream).map_or(0, |upstream| upstream.position.bytes_since(from))
+    world.seen(upstream).map_or(0, |upstream| bytes_between(facts, upstream))
+}
+
+/// The same of two that are seen.
+pub(super) fn bytes_between(facts: &Facts, upstream: &Facts) -> u64 {
+    upstream.position.bytes_since(facts.replay.segment_start(facts.segment_bytes))
 }

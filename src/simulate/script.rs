@@ -86,6 +86,12 @@ pub fn play(script: &str, seed: u64) -> String {
     text
 }
 
+/// Whether a script that was played told of a law that was broken, of a tree that is not as declared at rest or comes to
+/// none, or of an error. Its own commands and prose tell nothing.
+pub fn is_broken(told: &str) -> bool {
+    told.lines().filter(|line| !line.starts_with(['>', '#'])).any(is_remarkable)
+}
+
 struct Stage {
     shape: Shape,
     drama: Option<Drama>,

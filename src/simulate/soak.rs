@@ -21,8 +21,10 @@ const LEAVES: usize = 14;
 const LASTS_MILLISECONDS: usize = 240_000;
 /// The longest calm time between two bad days, in milliseconds.
 const CALM_MILLISECONDS: usize = 3_600_000;
-/// So many days are looked back at for why a law was broken.
-const DAYS_KEPT: usize = 4;
+/// Whether one day alone broke a law is asked first, then two, up to so many; then twice as many each time.
+const DAYS_EACH: usize = 4;
+/// A script is made shorter as long as no more days than these were played for it: each takes some milliseconds.
+const DAYS_PLAYED_MAX: usize = 5_000;
 
 /// How long, how many, by which chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +73,7 @@ impl Report {
 
 /// A law that was broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("seed {seed}: {what}\n{script}")]
+#[error("seed {seed}: {what}\n# waltree simulate FILE --seed {seed}\n{script}")]
 pub struct Broken {
     /// By which seed.
     pub seed: u64,
@@ -120,7 +122,6 @@ impl Soak {
             let lived = live_through(&mut drama, &scenes, dice.below(10) == 0);
             days.push(Day { primary, calm_milliseconds, scenes });
             report.days += 1;
-            days.drain(..days.len().saturating_sub(DAYS_KEPT));
             if let Err(what) = lived {
                 let breaks = |days: &[Day]| breaks(&shape, self.seed, days);
                 return Err(broken(what, retold(&shape, &days, breaks)));
@@ -311,10 +312,34 @@ fn breaks(shape: &Shape, seed: u64, days: &[Day]) -> bool {
 /// As few of the last days as break a law, without what they can do without: each thing is left out that still leaves it
 /// broken.
 fn retold(shape: &Shape, days: &[Day], breaks: impl Fn(&[Day]) -> bool) -> String {
-    let Some(from) = (0..days.len()).rev().find(|from| breaks(&days[*from..])) else {
-        return format!("# The last {} bad days alone break nothing: only the whole seed shows it.\n", days.len());
+    let all = days.len();
+    let more =
+        std::iter::successors(Some(2 * DAYS_EACH), |count| count.checked_mul(2)).take_while(|count| *count < all);
+    let mut counts = (1..=DAYS_EACH.min(all)).chain(more).chain([all]);
+    let Some(count) = counts.find(|count| breaks(&days[all - count..])) else {
+        return format!("# The last {all} bad days alone break nothing: only the whole seed shows it.\n");
     };
-    let mut days = days[from..].to_vec();
+    let mut days = days[all - count..].to_vec();
+    let mut left = DAYS_PLAYED_MAX;
+    let mut breaks = |days: &[Day]| {
+        left = left.saturating_sub(days.len());
+        left > 0 && breaks(days)
+    };
+    // Of many days most are of no account: half of them go at once, or a quarter, at last one.
+    let mut size = days.len() / 2;
+    while size > 0 {
+        let mut at = 0;
+        while at < days.len() {
+            let mut without = days.clone();
+            without.drain(at..days.len().min(at + size));
+            if !without.is_empty() && breaks(&without) {
+                days = without;
+            } else {
+                at += size;
+            }
+        }
+        size /= 2;
+    }
     for day in 0..days.len() {
         let mut at = 0;
         while at < days[day].scenes.len() {
@@ -380,5 +405,28 @@ mod tests {
         let played = play(&told, 1);
         assert!(!played.contains("error: ") && !played.contains("BROKEN"), "{played}");
         assert!(retold(&shape, &days, |_| false).starts_with("# The last 3 bad days alone break nothing"));
+    }
+
+    #[test]
+    fn what_takes_more_than_the_last_days_is_retold_too_and_by_which_seed_it_is_played_is_said() {
+        let shape = shape(8).unwrap();
+        let calm = |count: usize| std::iter::repeat_n(day(&["pause r1-3", "resume r1-3"]), count);
+        let days: Vec<Day> = calm(50)
+            .chain([day(&["kill r1-1"])])
+            .chain(calm(20))
+            .chain([day(&["freeze r1-2"])])
+            .chain(calm(6))
+            .collect();
+        let is = |day: &Day, words: &str| day.scenes.first().is_some_and(|(_, fault)| fault.to_string() == words);
+        let at = |days: &[Day], words: &str| days.iter().position(|day| is(day, words));
+        let both = |days: &[Day]| at(days, "kill r1-1").is_some_and(|kill| at(days, "freeze r1-2") > Some(kill));
+        let script = retold(&shape, &days, both);
+        let faults = ["> kill ", "> freeze ", "> pause ", "> resume "];
+        let told: Vec<&str> =
+            script.lines().filter(|line| faults.iter().any(|fault| line.starts_with(fault))).collect();
+        assert_eq!(told, ["> kill r1-1", "> freeze r1-2"], "{script}");
+        let broken = Broken { seed: 7, what: "law 1".to_owned(), script }.to_string();
+        assert!(broken.starts_with("seed 7: law 1\n# waltree simulate FILE --seed 7\n> group core "), "{broken}");
+        assert!(!play(&broken, 7).contains("error: "), "{broken}");
     }
 }
