@@ -197,6 +197,7 @@ async fn slots_that_patroni_drops_are_named_with_the_cure_and_made_again_without
     go_round(&patroni, 5).await;
     present(&patroni).await;
     assert_eq!(dropped(&patroni), before, "Patroni leaves them alone");
+    ground.as_declared().await;
     flows(&ground, &patroni, "core-2", &OURS).await;
 }
 

@@ -214,6 +214,18 @@ impl Tree {
         }
     }
 
+    /// Makes a server, which may run, a standby of `upstream` on a copy of its data, as a message tells a person to.
+    pub async fn begin_anew(&mut self, node: &str, upstream: &str) {
+        if self.servers[node].running.is_some() {
+            self.stop(node);
+        }
+        self.clone_anew(node, upstream);
+        let (data, conninfo) = (self.data(node), self.conninfo(node, upstream));
+        fs::write(data.join("postgresql.auto.conf"), format!("primary_conninfo = '{conninfo}'\n")).unwrap();
+        fs::write(data.join("standby.signal"), "").unwrap();
+        self.start_node(node).await;
+    }
+
     fn backup(&self, original: &str, to: &Path) {
         let mut backup = Command::new(self.bin.join("pg_basebackup"));
         backup.args(["-w", "-c", "fast", "-X", "fetch", "-U", "repl", "-h", self.address(original), "-D"]).arg(to);
