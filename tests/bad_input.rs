@@ -181,7 +181,7 @@ async fn a_wrong_port_is_named_with_the_host_it_was_written_for() {
 async fn a_server_of_another_cluster_is_named_and_never_touched() {
     let mut tree = star(&STANDBYS).await;
     tree.stranger("eu-3").await;
-    let ground = Ground::of(tree, "stranger").await;
+    let mut ground = Ground::of(tree, "stranger").await;
     apply(&ground.manifest(&ground.groups()));
     ground.as_declared().await;
     let before = ground.connected(&STANDBYS).await;
@@ -207,6 +207,9 @@ async fn a_server_of_another_cluster_is_named_and_never_touched() {
     for node in [PRIMARY, "eu-1", "eu-2"] {
         assert_eq!(ground.tree.value(node, slots).await, "0", "{node} keeps WAL for a stranger");
     }
+    ground.tree.begin_anew("eu-3", "eu-1").await;
+    ground.as_declared().await;
+    ground.flows(&["eu-3"]).await;
 }
 
 #[path = "bad_input/settings.rs"]

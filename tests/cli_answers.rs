@@ -175,6 +175,7 @@ async fn a_relay_that_was_mended_gets_its_leaves_back_when_it_is_acknowledged_an
     assert!(said.starts_with("acknowledged: eu-1."), "{said}");
     ground.tree.until("eu-3", UPSTREAM, &port(&ground, "eu-1")).await;
     ground.told("Acknowledged", "eu-1").await;
+    ground.over("Settling", "eu-1").await;
     ground.as_declared().await;
 
     // It is taken once: what fails after it is held against it again, until it is said again.

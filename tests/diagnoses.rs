@@ -1,6 +1,6 @@
-//! Where each diagnosis is made for real: every one has a test on real servers, which waits until it is told and looks at what
-//! readers see. This table is the index, and its test fails when one is missing, or when a test named here does not wait for
-//! it any more, or reads no row.
+//! Where each diagnosis is made for real: every one has a test on real servers, which waits until it is told, looks at what
+//! readers see, and waits until it is over. This table is the index, and its test fails when one is missing, or when a test
+//! named here does not wait for it any more, or for its end, or reads no row.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -76,7 +76,19 @@ const MADE_FOR_REAL: [(Diagnosis, &str, &str); 41] = [
 ];
 
 /// How a test reads rows: those that are written now, or a table that is there or not.
-const READS: [&str; 6] = ["fed_by(", "receives_from(", "flows(", "untouched(", "to_regclass(", "MISSES_BEYOND"];
+const READS: [&str; 7] =
+    ["fed_by(", "receives_from(", "flows(", "untouched(", "to_regclass(", "misses(", "MISSES_BEYOND"];
+
+/// How a test waits for the end of a diagnosis: in so many words, or until the tree is as declared.
+const OVER: &str = "over(";
+const AS_DECLARED: &str = "as_declared(";
+
+/// Whether a test goes on to wait for the end of a diagnosis once it was told. A tree is as declared in spite of one that is
+/// no failure.
+fn waits_for_the_end(body: &str, diagnosis: Diagnosis) -> bool {
+    let after = body.split_once(&format!("\"{diagnosis}\"")).map_or("", |(_, after)| after);
+    after.contains(&format!("{OVER}\"{diagnosis}\"")) || (diagnosis.is_failure() && after.contains(AS_DECLARED))
+}
 
 /// The text of a test, from its name to the brace that ends it.
 fn test<'a>(text: &'a str, name: &str) -> Option<&'a str> {
@@ -94,6 +106,9 @@ fn every_diagnosis_has_a_test_that_makes_it_for_real_and_waits_for_it() {
             None => wrong.push(format!("{file} has no test {name}")),
             Some(body) if !body.contains(&format!("\"{diagnosis}\"")) => {
                 wrong.push(format!("{name} does not wait for {diagnosis}"));
+            }
+            Some(body) if !waits_for_the_end(body, diagnosis) => {
+                wrong.push(format!("{name} does not wait for the end of {diagnosis}"));
             }
             Some(body) if !READS.iter().any(|read| body.contains(read)) => wrong.push(format!("{name} reads no row")),
             Some(_) => {}

@@ -38,11 +38,14 @@ async fn two_servers_that_take_writes_are_named_and_nobody_is_moved_until_one_is
     for (leaf, relay) in [("eu-3", "eu-1"), ("eu-4", "eu-2"), ("eu-5", "eu-1")] {
         fed_by(&ground, leaf, relay).await;
     }
+    ground.tree.begin_anew(STANDBY, PRIMARY).await;
+    ground.tree.until(STANDBY, "SELECT to_regclass('theirs') IS NULL", "t").await;
+    ground.as_declared().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leaf_that_somebody_promoted_is_named_and_nobody_follows_it() {
-    let ground = region("foreign-primary").await;
+    let mut ground = region("foreign-primary").await;
     let others = ["core-2", "eu-1", "eu-2", "eu-4", "eu-5"];
     let before = ground.connected(&others).await;
     promote(&ground, "eu-3").await;
@@ -53,6 +56,10 @@ async fn a_leaf_that_somebody_promoted_is_named_and_nobody_follows_it() {
     for node in others {
         assert_eq!(ground.tree.value(node, "SELECT to_regclass('theirs') IS NULL").await, "t");
     }
+    ground.tree.begin_anew("eu-3", "eu-2").await;
+    fed_by(&ground, "eu-3", "eu-1").await;
+    ground.as_declared().await;
+    ground.untouched(&before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -74,6 +81,16 @@ async fn servers_beyond_the_fork_of_a_promotion_are_named() {
     assert_eq!(ground.tree.value("eu-3", rows).await, "t");
     ground.until("Serving", "False", "GroupDown").await;
     ground.until("Rooted", "False", "Diverged").await;
+    for node in [&[PRIMARY], &REGION[..]].concat() {
+        ground.tree.begin_anew(node, STANDBY).await;
+    }
+    ground.as_declared().await;
+    ground.tree.sql(STANDBY, "CREATE TABLE afterwards AS SELECT 1").await;
+    let rows = "SELECT to_regclass('lost') IS NULL AND to_regclass('kept') IS NOT NULL AND \
+                to_regclass('afterwards') IS NOT NULL";
+    for node in REGION {
+        ground.tree.until(node, rows, "t").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,4 +121,9 @@ async fn a_leaf_that_was_a_primary_for_a_while_is_named_and_takes_nobody_with_it
     .await;
     ground.untouched(&before).await;
     fed_by(&ground, "eu-5", "eu-1").await;
+    ground.tree.begin_anew("eu-3", "eu-1").await;
+    fed_by(&ground, "eu-3", "eu-1").await;
+    assert_eq!(ground.tree.value("eu-3", "SELECT to_regclass('theirs') IS NULL").await, "t");
+    ground.as_declared().await;
+    ground.untouched(&before).await;
 }

@@ -77,6 +77,10 @@ async fn a_relay_that_lags_loses_its_leaves_and_gets_them_back() {
     // It streams all the time, and what it passes on is old.
     let streams = "SELECT status FROM pg_stat_wal_receiver";
     assert_eq!(ground.tree.value("eu-1", streams).await, "streaming");
+    // Of so much WAL the readers of the leaves see the end at once; those of the relay cannot within twenty seconds.
+    let burst = "SELECT pg_logical_emit_message(false, 'load', repeat('x', 1000000)) FROM generate_series(1, 8)";
+    ground.tree.sql(PRIMARY, burst).await;
+    ground.misses("eu-1", &LEAVES_OF_EU_1).await;
     uplink.mend();
     for leaf in LEAVES_OF_EU_1 {
         fed_by(&ground, leaf, "eu-1").await;
@@ -102,6 +106,7 @@ async fn a_leaf_that_lags_is_named_and_nobody_is_moved() {
     uplink.mend();
     drop(load);
     ground.tree.until("eu-3", there, "t").await;
+    ground.over("LaggingLeaf", "eu-3").await;
     ground.untouched(&before).await;
     ground.as_declared().await;
 }

@@ -116,6 +116,7 @@ async fn a_leaf_that_replays_late_is_named_and_a_relay_that_does_is_not_as_it_pa
     };
     assert_eq!(["eu-1", "eu-3", "eu-5"].map(behind), [(false, true), (false, true), (false, false)], "{drawn}");
     delay("0").await;
+    ground.over("LaggingLeaf", "eu-3").await;
     ground.untouched(&before).await;
     ground.as_declared().await;
 }

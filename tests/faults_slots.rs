@@ -205,6 +205,10 @@ async fn a_connection_that_vanished_without_a_word_is_ended_where_we_may_and_its
     ground.told("ZombieSlot", "eu-2").await;
     let told = ground.events().await;
     assert!(told.iter().any(|(_, note)| note.contains("GRANT pg_signal_backend")), "{told:?}");
+    // Its readers are served from where the other entry of its route leads, and it is still kept out of the first.
+    let from = "SELECT sender_port FROM pg_stat_wal_receiver WHERE status = 'streaming'";
+    ground.tree.until("eu-2", from, &ground.tree.port(PRIMARY).to_string()).await;
+    ground.flows(&["eu-2"]).await;
     assert_eq!(ground.tree.value("eu-1", holder).await, zombie);
 
     ground.tree.sql(PRIMARY, "GRANT pg_signal_backend TO waltree").await;
@@ -347,6 +351,7 @@ async fn a_slot_that_is_gone_and_finds_no_place_is_named_and_made_when_there_is_
     ground.told("MissingSlot", LEAF).await;
     let log = ground.tree.log(LEAF);
     assert!(log.contains("replication slot \"eu_3\" does not exist"), "{log}");
+    ground.misses(LEAF, &STANDBYS[..2]).await;
     for on in upstreams {
         make_place(&ground, on).await;
     }
@@ -380,7 +385,7 @@ async fn a_slot_that_was_invalidated_is_named_and_made_anew_and_its_leaf_fed() {
     apply(&ground.manifest_with("automation: Observe", &leaf_below(&ground, ["a", "b"])));
     ground.tree.start_node(LEAF).await;
     ground.told("LostSlot", LEAF).await;
-    assert_eq!(ground.tree.value(LEAF, "SELECT pg_is_in_recovery()").await, "t");
+    ground.misses(LEAF, &STANDBYS[..2]).await;
     // What it needs is on the other relay.
     apply(&ground.manifest(&leaf_below(&ground, ["a", "b"])));
     ground.flows(&[LEAF]).await;

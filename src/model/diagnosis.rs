@@ -27,7 +27,10 @@ pub enum Diagnosis {
     )]
     ForeignServer,
     /// PostgreSQL 14 or older: a change of route would need a restart to be safe and rights that cannot be granted.
-    #[strum(message = "not touched", props(ends = "it runs 15 or later"))]
+    #[strum(
+        message = "not touched",
+        props(ends = "it runs 15 or later; a fleet that was upgraded as a whole is to be applied anew")
+    )]
     VersionTooOld,
     /// It is in the spec by another name too: both tell the same start of the same server.
     #[strum(

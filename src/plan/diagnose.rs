@@ -81,7 +81,15 @@ pub(super) fn identity(world: &World<'_>, node: &NodeName, facts: &Facts) -> Fou
     if foreign(world, facts) {
         let ours = our_identifier(world).unwrap_or_default();
         let theirs = facts.system_identifier;
-        let cure = "Correct the host's address, or clone it anew; it is not touched";
+        // An upgrade makes another one for all; of one host among others nobody is to think so.
+        let members = world.desired.root().map(|root| root.members.as_slice()).unwrap_or_default();
+        let mut root = members.iter().filter_map(|member| world.seen(member)).peekable();
+        let cure = if root.peek().is_some() && root.all(|facts| foreign(world, facts)) {
+            "Correct the addresses. After an upgrade of the whole cluster delete this topology and apply it again; until \
+             then it is not touched"
+        } else {
+            "Correct the host's address, or clone it anew; it is not touched"
+        };
         let sentence = format!("{node} has system identifier {theirs}, the topology {ours}. {cure}.");
         return Some((Diagnosis::ForeignServer, sentence));
     }

@@ -26,7 +26,7 @@ async fn of_version(version: u32, case: &str, others: &[&str]) -> Option<Tree> {
 #[tokio::test(flavor = "multi_thread")]
 async fn postgresql_14_is_named_and_never_touched() {
     let Some(tree) = of_version(14, "a topology of PostgreSQL 14", &STANDBYS).await else { return };
-    let ground = Ground::of(tree, "version").await;
+    let mut ground = Ground::of(tree, "version").await;
     let before = ground.connected(&STANDBYS).await;
     apply(&ground.manifest(&ground.groups()));
     let message = ground.until("Converged", "False", "VersionTooOld").await;
@@ -42,6 +42,15 @@ async fn postgresql_14_is_named_and_never_touched() {
         assert_eq!(ground.tree.value(node, written).await, "0");
         assert!(!ground.tree.log(node).contains("ERROR"), "{}", ground.tree.log(node));
     }
+    // The same names on newer servers with another system identifier, which is what an upgrade of a cluster leaves.
+    ground.tree = star(&STANDBYS).await;
+    apply(&ground.manifest(&ground.groups()));
+    let message = ground.until("Converged", "False", "ForeignServer").await;
+    says(&message, &["After an upgrade of the whole cluster delete this topology and apply it again"]);
+    ground.delete();
+    apply(&ground.manifest(&ground.groups()));
+    ground.as_declared().await;
+    ground.flows(&STANDBYS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,6 +109,11 @@ async fn a_route_that_somebody_else_sets_is_put_back_three_times_and_then_left()
     ground.untouched(&left).await;
     ground.untouched(&before).await;
     assert_eq!(ground.tree.value("eu-2", &installed).await, "t");
+    // Until he was found who does it.
+    ground.plugin("acknowledge", &["eu-2"]);
+    ground.as_declared().await;
+    ground.tree.until("eu-2", &format!("{ours}{}", ground.tree.port("eu-1")), "1").await;
+    ground.flows(&["eu-2"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -125,6 +139,15 @@ async fn a_password_in_primary_conninfo_is_refused_and_shown_nowhere() {
     assert!(ground.events().await.iter().any(|(_, note)| note.contains(unread)));
     ground.status_rests().await;
     ground.untouched(&before).await;
+    ground.keeps_secret(REPL_PASSWORD, &[PRIMARY, "eu-1", "eu-2", "eu-3"]).await;
+    // What the message says to do: this route names a passfile.
+    for node in ["eu-2", "eu-3"] {
+        let conninfo = ground.tree.conninfo(node, PRIMARY);
+        ground.tree.sql(node, &format!("ALTER SYSTEM SET primary_conninfo = '{conninfo}'")).await;
+        ground.tree.sql(node, "SELECT pg_reload_conf()").await;
+    }
+    ground.as_declared().await;
+    ground.flows(&["eu-2", "eu-3"]).await;
     ground.keeps_secret(REPL_PASSWORD, &[PRIMARY, "eu-1", "eu-2", "eu-3"]).await;
 }
 

@@ -401,6 +401,22 @@ impl Fleet {
         load
     }
 
+    /// All but the primary.
+    pub(crate) fn standbys(&self) -> Vec<NodeName> {
+        self.desired.nodes.keys().filter(|node| **node != self.primary).cloned().collect()
+    }
+
+    /// A person clones anew whoever cannot be helped otherwise.
+    pub(crate) fn clone_anew(&mut self) {
+        let primary = self.servers[&self.primary].clone();
+        for node in self.standbys() {
+            self.set_up(&node, true);
+            let server = self.servers.get_mut(&node).unwrap();
+            (server.position, server.oldest_wal) = (primary.position, primary.oldest_wal);
+            (server.timeline, server.history) = (primary.timeline, primary.history.clone());
+        }
+    }
+
     /// Kills a server, or starts it again as what it was.
     pub(crate) fn set_up(&mut self, name: &NodeName, up: bool) {
         let server = self.servers.get_mut(name).unwrap();

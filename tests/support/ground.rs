@@ -23,6 +23,8 @@ const NAME: &str = "orders";
 const IDENTITY: &str = "first";
 /// Between two looks at a topology, and how many there are at most: 30 s.
 const LOOK: (Duration, usize) = (Duration::from_millis(100), 300);
+/// Whether a server does not show what [`Ground::misses`] has written, and shows what was before.
+pub const MISSES_BEYOND: &str = "SELECT to_regclass('flow') IS NOT NULL AND to_regclass('beyond') IS NULL";
 /// What the operator has logged so far.
 static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
@@ -136,6 +138,11 @@ impl Ground {
         ));
     }
 
+    /// Deletes the topology, and waits until it is gone.
+    pub fn delete(&self) {
+        assert!(server().kubectl(&["delete", "rtopo", NAME, "-n", &self.namespace], "").status.success());
+    }
+
     /// The topology as the API server has it.
     pub async fn topology(&self) -> ReplicaTopology {
         Api::namespaced(self.client.clone(), &self.namespace).get(NAME).await.unwrap()
@@ -225,6 +232,16 @@ impl Ground {
         panic!("no event {reason} about {node} within 30 s, but {told:#?}; the status is {status:#?}");
     }
 
+    /// Waits until it was told that a diagnosis of a node is over, and the status does not give it for the node any more.
+    pub async fn over(&self, diagnosis: &str, node: &str) {
+        self.told("Recovered", &format!("{node}: {diagnosis} is over")).await;
+        eventually(&format!("{node} is reported without {diagnosis}"), async || {
+            let nodes = self.topology().await.status.unwrap().nodes;
+            nodes.iter().all(|told| told.name != node || told.reason.as_deref() != Some(diagnosis))
+        })
+        .await;
+    }
+
     /// Fails when a secret is in the status, in an event, in the operator's log or in the log of a server.
     pub async fn keeps_secret(&self, secret: &str, nodes: &[&str]) {
         let status = serde_json::to_string(&self.topology().await.status).unwrap();
@@ -279,6 +296,13 @@ impl Ground {
             self.tree.until(node, "SELECT to_regclass('flow') IS NOT NULL", "t").await;
             self.tree.until(node, &format!("SELECT count(*) FROM flow WHERE at = '{row}'"), "1").await;
         }
+    }
+
+    /// What is written now is read on all of `others`, while the readers of `node` go on to see what was before.
+    pub async fn misses(&self, node: &str, others: &[&str]) {
+        self.tree.sql(PRIMARY, "CREATE TABLE beyond AS SELECT 1").await;
+        self.flows(others).await;
+        assert_eq!(self.tree.value(node, MISSES_BEYOND).await, "t", "{node} shows what cannot have come to it");
     }
 }
 
