@@ -355,3 +355,27 @@ fn wal_that_no_other_server_has_is_gone_only_for_who_has_come_to_the_end_of_his_
     // Once at the end it stays there until it has replayed more.
     assert_eq!(told, [(Diagnosis::CutOffLeaf, true), (Diagnosis::WalGone, false)]);
 }
+
+#[test]
+fn a_leaf_whose_relays_have_lost_its_wal_goes_to_the_server_that_has_it() {
+    let mut fleet = downhill(&desired(&Shape { root: 2, regions: vec![(2, 2)], zones: 0 }), &[0; 32]);
+    settle(&mut fleet).unwrap();
+    let leaf = NodeName::new("r0-2").unwrap();
+    fleet.set_up(&leaf, false);
+    fleet.tick(60_000);
+    for node in ["r0-0", "r0-1", "core-1"].map(|node| NodeName::new(node).unwrap()) {
+        let server = fleet.servers.get_mut(&node).unwrap();
+        server.oldest_wal = server.position;
+        server.slots.remove(leaf.slot());
+    }
+    fleet.set_up(&leaf, true);
+    let mut fed_by = Vec::new();
+    for _ in 0..60 {
+        let (_, made) = look(&mut fleet).unwrap();
+        act(&mut fleet, &made, |_| true).unwrap();
+        fed_by.extend(fleet.servers[&leaf].upstream.as_ref().map(NodeName::to_string));
+    }
+    fed_by.dedup();
+    // There it catches up, and then its relay has all that it needs.
+    assert_eq!(fed_by, ["core-0", "r0-0"]);
+}

@@ -127,6 +127,12 @@ fn slot_is_ready(
     }
 }
 
+/// Whether `child`, which receives from nobody, would get nothing from `upstream` ever: the WAL that it needs is gone there.
+pub(super) fn has_lost_what_it_needs(world: &World<'_>, child: At<'_>, upstream: At<'_>) -> bool {
+    let Ok(facts) = both(world, child, upstream) else { return false };
+    facts.0.receiver.is_none() && matches!(slot_is_ready(world, child, upstream, facts), Err(Lack::WalForGood))
+}
+
 /// Whether `child` can be made to follow `upstream` now.
 pub(super) fn first(world: &World<'_>, child: At<'_>, upstream: At<'_>, urgent: bool) -> Result<(), NotYet> {
     let told = |lack: Lack| lack.told(child, upstream);

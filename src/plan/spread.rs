@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use indexmap::IndexSet;
 use rustc_hash::FxBuildHasher;
 
-use super::World;
 use super::prefer::{Preference, Preferences};
 use super::standing::Standing;
 use super::world::{At, RouteAt};
+use super::{World, ready};
 use crate::model::{Facts, Group, burst};
 
 /// The chosen upstream of every node, and what that makes of the limits.
@@ -54,7 +54,7 @@ impl<'a> Spread<'a> {
         let mut displaced = Vec::new();
         for node in others {
             match this.order(node).first().map(|best| best.node) {
-                Some(best) if this.may_be_first(node, best) && this.has_place(best) => {
+                Some(best) if this.may_be_first(node, best) && this.has_place(best) && this.has_wal(node, best) => {
                     this.take(node, best, matches!(world.standing(node), Standing::Good));
                 }
                 _ => displaced.push(node),
@@ -141,6 +141,11 @@ impl<'a> Spread<'a> {
         self.world.observed.memory.is_taken(node.name, upstream.name)
     }
 
+    /// Whether a node could go on from an upstream, as far as is known.
+    fn has_wal(&self, node: At<'_>, upstream: At<'_>) -> bool {
+        !ready::has_lost_what_it_needs(self.world, node, upstream)
+    }
+
     fn may_be_first(&self, node: At<'_>, upstream: At<'_>) -> bool {
         let world = self.world;
         let full = || world.seen(upstream).is_some_and(Facts::is_full);
@@ -184,7 +189,11 @@ impl<'a> Spread<'a> {
     /// is settling: a path to the primary comes before limits and settling times.
     fn next_best(&self, node: At<'_>) -> Option<At<'a>> {
         let order = || self.order(node).iter().map(|preference| preference.node);
-        let good: Vec<_> = order().filter(|up| self.may_be_first(node, *up)).collect();
+        let mut good: Vec<_> = order().filter(|up| self.may_be_first(node, *up)).collect();
+        // Where nobody has it, that is told of the one that it would have gone to.
+        if good.iter().any(|up| self.has_wal(node, *up)) {
+            good.retain(|up| self.has_wal(node, *up));
+        }
         let within = || good.iter().copied().filter(|up| self.may_cross(node, *up));
         let place = within().find(|up| self.has_place(*up));
         let room = || within().find(|up| self.has_room(*up));
