@@ -7,8 +7,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use waltree::simulate::Soak;
+use waltree::model::NodeName;
 use waltree::simulate::script::play;
+use waltree::simulate::shape::Shape;
+use waltree::simulate::{Drama, Soak};
 
 /// The longest script that a person reads to its end, in lines.
 const LINES_MAX: usize = 150;
@@ -57,6 +59,31 @@ fn days_of_random_faults_break_no_law_and_end_as_declared() {
         let report = report.unwrap_or_else(|broken| panic!("{broken}"));
         assert!(report.moves > 0 && report.faults.len() >= 10, "little happened: {report:?}");
     }
+}
+
+/// Its relays are full, so that some of its leaves find no place below the other one.
+#[test]
+fn a_relay_that_lags_counts_among_the_streams_that_its_region_takes() {
+    let mut shape = Shape::default();
+    shape.group(&["core", "3"]).unwrap();
+    shape.group(&["eu", "10", "relays=2", "upstreams=core", "region=eu", "fanOut=4"]).unwrap();
+    let first = NodeName::new("core-1").unwrap();
+    let mut drama = Drama::new(shape.spec().unwrap(), 1, |_| first.clone()).unwrap();
+    assert!(drama.rest(600_000));
+    drama.strike(&"slow eu-1 100000".parse().unwrap());
+    let mut moved = false;
+    for _ in 0..120 {
+        drama.pass(1_000);
+        let wanted = drama.plan().wanted;
+        let mut from: Vec<(&str, &str)> = Vec::new();
+        for (node, route) in wanted.iter().filter(|(node, _)| node.as_str().starts_with("eu")) {
+            from.push((node.as_str(), route.first().map_or("", |first| first.as_str())));
+        }
+        let crossing = from.iter().filter(|(_, up)| up.starts_with("core")).count();
+        assert!(crossing <= 2, "{from:?}");
+        moved |= from.iter().filter(|(_, up)| *up == "eu-2").count() > 4;
+    }
+    assert!(moved, "nobody left it");
 }
 
 #[test]

@@ -71,6 +71,7 @@ pub(super) fn run(what: &Simulate, out: &mut impl Write) -> anyhow::Result<u8> {
     let seconds = clock::now().since(began) / 1000;
     writeln!(out, "{lived} hours of {} servers over {seeds} seeds: no law was broken", all.servers)?;
     writeln!(out, "{} bad days; {skipped} hours in which nothing happens passed at once", all.days)?;
+    writeln!(out, "{} times faults stood until the tree was healed, {} times it came to rest", all.stood, all.rested)?;
     writeln!(out, "faults and mendings: {faults}")?;
     writeln!(out, "{} passes, {} routes set, in {seconds} s of real time", all.passes, all.moves)?;
     Ok(OK)

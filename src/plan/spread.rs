@@ -48,14 +48,14 @@ impl<'a> Spread<'a> {
         let (tier_one, others): (Vec<_>, Vec<_>) = this.nodes.iter().copied().partition(|node| this.is_tier_one(*node));
         for node in tier_one {
             if let Some(primary) = world.primary() {
-                this.take(node, world.at(primary), matches!(world.standing(node), Standing::Good));
+                this.take(node, world.at(primary), streams(world, node));
             }
         }
         let mut displaced = Vec::new();
         for node in others {
             match this.order(node).first().map(|best| best.node) {
                 Some(best) if this.may_be_first(node, best) && this.has_place(best) && this.has_wal(node, best) => {
-                    this.take(node, best, matches!(world.standing(node), Standing::Good));
+                    this.take(node, best, streams(world, node));
                 }
                 _ => displaced.push(node),
             }
@@ -86,8 +86,7 @@ impl<'a> Spread<'a> {
         self.preferences.is_tier_one(node) && !primary().is_some_and(cut_off)
     }
 
-    /// `streams`: it takes WAL from another region now. A relay that is down does not, and one that came back and is
-    /// settling does beside those who stand in for it, until they give it their place.
+    /// `streams`: it takes WAL from another region now.
     fn take(&mut self, node: At<'a>, upstream: At<'a>, streams: bool) {
         if let Some(load) = self.load.get_mut(upstream.place()) {
             *load += 1;
@@ -272,6 +271,12 @@ impl<'a> Spread<'a> {
         let others = self.group(node).iter().copied().filter(|other| !feeds_by_spec(self.world, *other));
         others.filter(feeds).collect()
     }
+}
+
+/// Whether a node takes WAL where it is wanted. A relay that is down does not, and one that came back and is settling does
+/// beside those who stand in for it, until they give it their place. One that lags does as well, however little arrives.
+fn streams(world: &World<'_>, node: At<'_>) -> bool {
+    matches!(world.standing(node), Standing::Good | Standing::Lagging)
 }
 
 /// Which region each group is in.

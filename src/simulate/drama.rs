@@ -25,6 +25,10 @@ const QUIET_MILLISECONDS: u64 = 12_000;
 /// So long it is quiet before the rest of a fault is skipped, in milliseconds: whoever is absent for as long as a failed node
 /// settles in soaks is released then (`slots::is_absent`).
 const STILL_MILLISECONDS: u64 = 30_000;
+/// What is broken while faults stand is broken for good when it is so at every one of so many looks.
+const LOOKS: usize = 3;
+/// Between two of them, in milliseconds: longer than whoever is refused somewhere is without an upstream.
+const LOOK_MILLISECONDS: u64 = 15_000;
 /// Wall time at the beginning of every world, in milliseconds of the epoch: for texts only.
 const WALL_BEGINS: i64 = 1_767_225_600_000;
 
@@ -143,6 +147,28 @@ impl Drama {
     /// Which laws were broken since this was asked last.
     pub fn take_violations(&mut self) -> Vec<Told> {
         std::mem::take(&mut self.violations)
+    }
+
+    /// What stays broken of a tree whose faults stand, and which has had time to heal. Not all of them come to rest: who is
+    /// refused somewhere asks again and again.
+    pub fn broken_while_faults_stand(&mut self) -> Vec<String> {
+        let mut broken = self.broken_now();
+        for _ in 1..LOOKS {
+            if broken.is_empty() {
+                break;
+            }
+            self.pass(LOOK_MILLISECONDS);
+            let now = self.broken_now();
+            broken.retain(|what| now.contains(what));
+        }
+        broken
+    }
+
+    fn broken_now(&self) -> Vec<String> {
+        let observed = self.cluster.observe(&self.desired).now_or_never().filter(|_| self.operator_lives);
+        let Some(observed) = observed else { return Vec::new() };
+        let plan = plan(&self.desired, &observed, self.now());
+        laws::while_faults_stand(&self.cluster.world(), &self.desired, &observed, &plan)
     }
 
     /// What the operator would do now.

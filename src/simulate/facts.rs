@@ -34,6 +34,11 @@ impl World {
         }
     }
 
+    /// Whether the operator sees it.
+    pub(super) fn answers(&self, name: &NodeName) -> bool {
+        self.answering(name).is_ok()
+    }
+
     fn answering(&self, name: &NodeName) -> Result<&Server, Unseen> {
         let unseen = |why: WhyUnseen| Unseen { why, detail: format!("{name}: simulated") };
         let Some(server) = self.servers.get(name) else { return Err(unseen(WhyUnseen::AddressUnknown)) };

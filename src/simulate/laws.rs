@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::server::{Process, Receiver, Server};
+use super::limits;
+use super::server::Server;
 use super::world::World;
 use crate::model::tree::{Union, entries};
-use crate::model::{ByNode, Desired, Facts, Lsn, Millis, NodeName, Observed, WhyUnseen};
+use crate::model::{Desired, Facts, Lsn, Millis, NodeName, Observed, WhyUnseen};
 use crate::plan::{Plan, Step, Why};
 
 /// Whoever only reconnects is back within so long (`slots::is_absent`).
@@ -119,7 +120,7 @@ impl Retained {
     /// What is told after a pass of an operator. Whoever may only reconnect is given the time to (`slots::is_absent`), and
     /// slots are moved forward at a pace.
     pub fn after_a_pass(&mut self, world: &World, desired: &Desired) -> Vec<String> {
-        let seen = |node: &&NodeName| world.look(node).is_ok();
+        let seen = |node: &&NodeName| world.answers(node);
         if desired.nodes.keys().filter(seen).count() * 2 < desired.nodes.len() {
             self.forget();
             return Vec::new();
@@ -165,8 +166,8 @@ fn kept_by_idle_slots(server: &Server) -> impl Iterator<Item = (&str, u64)> {
     idle.map(move |(name, slot)| (name.as_str(), needed.bytes_since(start(slot.restart))))
 }
 
-/// What is true of a tree at rest in which every server runs: it is the wanted one, nobody is over his limit, and the
-/// slots are exactly those that routes need.
+/// What is true of a tree at rest in which every server runs: it is the wanted one, no limit is exceeded, and the slots
+/// are exactly those that routes need.
 pub fn at_rest(world: &World, desired: &Desired, plan: &Plan) -> Vec<String> {
     let mut broken = Vec::new();
     let steps = plan.steps.iter().filter(|planned| !planned.step.is_housekeeping());
@@ -180,12 +181,7 @@ pub fn at_rest(world: &World, desired: &Desired, plan: &Plan) -> Vec<String> {
             broken.push(format!("{node} receives from {at} in place of {wanted}; {}", reason.unwrap_or("no wait")));
         }
     }
-    for (node, children) in load(world) {
-        let most = desired.fan_out(&node);
-        if children > most {
-            broken.push(format!("law 7: {children} children on {node}, whose fanOut is {most}"));
-        }
-    }
+    broken.extend(limits::at_rest(world, desired));
     let owners: BTreeMap<&str, &NodeName> = desired.nodes.keys().map(|node| (node.slot(), node)).collect();
     for (on, server) in &world.servers {
         for (slot, state) in &server.slots {
@@ -204,6 +200,15 @@ pub fn at_rest(world: &World, desired: &Desired, plan: &Plan) -> Vec<String> {
     broken
 }
 
+/// What is true of a tree that has had time to heal while faults stand: [`limits::while_faults_stand`]. Nothing is asked of an
+/// operator that sees little, as it does nothing (law 8).
+pub fn while_faults_stand(world: &World, desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<String> {
+    if sees_little_of_every_zone(desired, observed) {
+        return Vec::new();
+    }
+    limits::while_faults_stand(world, desired, observed, plan)
+}
+
 /// Law 7, by libpq alone: whoever is lost, nobody is over the burst limit, and everybody below it is fed.
 pub fn after_any_one_loss(world: &World, desired: &Desired) -> Vec<String> {
     let mut broken = Vec::new();
@@ -216,25 +221,9 @@ pub fn after_any_one_loss(world: &World, desired: &Desired) -> Vec<String> {
         if let Some((node, _)) = world.servers.iter().find(|(_, server)| alone(server) && !primary_lost) {
             broken.push(format!("{node} is fed by nobody after the loss of {lost}"));
         }
-        for (node, children) in load(&world) {
-            let most = desired.burst(&node);
-            if children > most {
-                broken.push(format!("law 7: {children} on {node} after the loss of {lost}, burst {most}"));
-            }
-        }
+        broken.extend(limits::after_a_loss(&world, desired, lost));
     }
     broken
-}
-
-/// Children of every server.
-pub(super) fn load(world: &World) -> ByNode<usize> {
-    let mut load = ByNode::default();
-    let streams =
-        |server: &&Server| server.process != Process::Down && matches!(server.receiver, Receiver::Streaming { .. });
-    for upstream in world.servers.values().filter(streams).filter_map(|server| server.upstream()) {
-        *load.entry(upstream.clone()).or_default() += 1;
-    }
-    load
 }
 
 fn names(nodes: &[&NodeName]) -> String {

@@ -13,6 +13,7 @@ pub mod drama;
 pub mod facts;
 pub mod fault;
 pub mod laws;
+mod limits;
 pub mod script;
 pub mod seen;
 pub mod server;

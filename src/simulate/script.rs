@@ -217,6 +217,9 @@ impl Stage {
             let _ = writeln!(text, "no rest within {} s", milliseconds / 1000);
         }
         let drama = self.drama()?;
+        for what in drama.broken_while_faults_stand() {
+            let _ = writeln!(text, "BROKEN: {what}");
+        }
         let all_run = drama.cluster().world().servers.values().all(super::server::Server::is_up);
         if rested && all_run {
             let plan = drama.plan();

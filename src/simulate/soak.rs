@@ -8,13 +8,20 @@ use super::drama::{Drama, Told};
 use super::laws;
 use super::shape::Shape;
 use super::{Dice, Fault, Place};
-use crate::model::{Group, NodeName};
+use crate::model::{Group, Millis, NodeName};
 
 /// The longest time in which a tree has to be as declared again once everything is mended, in milliseconds: settling
 /// times double with each refusal in a row, and moves go a few at a time.
 const REST_MILLISECONDS: u64 = 1_800_000;
 /// The primary in the beginning.
 const FIRST: &str = "core-1";
+/// The longest time that a tree is given to heal while faults stand, in milliseconds: longer than a silent server is believed
+/// in, and than whoever was lost settles.
+const STAND_MILLISECONDS: u64 = 240_000;
+/// On one of so many days it is given that.
+const STAND_ONE_OF: usize = 3;
+/// Most faults of a day.
+const FAULTS: usize = 4;
 /// Leaves of a region; it has two relays.
 const LEAVES: usize = 14;
 /// The longest time until a fault is mended, in milliseconds.
@@ -48,6 +55,10 @@ pub struct Report {
     pub skipped_milliseconds: u64,
     /// Bad days.
     pub days: u64,
+    /// Days on which the tree was given time to heal while faults stood.
+    pub stood: u64,
+    /// On how many of those it came to rest.
+    pub rested: u64,
     /// Faults by kind.
     pub faults: BTreeMap<String, u64>,
     /// Passes of the operator.
@@ -63,6 +74,8 @@ impl Report {
         self.milliseconds += other.milliseconds;
         self.skipped_milliseconds += other.skipped_milliseconds;
         self.days += other.days;
+        self.stood += other.stood;
+        self.rested += other.rested;
         self.passes += other.passes;
         self.moves += other.moves;
         for (kind, count) in other.faults {
@@ -93,6 +106,8 @@ struct Day {
     primary: NodeName,
     calm_milliseconds: u64,
     scenes: Vec<Scene>,
+    /// After those scenes that are due by then the tree is given time to heal, with its faults standing.
+    stands_at: Option<u64>,
 }
 
 impl Soak {
@@ -114,14 +129,19 @@ impl Soak {
             let calm_milliseconds = dice.below(CALM_MILLISECONDS) as u64;
             drama.skip(calm_milliseconds);
             let Some(primary) = primary(&drama) else { break };
+            let stands = dice.below(STAND_ONE_OF) == 0;
             let scenes = bad_day(&drama, &primary, &mut dice);
             for (_, fault) in &scenes {
                 let kind = fault.to_string().split(' ').next().unwrap_or_default().to_owned();
                 *report.faults.entry(kind).or_default() += 1;
             }
-            let lived = live_through(&mut drama, &scenes, dice.below(10) == 0);
-            days.push(Day { primary, calm_milliseconds, scenes });
+            let stands_at = Some(&mut dice).filter(|_| stands).and_then(|dice| stands_at(&scenes, dice));
+            let day = Day { primary, calm_milliseconds, scenes, stands_at };
+            let lived = live_through(&mut drama, &day, dice.below(10) == 0);
+            days.push(day);
             report.days += 1;
+            report.stood += u64::from(stands_at.is_some());
+            report.rested += u64::from(lived.as_ref().is_ok_and(|rested| *rested));
             if let Err(what) = lived {
                 let breaks = |days: &[Day]| breaks(&shape, self.seed, days);
                 return Err(broken(what, retold(&shape, &days, breaks)));
@@ -187,7 +207,7 @@ fn hand_over(from: &NodeName, to: &NodeName) -> [Fault; 3] {
 fn bad_day(drama: &Drama, primary: &NodeName, dice: &mut Dice) -> Vec<Scene> {
     let mut day = Vec::new();
     let mut at = 0;
-    for _ in 0..=dice.below(4) {
+    for _ in 0..=dice.below(FAULTS) {
         at += dice.below(30_000) as u64;
         match dice.below(12) {
             0 => day.extend(promotion(drama, primary, at, dice)),
@@ -266,16 +286,39 @@ fn fault(drama: &Drama, dice: &mut Dice) -> Option<Fault> {
     })
 }
 
-fn live_through(drama: &mut Drama, day: &[Scene], look_closely: bool) -> Result<(), String> {
-    let began = drama.now();
-    for (at, fault) in day {
+/// When the tree is given time to heal: after one of the first things that happen, as what happens last are mendings.
+fn stands_at(scenes: &[Scene], dice: &mut Dice) -> Option<u64> {
+    let first = &scenes[..scenes.len().div_ceil(2)];
+    dice.pick(first).map(|(at, _)| *at)
+}
+
+/// Whether the tree came to rest while faults stood; `Err` when a law is broken.
+fn live_through(drama: &mut Drama, day: &Day, look_closely: bool) -> Result<bool, String> {
+    let (before, after): (Vec<_>, Vec<_>) =
+        day.scenes.iter().partition(|(at, _)| day.stands_at.is_none_or(|stands_at| *at <= stands_at));
+    let mut rested = false;
+    let mut began = drama.now();
+    strike(drama, began, &before);
+    if day.stands_at.is_some() {
+        let stood_since = drama.now();
+        rested = drama.rest(STAND_MILLISECONDS);
+        if let Some(what) = drama.broken_while_faults_stand().into_iter().next() {
+            return Err(what);
+        }
+        began = began.plus(drama.now().since(stood_since));
+    }
+    strike(drama, began, &after);
+    // Whatever order a day's mending came in: in the end everything runs.
+    drama.mend();
+    settle(drama, look_closely).map(|()| rested)
+}
+
+fn strike(drama: &mut Drama, began: Millis, scenes: &[&Scene]) {
+    for (at, fault) in scenes {
         let due = began.plus(*at);
         drama.pass_quietly(due.since(drama.now()));
         drama.strike(fault);
     }
-    // Whatever order a day's mending came in: in the end everything runs.
-    drama.mend();
-    settle(drama, look_closely)
 }
 
 /// The tree comes to rest and is as declared.
@@ -304,7 +347,7 @@ fn breaks(shape: &Shape, seed: u64, days: &[Day]) -> bool {
     begin(shape, seed, &first.primary).is_ok_and(|mut drama| {
         days.iter().any(|day| {
             drama.skip(day.calm_milliseconds);
-            live_through(&mut drama, &day.scenes, true).is_err()
+            live_through(&mut drama, day, true).is_err()
         })
     })
 }
@@ -355,6 +398,9 @@ fn retold(shape: &Shape, days: &[Day], breaks: impl Fn(&[Day]) -> bool) -> Strin
     script(shape, &days)
 }
 
+/// The tree is given time to heal.
+const STAND: &str = "> rest 240s\n";
+
 fn script(shape: &Shape, days: &[Day]) -> String {
     let mut text = shape.to_string();
     text.push_str("> begin\n> postgres hot_standby_feedback on\n> quietly rest\n");
@@ -368,9 +414,16 @@ fn script(shape: &Shape, days: &[Day]) -> String {
     for day in days {
         let _ = writeln!(text, "> quietly tick {}ms", day.calm_milliseconds);
         let mut now = 0;
+        let mut stands_at = day.stands_at;
         for (at, fault) in &day.scenes {
+            if stands_at.take_if(|stands_at| at > stands_at).is_some() {
+                text.push_str(STAND);
+            }
             let _ = write!(text, "> tick {}ms\n> {fault}\n", at - now);
             now = *at;
+        }
+        if stands_at.is_some() {
+            text.push_str(STAND);
         }
         text.push_str("> mend all\n> rest 30m\n> lose any\n");
     }
@@ -385,7 +438,7 @@ mod tests {
 
     fn day(words: &[&str]) -> Day {
         let scenes = words.iter().zip(1..).map(|(words, second)| (second * 1_000, words.parse().unwrap())).collect();
-        Day { primary: NodeName::new(FIRST).unwrap(), calm_milliseconds: 60_000, scenes }
+        Day { primary: NodeName::new(FIRST).unwrap(), calm_milliseconds: 60_000, scenes, stands_at: None }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::laws::load;
+use super::limits::load;
 use super::server::Server;
 use super::{Drama, Fault, World};
 use crate::api::{ReplicaTopology, ReplicaTopologySpec};
