@@ -67,10 +67,16 @@ pub(super) fn run(what: &Simulate, out: &mut impl Write) -> anyhow::Result<u8> {
         let tenths = milliseconds / 360_000;
         format!("{}.{}", tenths / 10, tenths % 10)
     };
-    let (lived, skipped) = (hours(all.milliseconds), hours(all.skipped_milliseconds));
+    let lived = hours(all.milliseconds.saturating_sub(all.skipped_milliseconds));
+    let (total, skipped, calm) =
+        (hours(all.milliseconds), hours(all.skipped_milliseconds), hours(all.calm_milliseconds));
     let seconds = clock::now().since(began) / 1000;
-    writeln!(out, "{lived} hours of {} servers over {seeds} seeds: no law was broken", all.servers)?;
-    writeln!(out, "{} bad days; {skipped} hours in which nothing happens passed at once", all.days)?;
+    writeln!(out, "{total} hours of {} servers over {seeds} seeds: no law was broken", all.servers)?;
+    writeln!(
+        out,
+        "{} bad days; {lived} hours lived, {calm} of them calm in which nothing changed; {skipped} hours of calm skipped",
+        all.days
+    )?;
     writeln!(out, "{} times faults stood until the tree was healed, {} times it came to rest", all.stood, all.rested)?;
     writeln!(out, "faults and mendings: {faults}")?;
     writeln!(out, "{} passes, {} routes set, in {seconds} s of real time", all.passes, all.moves)?;

@@ -50,6 +50,9 @@ pub struct Counts {
     pub moves: u64,
     /// Times a new status was written.
     pub status_writes: u64,
+    /// Times it said something else of the fleet than for how long the WAL that is kept lasts: that an operator learns with
+    /// time, whatever happens.
+    pub status_changes: u64,
     /// Time that passed at once, as nothing happened, in milliseconds.
     pub skipped_milliseconds: u64,
 }
@@ -325,6 +328,8 @@ impl Drama {
         self.tell(&pass);
         if self.topology.status.as_ref() != Some(&pass.status) {
             self.counts.status_writes += 1;
+            let changed = self.topology.status.as_ref().is_none_or(|before| says_another(before, &pass.status));
+            self.counts.status_changes += u64::from(changed);
             self.topology.status = Some(pass.status);
         }
         let again = u64::try_from(pass.look_again_after.as_millis()).unwrap_or(COARSE_MILLISECONDS);
@@ -363,6 +368,15 @@ impl Drama {
         let broken = self.cluster.take_violations().into_iter().chain(broken);
         self.violations.extend(broken.map(|what| Told { at, what }));
     }
+}
+
+/// Whether a status says something else of the fleet than the one before.
+fn says_another(before: &ReplicaTopologyStatus, now: &ReplicaTopologyStatus) -> bool {
+    let mut same = before.clone();
+    if let (Some(same), Some(now)) = (&mut same.summary, &now.summary) {
+        same.retained_wal_lasts.clone_from(&now.retained_wal_lasts);
+    }
+    same != *now
 }
 
 /// Whom a server that runs receives from.

@@ -8,6 +8,7 @@
 //! tested on servers, and the two are compared.
 
 pub mod cluster;
+mod days;
 pub mod dice;
 pub mod drama;
 pub mod facts;

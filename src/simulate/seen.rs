@@ -39,7 +39,7 @@ fn server(facts: &Facts, is_up: bool) -> Server {
     let slot = |(name, slot): (&String, &crate::model::observed::Slot)| {
         let lost = slot.lost || slot.restart_lsn.is_none();
         let restart = slot.restart_lsn.unwrap_or(facts.redo);
-        (name.clone(), SlotAt { restart, lost, holds_xmin: slot.xmin.is_some() })
+        (name.clone(), SlotAt::on_disk(restart, lost, slot.xmin.is_some()))
     };
     let new = Server::new(facts.in_recovery, facts.position);
     let senders_max = facts.parameters.get("max_wal_senders").and_then(|most| usize::try_from(*most).ok());

@@ -84,12 +84,37 @@ pub struct SlotAt {
     pub lost: bool,
     /// It holds back transactions, as the feedback of its owner said last.
     pub holds_xmin: bool,
+    /// What of that is on disk.
+    saved: Saved,
+}
+
+/// What the last (restart)checkpoint wrote of a slot: a server that crashes comes back with it, however far the slot was
+/// moved since and whether its xmin was cleared (safety.md X6, postgres-facts.md 14.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Saved {
+    restart: Lsn,
+    holds_xmin: bool,
 }
 
 impl SlotAt {
-    /// A slot that was just made.
+    /// A slot that was just made, which writes it to disk.
     pub fn reserving(restart: Lsn) -> Self {
-        Self { restart, lost: false, holds_xmin: false }
+        Self::on_disk(restart, false, false)
+    }
+
+    /// A slot that is on disk as it is.
+    pub fn on_disk(restart: Lsn, lost: bool, holds_xmin: bool) -> Self {
+        Self { restart, lost, holds_xmin, saved: Saved { restart, holds_xmin } }
+    }
+
+    /// A (restart)checkpoint writes it to disk.
+    pub(super) fn save(&mut self) {
+        self.saved = Saved { restart: self.restart, holds_xmin: self.holds_xmin };
+    }
+
+    /// Its server starts after a crash. That a slot was invalidated was written to disk at once.
+    pub(super) fn recover(&mut self) {
+        (self.restart, self.holds_xmin) = (self.saved.restart, self.saved.holds_xmin);
     }
 }
 

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::days::{Scene, bad_day};
 use super::drama::{Drama, Told};
 use super::laws;
 use super::shape::Shape;
-use super::{Dice, Fault, Place};
-use crate::model::{Group, Millis, NodeName};
+use super::{Dice, Fault};
+use crate::model::{Millis, NodeName};
 
 /// The longest time in which a tree has to be as declared again once everything is mended, in milliseconds: settling
 /// times double with each refusal in a row, and moves go a few at a time.
@@ -20,14 +21,12 @@ const FIRST: &str = "core-1";
 const STAND_MILLISECONDS: u64 = 240_000;
 /// On one of so many days it is given that.
 const STAND_ONE_OF: usize = 3;
-/// Most faults of a day.
-const FAULTS: usize = 4;
 /// Leaves of a region; it has two relays.
 const LEAVES: usize = 14;
-/// The longest time until a fault is mended, in milliseconds.
-const LASTS_MILLISECONDS: usize = 240_000;
 /// The longest calm time between two bad days, in milliseconds.
 const CALM_MILLISECONDS: usize = 3_600_000;
+/// Of so many calm times one is played in full.
+const CALM_IN_FULL_ONE_OF: usize = 20;
 /// Whether one day alone broke a law is asked first, then two, up to so many; then twice as many each time.
 const DAYS_EACH: usize = 4;
 /// A script is made shorter as long as no more days than these were played for it: each takes some milliseconds.
@@ -53,6 +52,8 @@ pub struct Report {
     pub milliseconds: u64,
     /// How much of it passed at once, as nothing happened, in milliseconds.
     pub skipped_milliseconds: u64,
+    /// Calm time that was played in full although nothing happens in it, and nothing did, in milliseconds.
+    pub calm_milliseconds: u64,
     /// Bad days.
     pub days: u64,
     /// Days on which the tree was given time to heal while faults stood.
@@ -73,6 +74,7 @@ impl Report {
         self.servers = other.servers;
         self.milliseconds += other.milliseconds;
         self.skipped_milliseconds += other.skipped_milliseconds;
+        self.calm_milliseconds += other.calm_milliseconds;
         self.days += other.days;
         self.stood += other.stood;
         self.rested += other.rested;
@@ -96,15 +98,14 @@ pub struct Broken {
     pub script: String,
 }
 
-/// One thing of a bad day: when, counted from its beginning in milliseconds, and what.
-type Scene = (u64, Fault);
-
 /// A bad day, and the calm before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Day {
     /// Who was the primary when it began.
     primary: NodeName,
     calm_milliseconds: u64,
+    /// The calm is played in full.
+    calm_in_full: bool,
     scenes: Vec<Scene>,
     /// After those scenes that are due by then the tree is given time to heal, with its faults standing.
     stands_at: Option<u64>,
@@ -127,7 +128,7 @@ impl Soak {
         let mut report = Report { servers: drama.desired().nodes.len(), ..Report::default() };
         while drama.now() < end {
             let calm_milliseconds = dice.below(CALM_MILLISECONDS) as u64;
-            drama.skip(calm_milliseconds);
+            let calm_in_full = dice.below(CALM_IN_FULL_ONE_OF) == 0;
             let Some(primary) = primary(&drama) else { break };
             let stands = dice.below(STAND_ONE_OF) == 0;
             let scenes = bad_day(&drama, &primary, &mut dice);
@@ -136,10 +137,11 @@ impl Soak {
                 *report.faults.entry(kind).or_default() += 1;
             }
             let stands_at = Some(&mut dice).filter(|_| stands).and_then(|dice| stands_at(&scenes, dice));
-            let day = Day { primary, calm_milliseconds, scenes, stands_at };
+            let day = Day { primary, calm_milliseconds, calm_in_full, scenes, stands_at };
             let lived = live_through(&mut drama, &day, dice.below(10) == 0);
             days.push(day);
             report.days += 1;
+            report.calm_milliseconds += if calm_in_full { calm_milliseconds } else { 0 };
             report.stood += u64::from(stands_at.is_some());
             report.rested += u64::from(lived.as_ref().is_ok_and(|rested| *rested));
             if let Err(what) = lived {
@@ -203,97 +205,31 @@ fn hand_over(from: &NodeName, to: &NodeName) -> [Fault; 3] {
     [Fault::Kill(from.clone()), Fault::Promote(to.clone()), Fault::Reclone(from.clone())]
 }
 
-/// Faults of one day and what mends each, in their order.
-fn bad_day(drama: &Drama, primary: &NodeName, dice: &mut Dice) -> Vec<Scene> {
-    let mut day = Vec::new();
-    let mut at = 0;
-    for _ in 0..=dice.below(FAULTS) {
-        at += dice.below(30_000) as u64;
-        match dice.below(12) {
-            0 => day.extend(promotion(drama, primary, at, dice)),
-            1 => day.extend(blindness(drama, at, dice)),
-            _ => {
-                let Some(fault) = fault(drama, dice) else { continue };
-                if let Some(undo) = fault.undo() {
-                    day.push((at + lasts(dice), undo));
-                }
-                day.push((at, fault));
-            }
-        }
-    }
-    day.sort_by_key(|(at, _)| *at);
-    day
-}
-
-/// How long something lasts, in milliseconds.
-fn lasts(dice: &mut Dice) -> u64 {
-    1_000 + dice.below(LASTS_MILLISECONDS) as u64
-}
-
-/// A person promotes another of the root group: with the primary gone, which may come back as what it was, or while it goes
-/// on, until somebody stops one of the two or makes it anew.
-fn promotion(drama: &Drama, primary: &NodeName, at: u64, dice: &mut Dice) -> Vec<Scene> {
-    let members = drama.desired().root().map(|root| root.members.clone()).unwrap_or_default();
-    let others: Vec<NodeName> = members.into_iter().filter(|member| member != primary).collect();
-    let Some(other) = dice.pick(&others).cloned() else { return Vec::new() };
-    let promoted = at + 1_000 + dice.below(30_000) as u64;
-    let (old, later) = (primary.clone(), promoted + lasts(dice));
-    let promote = (promoted, Fault::Promote(other.clone()));
-    match dice.below(5) {
-        0 => vec![(at, Fault::Kill(old)), promote],
-        1 => vec![(at, Fault::Kill(old.clone())), promote, (later, Fault::Start(old))],
-        2 => vec![(at, Fault::Kill(old.clone())), promote, (later, Fault::Reclone(old))],
-        3 => vec![promote, (later, Fault::Reclone(old))],
-        _ => vec![promote, (later, Fault::Kill(other))],
-    }
-}
-
-/// The operator's own network fails: most servers are silent.
-fn blindness(drama: &Drama, at: u64, dice: &mut Dice) -> Vec<Scene> {
-    let silent: Vec<_> = drama.desired().nodes.keys().filter(|_| dice.below(5) > 0).collect();
-    let until = at + lasts(dice);
-    let place = |node: &&NodeName| Place::Node((*node).clone());
-    let cut = silent.iter().map(|node| (at, Fault::Cut(Place::Operator, place(node))));
-    let mend = silent.iter().map(|node| (until, Fault::Mend(Place::Operator, place(node))));
-    cut.chain(mend).collect()
-}
-
-fn fault(drama: &Drama, dice: &mut Dice) -> Option<Fault> {
-    let names: Vec<NodeName> = drama.desired().nodes.keys().cloned().collect();
-    let feeders: Vec<NodeName> = drama.desired().groups.iter().flat_map(Group::feeders).cloned().collect();
-    let root = drama.desired().root()?.members.clone();
-    // Half of what happens, happens to those who feed others: there it matters.
-    let node = if dice.below(2) == 0 { dice.pick(&names)? } else { dice.pick(&feeders)? }.clone();
-    let (other, feeder) = (dice.pick(&feeders)?.clone(), dice.pick(&root)?.clone());
-    let zone = ["a", "b", "c"][dice.below(3)].to_owned();
-    Some(match dice.below(18) {
-        0..=3 => Fault::Kill(node),
-        4 => Fault::Freeze(node),
-        5 if node != other => Fault::Cut(Place::Node(node), Place::Node(other)),
-        6 => Fault::Cut(Place::Operator, Place::Node(node)),
-        7 => Fault::CutZone(zone),
-        8 => Fault::Pause(node),
-        9 => Fault::Reject(node),
-        10 => Fault::Lockout(node),
-        11 => Fault::Slow(node, 100_000),
-        12 if !root.contains(&node) => Fault::Repoint(node, feeder),
-        13 if node != other => Fault::DropSlot(node, other),
-        14 => Fault::OperatorStop,
-        15 => Fault::OperatorDiesAfter(1 + dice.below(6)),
-        16 if node != other => Fault::LoseSlot(node, other),
-        17 => Fault::Senders(node, dice.below(3)),
-        _ => return None,
-    })
-}
-
 /// When the tree is given time to heal: after one of the first things that happen, as what happens last are mendings.
 fn stands_at(scenes: &[Scene], dice: &mut Dice) -> Option<u64> {
     let first = &scenes[..scenes.len().div_ceil(2)];
     dice.pick(first).map(|(at, _)| *at)
 }
 
+/// The calm before a bad day. That nothing happens in it, which [`Drama::skip`] relies on, is seen where it is played in full.
+fn calm(drama: &mut Drama, day: &Day) -> Result<(), String> {
+    if !day.calm_in_full {
+        drama.skip(day.calm_milliseconds);
+        return Ok(());
+    }
+    let before = drama.counts();
+    drama.pass(day.calm_milliseconds);
+    let now = drama.counts();
+    let (moves, changes) = (now.moves - before.moves, now.status_changes - before.status_changes);
+    if moves + changes == 0 {
+        return Ok(());
+    }
+    Err(format!("no calm: {moves} routes set, {changes} other statuses in {} ms of calm", day.calm_milliseconds))
+}
+
 /// Whether the tree came to rest while faults stood; `Err` when a law is broken.
 fn live_through(drama: &mut Drama, day: &Day, look_closely: bool) -> Result<bool, String> {
+    calm(drama, day)?;
     let (before, after): (Vec<_>, Vec<_>) =
         day.scenes.iter().partition(|(at, _)| day.stands_at.is_none_or(|stands_at| *at <= stands_at));
     let mut rested = false;
@@ -344,12 +280,8 @@ fn settle(drama: &mut Drama, look_closely: bool) -> Result<(), String> {
 /// Whether a law is broken by these days in a world that begins anew.
 fn breaks(shape: &Shape, seed: u64, days: &[Day]) -> bool {
     let Some(first) = days.first() else { return false };
-    begin(shape, seed, &first.primary).is_ok_and(|mut drama| {
-        days.iter().any(|day| {
-            drama.skip(day.calm_milliseconds);
-            live_through(&mut drama, day, true).is_err()
-        })
-    })
+    begin(shape, seed, &first.primary)
+        .is_ok_and(|mut drama| days.iter().any(|day| live_through(&mut drama, day, true).is_err()))
 }
 
 /// As few of the last days as break a law, without what they can do without: each thing is left out that still leaves it
@@ -412,7 +344,8 @@ fn script(shape: &Shape, days: &[Day]) -> String {
         text.push_str("> quietly rest\n");
     }
     for day in days {
-        let _ = writeln!(text, "> quietly tick {}ms", day.calm_milliseconds);
+        let quietly = if day.calm_in_full { "" } else { "quietly " };
+        let _ = writeln!(text, "> {quietly}tick {}ms", day.calm_milliseconds);
         let mut now = 0;
         let mut stands_at = day.stands_at;
         for (at, fault) in &day.scenes {
@@ -438,7 +371,13 @@ mod tests {
 
     fn day(words: &[&str]) -> Day {
         let scenes = words.iter().zip(1..).map(|(words, second)| (second * 1_000, words.parse().unwrap())).collect();
-        Day { primary: NodeName::new(FIRST).unwrap(), calm_milliseconds: 60_000, scenes, stands_at: None }
+        Day {
+            primary: NodeName::new(FIRST).unwrap(),
+            calm_milliseconds: 60_000,
+            calm_in_full: false,
+            scenes,
+            stands_at: None,
+        }
     }
 
     #[test]

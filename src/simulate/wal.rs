@@ -1,6 +1,6 @@
 //! WAL on its way down, and what becomes of old WAL.
 
-use super::server::{Receiver, Server};
+use super::server::{Receiver, Server, SlotAt};
 use super::stream::history_holds;
 use super::world::World;
 use crate::model::{Lsn, Timeline};
@@ -72,11 +72,13 @@ impl World {
     }
 }
 
-/// Every server makes a (restart)checkpoint: its redo moves, old segments go, slots beyond the bound are lost.
+/// Every server makes a (restart)checkpoint: its redo moves, slots are saved, old segments go, slots beyond the bound are lost.
+/// A standby that has replayed nothing since makes none.
 pub(super) fn checkpoints(world: &mut World) {
     let keep = world.settings.slot_keep_bytes;
-    for server in world.servers.values_mut().filter(|server| server.is_up()) {
+    for server in world.servers.values_mut().filter(|server| server.is_up() && server.redo != server.replayed) {
         server.redo = server.replayed;
+        server.slots.values_mut().for_each(SlotAt::save);
         if let Some(bytes) = keep {
             let floor = Lsn(server.received.0.saturating_sub(bytes));
             for slot in server.slots.values_mut().filter(|slot| slot.restart < floor) {
@@ -91,4 +93,47 @@ fn remove_old(server: &mut Server) {
     let kept = server.slots.values().filter(|slot| !slot.lost).map(|slot| slot.restart);
     let needed = kept.chain([server.redo]).min().unwrap_or(server.redo);
     server.oldest = server.oldest.max(needed.segment_start(server.segment_bytes));
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::model::NodeName;
+    use crate::simulate::Drama;
+    use crate::simulate::server::SlotAt;
+    use crate::simulate::shape::Shape;
+
+    /// `eu-3` goes down, and the xmin of its slot on `eu-1` is cleared.
+    #[test]
+    fn a_slot_of_a_server_that_crashes_is_where_its_last_checkpoint_wrote_it_with_the_xmin_that_it_held() {
+        let mut shape = Shape::default();
+        shape.group(&["core", "1"]).unwrap();
+        shape.group(&["eu", "4", "relays=2", "upstreams=core"]).unwrap();
+        let name = |name: &str| NodeName::new(name).unwrap();
+        let mut drama = Drama::new(shape.spec().unwrap(), 1, |_| name("core-1")).unwrap();
+        assert!(drama.rest(600_000));
+        let mut world = drama.cluster().world().clone();
+        world.settings.feedback = true;
+        let (relay, leaf) = (name("eu-1"), name("eu-3"));
+        let slot = |world: &super::World| -> SlotAt { world.servers[&relay].slots[leaf.slot()] };
+        let crash = |world: &mut super::World| {
+            world.kill(&relay);
+            world.start(&relay);
+        };
+        world.pass(world.next_checkpoint_in());
+        let saved = slot(&world);
+        assert!(saved.holds_xmin, "its owner said so");
+        world.pass(1_000);
+        assert!(slot(&world).restart > saved.restart, "its owner received more");
+        world.kill(&leaf);
+        world.servers.get_mut(&relay).unwrap().slots.get_mut(leaf.slot()).unwrap().holds_xmin = false;
+        let mut checkpointed = world.clone();
+        crash(&mut world);
+        assert_eq!(slot(&world), saved);
+
+        checkpointed.pass(checkpointed.next_checkpoint_in());
+        let moved = slot(&checkpointed);
+        crash(&mut checkpointed);
+        assert_eq!(slot(&checkpointed), moved);
+        assert!(moved.restart > saved.restart && !moved.holds_xmin);
+    }
 }

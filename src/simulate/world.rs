@@ -260,7 +260,7 @@ impl World {
         }
     }
 
-    /// Starts a server that is down, as what it was.
+    /// Starts a server that is down, as what it was, with its slots as they are on disk.
     pub fn start(&mut self, node: &NodeName) {
         let now = self.now;
         let Some(server) = self.servers.get_mut(node).filter(|server| server.process == Process::Down) else { return };
@@ -270,6 +270,7 @@ impl World {
         server.reload_due = false;
         server.paused = false;
         server.receiver = Receiver::Away { again_at: now };
+        server.slots.values_mut().for_each(SlotAt::recover);
     }
 
     /// Makes a standby the primary of a new timeline.

@@ -7,7 +7,6 @@ use super::super::step::{Plan, Planned, Step, Why};
 use super::super::world::At;
 use super::{forward, is_absent, leavers};
 use crate::model::observed::Slot;
-use crate::model::primary::Primary;
 use crate::model::{Facts, Lsn};
 
 /// Fills in `plan.retained_bytes`, and releases what keeps more than the bound.
@@ -37,11 +36,10 @@ pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
     }
 }
 
-/// While several take writes each of them is barred from being followed, and one of them is the primary: its disk fills as
-/// that of any other, however long nobody stops the wrong one.
+/// Nobody may follow a primary that is not the primary, or any while several take writes. Its disk fills as that of any
+/// other, however long nobody stops the wrong one.
 fn is_bounded(world: &World<'_>, on: At<'_>, facts: &Facts) -> bool {
-    let several = matches!(world.sight.primary, Primary::Several(_));
-    world.standing(on) != Standing::Barred || (several && !facts.in_recovery && !foreign(world, facts))
+    world.standing(on) != Standing::Barred || (!facts.in_recovery && !foreign(world, facts))
 }
 
 /// Whether a slot may be made where there is none: not for a node so far behind that the slot would have to be given up
@@ -74,9 +72,10 @@ fn was_given_up(world: &World<'_>, owner: At<'_>, on: At<'_>) -> bool {
 }
 
 /// Where a slot keeps WAL from once it is moved forward as far as its owner has got. That of one server under two names is
-/// not moved.
+/// not moved, and none is on a server that nobody may follow.
 fn reach(world: &World<'_>, owner: At<'_>, on: At<'_>, facts: &Facts, slot: &Slot) -> Option<Lsn> {
-    let there = world.seen(owner).filter(|_| world.streams_elsewhere(owner, on.name) && !world.is_twice(owner.name));
+    let moves = world.standing(on) != Standing::Barred && !world.is_twice(owner.name);
+    let there = world.seen(owner).filter(|_| moves && world.streams_elsewhere(owner, on.name));
     there.and_then(|owner| forward(owner, facts, slot)).or(slot.restart_lsn)
 }
 
