@@ -184,8 +184,14 @@ async fn waits_it_out(backlog: &Backlog, upstream: &str) {
     assert_eq!(ground.tree.value(LEAF, there).await, "f");
     assert_eq!(ground.tree.value(LEAF, "SELECT count(*) FROM pg_stat_wal_receiver").await, "0");
 
+    goes_on(backlog, upstream).await;
+}
+
+/// It reads on, has all rows in the end, and is neither told that its WAL is gone nor made anew.
+async fn goes_on(backlog: &Backlog, upstream: &str) {
+    let ground = &backlog.ground;
     std::fs::remove_file(&backlog.held).unwrap();
-    ground.tree.until(LEAF, there, "t").await;
+    ground.tree.until(LEAF, "SELECT to_regclass('beyond') IS NOT NULL", "t").await;
     receives_from(ground, upstream).await;
     ground.as_declared().await;
     let told = ground.events().await;
@@ -220,5 +226,6 @@ async fn a_leaf_that_asks_for_wal_which_is_removed_and_which_it_has_itself_goes_
     eventually("its upstream has removed it", async || ground.tree.log(LEAF).contains("has already been removed"))
         .await;
     apply(&ground.manifest(&groups));
-    waits_it_out(&backlog, "eu-2").await;
+    ground.tree.sql(PRIMARY, "CREATE TABLE beyond AS SELECT 1").await;
+    goes_on(&backlog, "eu-2").await;
 }

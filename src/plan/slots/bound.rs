@@ -2,7 +2,7 @@
 //! route (safety.md section 3, laws 3 and 16): a server whose disk is full feeds nobody.
 
 use super::super::World;
-use super::super::standing::{Standing, foreign};
+use super::super::standing::{Standing, VERSION_NUM_MIN, foreign};
 use super::super::step::{Plan, Planned, Step, Why};
 use super::super::world::At;
 use super::{forward, is_absent, leavers};
@@ -41,7 +41,8 @@ pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
 /// that of any other, however long nobody stops the wrong one.
 fn is_bounded(world: &World<'_>, on: At<'_>, facts: &Facts) -> bool {
     let several = matches!(world.sight.primary, Primary::Several(_));
-    world.standing(on) != Standing::Barred || (several && !facts.in_recovery && !foreign(world, facts))
+    let one_of_them = || several && !facts.in_recovery && !foreign(world, facts);
+    world.standing(on) != Standing::Barred || (one_of_them() && facts.version_num >= VERSION_NUM_MIN)
 }
 
 /// Whether a slot may be made where there is none: not for a node so far behind that the slot would have to be given up
