@@ -167,6 +167,9 @@ async fn a_relay_that_was_mended_gets_its_leaves_back_when_it_is_acknowledged_an
     reported(&ground, "eu-1", "Settling").await;
     ground.status_rests().await;
     assert_eq!(ground.tree.value("eu-3", UPSTREAM).await, port(&ground, "eu-2"));
+    // What would be done is what the operator would do, who has watched it.
+    let (_, planned) = ground.plugin("plan", &[]);
+    assert!(planned.contains("Settling: eu-1") && !planned.contains("eu-3 on eu-1"), "{planned}");
 
     let (code, said) = ground.plugin("acknowledge", &["eu-9"]);
     assert_eq!((code, said.as_str()), (3, "there is no eu-9 in orders\n"));

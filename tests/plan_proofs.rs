@@ -13,7 +13,7 @@ use fleet::{Fleet, SEGMENT};
 use proptest::prelude::*;
 use strum::IntoEnumIterator as _;
 use waltree::model::tree::Edge;
-use waltree::model::{Desired, Diagnosis, Facts, Lsn, NodeName, Observed, Sight};
+use waltree::model::{Desired, Diagnosis, Facts, Lsn, NodeName, Observed, Sight, burst};
 use waltree::plan::{Plan, Readiness, StepKind, Why};
 
 /// What befalls a fleet.
@@ -78,7 +78,6 @@ fn strike(fleet: &mut Fleet, blow: Blow, node: &NodeName) {
     }
 }
 
-/// Whom blows may befall.
 /// Law 2, of what counts as ready: a slot that is of use, the WAL that the child would ask for, and a history that
 /// has all of the child's.
 /// `rooted`: when a path was there last; one that is away for less than the patience is not given up.
@@ -356,26 +355,49 @@ fn wal_that_no_other_server_has_is_gone_only_for_who_has_come_to_the_end_of_his_
     assert_eq!(told, [(Diagnosis::CutOffLeaf, true), (Diagnosis::WalGone, false)]);
 }
 
-#[test]
-fn a_leaf_whose_relays_have_lost_its_wal_goes_to_the_server_that_has_it() {
-    let mut fleet = downhill(&desired(&Shape { root: 2, regions: vec![(2, 2)], zones: 0 }), &[0; 32]);
+/// A region of two relays of which so many leaves come back after a while, and nobody in it has the WAL that they miss.
+fn wal_is_left_on_the_primary_alone(streams: usize, leaves: usize) -> (Fleet, Vec<NodeName>) {
+    let mut desired = desired(&Shape { root: 2, regions: vec![(2, 6)], zones: 0 });
+    desired.limits.cross_region_streams = streams;
+    desired.groups[0].fan_out = 4;
+    let mut fleet = downhill(&desired, &[0; 32]);
     settle(&mut fleet).unwrap();
-    let leaf = NodeName::new("r0-2").unwrap();
-    fleet.set_up(&leaf, false);
+    let back: Vec<NodeName> = (2..2 + leaves).map(|i| NodeName::new(&format!("r0-{i}")).unwrap()).collect();
+    for leaf in &back {
+        fleet.set_up(leaf, false);
+    }
     fleet.tick(60_000);
-    for node in ["r0-0", "r0-1", "core-1"].map(|node| NodeName::new(node).unwrap()) {
-        let server = fleet.servers.get_mut(&node).unwrap();
+    for (_, server) in
+        fleet.servers.iter_mut().filter(|(node, server)| **node != desired.groups[0].members[0] && server.up)
+    {
         server.oldest_wal = server.position;
-        server.slots.remove(leaf.slot());
+        server.slots.retain(|slot, _| back.iter().all(|leaf| leaf.slot() != slot));
     }
-    fleet.set_up(&leaf, true);
-    let mut fed_by = Vec::new();
-    for _ in 0..60 {
-        let (_, made) = look(&mut fleet).unwrap();
-        act(&mut fleet, &made, |_| true).unwrap();
-        fed_by.extend(fleet.servers[&leaf].upstream.as_ref().map(NodeName::to_string));
+    (fleet, back)
+}
+
+#[test]
+fn leaves_whose_relays_have_lost_their_wal_go_where_it_is_and_back_and_are_counted_there() {
+    for (streams, leaves) in [(4, 1), (2, 1), (4, 6)] {
+        let (mut fleet, back) = wal_is_left_on_the_primary_alone(streams, leaves);
+        for leaf in &back {
+            fleet.set_up(leaf, true);
+        }
+        let mut fed_by: BTreeMap<&NodeName, Vec<String>> = BTreeMap::new();
+        for _ in 0..80 {
+            let (_, made) = look(&mut fleet).unwrap();
+            act(&mut fleet, &made, |_| true).unwrap();
+            for leaf in &back {
+                fed_by.entry(leaf).or_default().extend(fleet.servers[leaf].upstream.as_ref().map(NodeName::to_string));
+            }
+            let children = fleet.servers.values().filter(|server| server.upstream.as_ref() == Some(&fleet.primary));
+            // One alone goes there whatever the limits: a path comes before them.
+            assert!(children.count() <= burst(4), "{streams} {leaves} {fed_by:?}");
+        }
+        for (leaf, mut upstreams) in fed_by {
+            upstreams.dedup();
+            assert!(upstreams.len() == 2 && upstreams[1].starts_with("r0-"), "{streams} {leaf} {upstreams:?}");
+            assert!(leaves > 1 || upstreams[0] == "core-0", "{streams} {leaf} {upstreams:?}");
+        }
     }
-    fed_by.dedup();
-    // There it catches up, and then its relay has all that it needs.
-    assert_eq!(fed_by, ["core-0", "r0-0"]);
 }

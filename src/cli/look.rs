@@ -10,7 +10,7 @@ use kube::{Client, ResourceExt as _};
 use super::Refused;
 use crate::api::{ReplicaTopology, ReplicaTopologySpec};
 use crate::model::check::Rejection;
-use crate::model::{ByNode, Desired, NodeView, Observed};
+use crate::model::{ByNode, Desired, Diagnosis, NodeName, NodeView, Observed};
 use crate::observe::{Timing, Wallet};
 use crate::operator::{Cluster as _, LiveCluster, accesses, clock, remembered};
 use crate::plan::{Plan, plan};
@@ -97,7 +97,15 @@ pub async fn look(client: &Client, namespace: &str, topology: &ReplicaTopology) 
     let timing = Timing { tick: Duration::from_millis(500), ..Timing::default() };
     let wallet = Wallet::secrets(Api::namespaced(client.clone(), namespace));
     // Without a fence nothing can be written, whatever is asked.
-    let cluster = LiveCluster::new(wallet, timing, None, remembered(topology, clock::now()));
+    let mut memory = remembered(topology, clock::now());
+    // What the operator knows from before, and what one look from here does not show: who gets no children yet.
+    for node in topology.status.iter().flat_map(|status| &status.nodes) {
+        let settles = node.reason.as_deref() == Some(Diagnosis::Settling.into());
+        if let Some(name) = NodeName::new(&node.name).ok().filter(|_| settles) {
+            memory.settles(&name, clock::now(), &desired.healing);
+        }
+    }
+    let cluster = LiveCluster::new(wallet, timing, None, memory);
     cluster.set_access(accesses(&topology.spec));
     let mut earlier = cluster.observe(&desired).await.nodes;
     tokio::time::sleep(timing.tick + timing.tick / 2).await;

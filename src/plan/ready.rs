@@ -127,10 +127,21 @@ fn slot_is_ready(
     }
 }
 
-/// Whether `child`, which receives from nobody, would get nothing from `upstream` ever: the WAL that it needs is gone there.
+/// Whether `child` would get nothing from `upstream`, as the WAL that it needs is gone there. Of one that receives from nobody
+/// that is known when it has read its own up to the end: what it has received and not replayed is not in its position after
+/// a start. One that is fed by another meanwhile is better off there until it has come near enough.
 pub(super) fn has_lost_what_it_needs(world: &World<'_>, child: At<'_>, upstream: At<'_>) -> bool {
-    let Ok(facts) = both(world, child, upstream) else { return false };
-    facts.0.receiver.is_none() && matches!(slot_is_ready(world, child, upstream, facts), Err(Lack::WalForGood))
+    let Ok((child_facts, facts)) = both(world, child, upstream) else { return false };
+    let alone = child_facts.receiver.is_none();
+    let has_read = || world.memory(child).is_some_and(|memory| memory.read_its_own == Some(child_facts.replay));
+    if world.upstream(child) == Some(upstream) || (alone && !has_read()) {
+        return false;
+    }
+    let needed = child_facts.replay.segment_start(child_facts.segment_bytes);
+    let known = world.slot(child, upstream);
+    facts.oldest_wal.is_some_and(|oldest| oldest > needed)
+        || slot(known, child_facts, facts) == SlotState::TooLate
+        || (alone && known.is_none() && !slots::may_arm(world, child, upstream))
 }
 
 /// Whether `child` can be made to follow `upstream` now.

@@ -189,10 +189,13 @@ impl<'a> Spread<'a> {
     fn next_best(&self, node: At<'_>) -> Option<At<'a>> {
         let order = || self.order(node).iter().map(|preference| preference.node);
         let mut good: Vec<_> = order().filter(|up| self.may_be_first(node, *up)).collect();
-        // Where nobody has it, that is told of the one that it would have gone to.
+        let mut settling = order().filter(|up| self.world.standing(*up) == Standing::Settling);
         if good.iter().any(|up| self.has_wal(node, *up)) {
             good.retain(|up| self.has_wal(node, *up));
+        } else if let Some(only) = settling.clone().find(|up| !good.is_empty() && self.has_wal(node, *up)) {
+            return Some(only);
         }
+        // Where nobody has it, that is told of the one that it would have gone to.
         let within = || good.iter().copied().filter(|up| self.may_cross(node, *up));
         let place = within().find(|up| self.has_place(*up));
         let room = || within().find(|up| self.has_room(*up));
@@ -203,8 +206,7 @@ impl<'a> Spread<'a> {
             return Some(stays);
         }
         let emptiest = || good.iter().copied().min_by_key(|up| self.load(*up));
-        let settling = || order().find(|up| self.world.standing(*up) == Standing::Settling);
-        place.or_else(room).or_else(|| self.sibling(node)).or_else(emptiest).or_else(settling)
+        place.or_else(room).or_else(|| self.sibling(node)).or_else(emptiest).or_else(|| settling.next())
     }
 
     /// A sibling that can stand in as a relay: one that was placed before, is well and has a place, as near to the
@@ -219,6 +221,7 @@ impl<'a> Spread<'a> {
                 && self.has_place(*other)
                 && (self.may_be_first(node, *other) || self.will_be_fed(*other))
                 && self.hops(*other) < world.desired.limits.depth
+                && self.has_wal(node, *other)
         };
         let cost = |other: &At<'a>| {
             let keeps = world.installed(node).and_then(RouteAt::first) == Some(*other);

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod fleet;
 pub mod ground;
 pub mod kube;
+pub mod leaf;
 pub mod network;
 pub mod operator;
 pub mod owner;

@@ -7,7 +7,7 @@ use crate::model::observed::Look;
 use crate::model::primary::Primary;
 use crate::model::rooted::Rooted;
 use crate::model::tree::{Edge, entries, primary_only};
-use crate::model::{Addresses, ByNode, Desired, Group, Millis, NodeName, NodeView, Sight, WhyUnseen, near};
+use crate::model::{Addresses, ByNode, Desired, Group, Healing, Millis, NodeName, NodeView, Sight, WhyUnseen, near};
 
 /// How long after an order a node may still be on its way to its new upstream, in milliseconds: `tcp_user_timeout` and
 /// one retry.
@@ -36,6 +36,12 @@ impl Memory {
             }
             node.refused.retain(|by, _| !acknowledged.contains(by));
         }
+    }
+
+    /// Somebody who has watched it says that this node is well again and has to stay so.
+    pub fn settles(&mut self, node: &NodeName, now: Millis, healing: &Healing) {
+        let until = now.plus(healing.settle_seconds.saturating_mul(1000));
+        self.nodes.entry(node.clone()).or_default().settling_until = Some(until);
     }
 
     /// Who is no good as an upstream, since when, and who is well again; and what that is judged by.

@@ -30,6 +30,12 @@ pub(super) fn unseen(world: &World<'_>, zones_down: &BTreeMap<&str, Vec<&NodeNam
     if restarts >= RESTARTS_MIN {
         return Some(crash_loop(node));
     }
+    if momentary && let Some(primary) = succeeded_by(world, node) {
+        let seen = format!("{node} cannot be asked ({why}: {detail}), and was the primary before {primary}");
+        let cure =
+            "Do not start it as it is, as it would take writes: rewind it or clone it anew, and start it as a standby";
+        return Some((Diagnosis::ForeignPrimary, format!("{seen}. {cure}.")));
+    }
     let start = "Start it, or correct its address and port in the spec";
     let look = "Look at its machine and network, or correct its address in the spec";
     let fed = "; its children have other upstreams";
@@ -46,6 +52,12 @@ pub(super) fn unseen(world: &World<'_>, zones_down: &BTreeMap<&str, Vec<&NodeNam
         }
         _ => (Diagnosis::Unseen, format!("{node} cannot be asked: {why} ({detail}). {}.", cure(*why))),
     })
+}
+
+/// Who is the primary now, where this one said last that it is.
+fn succeeded_by<'a>(world: &'a World<'_>, node: &NodeName) -> Option<&'a NodeName> {
+    let said = world.observed.last(node).is_some_and(|facts| !facts.in_recovery);
+    world.primary().filter(|primary| said && *primary != node)
 }
 
 /// It comes up and goes down again and again.

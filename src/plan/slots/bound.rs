@@ -2,7 +2,7 @@
 //! route (safety.md section 3, laws 3 and 16): a server whose disk is full feeds nobody.
 
 use super::super::World;
-use super::super::standing::{Standing, foreign};
+use super::super::standing::{Standing, VERSION_NUM_MIN, foreign};
 use super::super::step::{Plan, Planned, Step, Why};
 use super::super::world::At;
 use super::{forward, is_absent, leavers};
@@ -39,7 +39,8 @@ pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
 /// Nobody may follow a primary that is not the primary, or any while several take writes. Its disk fills as that of any
 /// other, however long nobody stops the wrong one.
 fn is_bounded(world: &World<'_>, on: At<'_>, facts: &Facts) -> bool {
-    world.standing(on) != Standing::Barred || (!facts.in_recovery && !foreign(world, facts))
+    let ours = || !foreign(world, facts) && facts.version_num >= VERSION_NUM_MIN;
+    world.standing(on) != Standing::Barred || (!facts.in_recovery && ours())
 }
 
 /// Whether a slot may be made where there is none: not for a node so far behind that the slot would have to be given up
