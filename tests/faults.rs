@@ -317,7 +317,8 @@ async fn a_relay_that_crashes_again_and_again_loses_its_leaves_once() {
     let before = ground.connected(&LEAVES_OF_EU_1).await;
     for _ in 0..12 {
         ground.tree.start_node("eu-1").await;
-        ground.asked("eu-1", 2).await;
+        // A login is some questions before the first look.
+        ground.asked("eu-1", 5).await;
         if ground.events().await.iter().any(|(told, _)| told == "CrashLoop") {
             break;
         }
