@@ -202,11 +202,8 @@ fn no_path(world: &World<'_>, wanted: &Wanted<'_>, node: At<'_>, facts: &Facts) 
     }
     // Who has lost its slot may be wanted elsewhere by then; what it is pointed to now says why it receives nothing.
     let here = world.installed(node).and_then(RouteAt::first);
-    let lost = here.and_then(|here| world.slot(node, here)).is_some_and(|slot| slot.lost);
-    if facts.receiver.is_none() && lost {
-        return (Diagnosis::LostSlot, deed(world, LOST_CURE));
-    }
-    let seen = first.filter(|first| world.seen(*first).is_some() && !world.is_twice(first.name));
+    let lost = here.filter(|here| world.slot(node, *here).is_some_and(|slot| slot.lost));
+    let seen = lost.or(first).filter(|first| world.seen(*first).is_some() && !world.is_twice(first.name));
     if let (None, Some(first)) = (&facts.receiver, seen) {
         match world.slot(node, first) {
             None if may_arm(world, node, first) => {
