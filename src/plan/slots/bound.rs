@@ -13,7 +13,7 @@ use crate::model::{Facts, Lsn};
 pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
     let bound = world.desired.limits.retained_wal_bytes;
     for on in world.all() {
-        let Some(facts) = world.seen(on).filter(|facts| is_bounded(world, on, facts)) else { continue };
+        let Some(facts) = world.seen(on).filter(|facts| is_bounded(world, facts)) else { continue };
         let need = Need::of(world, on, facts);
         let idle: Vec<_> = world.slots(on).filter(|(_, slot)| slot.active_pid.is_none() && !slot.lost).collect();
         let Some(most) = idle.iter().filter_map(|(_, slot)| slot.restart_lsn).map(|lsn| need.bytes_beyond(lsn)).max()
@@ -36,11 +36,10 @@ pub(super) fn hold(world: &World<'_>, plan: &mut Plan) {
     }
 }
 
-/// Nobody may follow a primary that is not the primary, or any while several take writes. Its disk fills as that of any
-/// other, however long nobody stops the wrong one.
-fn is_bounded(world: &World<'_>, on: At<'_>, facts: &Facts) -> bool {
-    let ours = || !foreign(world, facts) && facts.version_num >= VERSION_NUM_MIN;
-    world.standing(on) != Standing::Barred || (!facts.in_recovery && ours())
+/// Nobody may follow a primary that is not the primary, any while several take writes, or a standby that has left the primary's
+/// history. Its disk fills as that of any other, however long nobody stops it or clones it anew.
+fn is_bounded(world: &World<'_>, facts: &Facts) -> bool {
+    !foreign(world, facts) && facts.version_num >= VERSION_NUM_MIN
 }
 
 /// Whether a slot may be made where there is none: not for a node so far behind that the slot would have to be given up
