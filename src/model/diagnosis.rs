@@ -169,7 +169,8 @@ pub enum Diagnosis {
     HalfRelay,
     /// It feeds others and receives later than `healing.lagSeconds`, while its upstream does not.
     #[strum(
-        message = "its children are moved to others with room, a few at a time, and given back after it settled",
+        message = "its children are moved to others with room, a few at a time, and given back after it settled. Nobody is \
+                   moved when the other relays of its group lag alike: what is slow is the way to all of them",
         props(ends = "it receives within `healing.lagSeconds`; then it is `Settling`")
     )]
     LaggingRelay,

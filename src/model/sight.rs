@@ -5,7 +5,7 @@ use super::observed::Look;
 use super::primary::{Primary, true_primary};
 use super::rooted::{Rooted, rooted};
 use super::tree::{Edge, edges};
-use super::{Addresses, ByNode, Desired, NodeName, Observed};
+use super::{Addresses, ByNode, Desired, Group, NodeName, Observed};
 
 /// Who is the primary, who receives from whom, and who has a path.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -55,6 +55,16 @@ impl Sight {
     /// Whether a node's lag arises on its own way from its upstream: that one is at most half as far behind.
     pub fn lags_by_itself(&self, node: &NodeName) -> bool {
         self.lag(node).is_none_or(|own| self.arises_below(node, own))
+    }
+
+    /// Whether all others that feed its group are as far behind, or nearly: then their source or the link to it is slow, and
+    /// whoever is moved takes the lag along (safety.md section 4).
+    pub fn siblings_lag_too(&self, desired: &Desired, node: &NodeName) -> bool {
+        let Some(own) = self.lag(node) else { return false };
+        let feeders = desired.group_of(node).map(Group::feeders).filter(|feeders| feeders.contains(node));
+        let siblings = feeders.unwrap_or_default().iter().filter(|sibling| *sibling != node);
+        let mut lags = siblings.filter_map(|sibling| self.lag(sibling)).peekable();
+        lags.peek().is_some() && lags.all(|lag| lag > own / 2)
     }
 
     /// How old what readers of a node see may be at most, where that arises at it or on its way from its upstream, in

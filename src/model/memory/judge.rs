@@ -91,7 +91,9 @@ impl Memory {
                 Some(Rooted::Yes { lag_milliseconds, .. }) => {
                     // Once it counts as lagging it has to catch up to half the bound.
                     let most = if node.failing_since.is_some() { bound / 2 } else { bound };
-                    *lag_milliseconds <= most || !sight.lags_by_itself(name)
+                    // What all siblings suffer is not held against one; whoever lagged before them has to catch up first.
+                    let lags = || node.failing_since.is_some() || !sight.siblings_lag_too(desired, name);
+                    *lag_milliseconds <= most || !sight.lags_by_itself(name) || !lags()
                 }
                 // It says nothing for or against itself.
                 Some(Rooted::No(_)) if suffers => continue,
@@ -192,9 +194,10 @@ impl Memory {
                 node.refused.retain(|by, _| by != first || fed_for < settle);
                 continue;
             }
-            // While replay is blocked, or the disk full, it follows nobody, whoever it is.
+            // While replay is blocked, the disk full, or its own WAL not read to the end, it follows nobody, whoever it is.
             if facts.disk_full
                 || facts.replay_blocked_by().is_some()
+                || node.reads_its_own(facts)
                 || (seen(first).is_some() && !sight.is_rooted(first))
             {
                 continue;

@@ -157,8 +157,15 @@ fn lagging(world: &World<'_>, node: At<'_>, failing: bool) -> Found {
     if is_relay(world, node) {
         // What counts is what it can pass on, which is what it has received.
         let lags = (failing || receives_late) && world.sight.lags_by_itself(node.name);
-        let cure = "Look at its disk, CPU and network; its children are moved where there is room";
-        return lags.then(|| (Diagnosis::LaggingRelay, format!("{}, and its upstream is not. {cure}.", seen())));
+        let told = || {
+            if !failing && world.sight.siblings_lag_too(world.desired, node.name) {
+                let cure = "Look at the link to their upstreams, and at its disk and CPU; nobody is moved for it";
+                return format!("{}, and so are the other relays of its group. {cure}.", seen());
+            }
+            let cure = "Look at its disk, CPU and network; its children are moved where there is room";
+            format!("{}, and its upstream is not. {cure}.", seen())
+        };
+        return lags.then(|| (Diagnosis::LaggingRelay, told()));
     }
     // What counts is what its readers see, which is what it has replayed.
     let late_since = world.memory(node).and_then(|memory| memory.late_since);
