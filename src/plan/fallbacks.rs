@@ -3,26 +3,30 @@
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 
-use super::spread::{Spread, is_stand_in};
+use super::spread::{Spread, feeds_by_spec, is_stand_in};
 use super::standing::Standing;
 use super::world::{At, RouteAt};
 use crate::model::route::ROUTE_ENTRIES_MAX;
 use crate::model::{SessionAttrs, burst};
 
-/// The route of every node that has an upstream, in the order of the groups.
+/// The route of every node that has an upstream, in the order of the groups. Relays choose first: many hang by each, and one
+/// below another group's relays has no other places than those, where a leaf may have some above.
 pub(super) fn routes<'a>(spread: &Spread<'a>) -> Vec<(At<'a>, RouteAt<'a>)> {
     let mut after_loss = AfterLoss::default();
+    let all = spread.nodes.iter().copied().enumerate();
+    let (relays, leaves): (Vec<_>, Vec<_>) = all.partition(|(_, node)| feeds_by_spec(spread.world, *node));
     let mut routes = Vec::with_capacity(spread.nodes.len());
-    for &node in &spread.nodes {
+    for (place, node) in relays.into_iter().chain(leaves) {
         let Some(first) = spread.first(node) else { continue };
         let route = if spread.is_tier_one(node) {
             spread.tier_one_route(node, first)
         } else {
             spread.route(node, first, &mut after_loss)
         };
-        routes.push((node, route));
+        routes.push((place, (node, route)));
     }
-    routes
+    routes.sort_unstable_by_key(|(place, _)| *place);
+    routes.into_iter().map(|(_, route)| route).collect()
 }
 
 impl<'a> Spread<'a> {

@@ -165,8 +165,8 @@ impl<'a> Spread<'a> {
         self.world.installed(node).is_some_and(|route| route.contains(upstream))
     }
 
-    /// The displaced by groups, of each zone one before the second of any, as the first of them may have to stand in as
-    /// relays; the failed last. Whom they receive from now has no part in it: it would move with what is decided here.
+    /// The displaced by groups, relays before leaves of whatever group, as no sibling can take one in; of each zone one before
+    /// the second of any, as the first of them may have to stand in as relays; the failed last. Whom they receive from now has no part in it: it would move with what is decided here.
     fn in_turn(&self, displaced: Vec<At<'a>>) -> Vec<At<'a>> {
         let mut turns: BTreeMap<(usize, bool, Option<&str>), usize> = BTreeMap::new();
         let mut keyed: Vec<_> = displaced
@@ -176,7 +176,7 @@ impl<'a> Spread<'a> {
                 let failed = matches!(self.world.standing(node), Standing::Failed | Standing::Barred);
                 let turn = turns.entry((group, failed, self.world.zone(node))).or_default();
                 *turn += 1;
-                Some(((group, failed, *turn), node))
+                Some(((!feeds_by_spec(self.world, node), group, failed, *turn), node))
             })
             .collect();
         keyed.sort_by_key(|(key, _)| *key);
@@ -289,7 +289,7 @@ fn regions(groups: &[Group]) -> Vec<usize> {
 }
 
 /// Whether a node feeds others of its own group by the spec.
-fn feeds_by_spec(world: &World<'_>, node: At<'_>) -> bool {
+pub(super) fn feeds_by_spec(world: &World<'_>, node: At<'_>) -> bool {
     world.group(node).is_some_and(|group| group.relays > 0 && group.feeders().contains(node.name))
 }
 
