@@ -106,7 +106,13 @@ pub(super) struct Asked {
     pub(super) answered: Millis,
 }
 
-/// The facts in an answer. `remembered` is the timeline on which this server was last seen receiving.
+/// What is remembered of a server where its timeline cannot be asked for. That of a primary is in its `pg_control`; what is a
+/// standby at the next look may have been made anew from another since, and then nothing else counts.
+pub(super) fn remembered(last: &Facts) -> Option<Timeline> {
+    if last.in_recovery { last.timeline } else { Some(Timeline(0)) }
+}
+
+/// The facts in an answer. `remembered` is the timeline on which this server was last seen receiving, [`remembered`].
 ///
 /// The timeline of a standby without a walreceiver cannot be asked for by SQL: `pg_control` lags (postgres-facts.md
 /// 5.2). It only grows, so what it was last seen on and what `pg_control` says are both lower bounds, and the greater
@@ -121,7 +127,8 @@ pub(super) fn facts(
     let receiver = answer.receiver.and_then(receiver);
     let timeline = if answer.in_recovery {
         let floor = answer.control_timeline.map(Timeline);
-        receiver.as_ref().map(|r| r.timeline).or(remembered.map(|known| floor.map_or(known, |floor| floor.max(known))))
+        let known = remembered.map(|known| floor.map_or(known, |floor| floor.max(known)));
+        receiver.as_ref().map(|r| r.timeline).or(known.filter(|known| *known > Timeline(0)))
     } else {
         answer.timeline.map(Timeline)
     };
@@ -245,7 +252,7 @@ mod tests {
 
     use super::*;
 
-    fn answer(change: impl Fn(&mut serde_json::Value)) -> Result<Facts, String> {
+    fn json(change: impl Fn(&mut serde_json::Value)) -> serde_json::Value {
         let mut json = serde_json::json!({
             "system_identifier": "7000000000000000001", "cluster_name": "", "version_num": 150_018, "started": 1, "in_recovery": true,
             "position": "0/3000060", "replay": "0/3000028", "timeline": null, "control_timeline": 1,
@@ -257,10 +264,34 @@ mod tests {
             "parameters": {"max_wal_senders": 10},
         });
         change(&mut json);
+        json
+    }
+
+    fn answer(change: impl Fn(&mut serde_json::Value)) -> Result<Facts, String> {
         let asked = Asked { at: Millis(1), answered: Millis(2) };
         let rights = Rights { pending_route: true, ..Rights::default() };
-        let answer = serde_json::from_value(json).map_err(|e| e.to_string())?;
+        let answer = serde_json::from_value(json(change)).map_err(|e| e.to_string())?;
         facts(answer, &rights, asked, Some(Timeline(3))).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn whoever_took_writes_and_is_a_standby_now_is_on_the_timeline_that_its_pg_control_says() {
+        let primary = answer(|json| (json["in_recovery"], json["timeline"]) = (false.into(), 3.into())).unwrap();
+        let standby = answer(|_| ()).unwrap();
+        assert_eq!((remembered(&primary), remembered(&standby)), (Some(Timeline(0)), Some(Timeline(2))));
+        let again = |control: u32| {
+            let answer = json(|json| {
+                json["receiver"] = serde_json::Value::Null;
+                json["control_timeline"] = control.into();
+            });
+            let answer = serde_json::from_value(answer).unwrap();
+            facts(answer, &Rights::default(), Asked { at: Millis(1), answered: Millis(2) }, remembered(&primary))
+        };
+        // Made anew; as it was; and one that does not say.
+        assert_eq!(
+            [1, 3, 0].map(|control| again(control).unwrap().timeline),
+            [Some(Timeline(1)), Some(Timeline(3)), None]
+        );
     }
 
     #[test]
