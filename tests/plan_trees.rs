@@ -10,10 +10,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use fleet::{Fleet, SEGMENT};
-use waltree::model::memory::NodeMemory;
-use waltree::model::rooted::Rooted;
 use waltree::model::{
     Automation, ByNode, Desired, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Millis, NodeName, NodeSpec,
+    memory::NodeMemory, rooted::Rooted,
 };
 use waltree::plan::{Done, Outcome, Standing, StepKind, Why, explain, plan, record};
 
@@ -316,7 +315,6 @@ fn a_leaf_whose_replay_is_paused_or_held_up_by_readers_is_told_that_and_nothing_
         let blocked = vec![("eu-3".to_owned(), "ReplayBlocked".to_owned())];
         assert_eq!(told(&mut fleet, 90), [vec![vec![]; after], vec![blocked]].concat());
         assert_eq!(shown(&mut fleet, "eu-3"), (0, 45_000), "and what its readers see is old");
-        // What is left to replay then takes a moment.
         fleet.says = Box::new(|_, _| {});
         assert_eq!(told(&mut fleet, 4), [vec![]]);
     }
@@ -330,9 +328,12 @@ fn a_leaf_whose_replay_goes_on_again_has_the_patience_unless_its_walreceiver_was
         let at = fleet.servers[&name("eu-3")].position;
         let mut told_still = |paused: bool| {
             fleet.says = Box::new(move |node, facts| {
+                facts.oldest_wal = Some(Lsn(0));
                 if *node == name("eu-3") {
                     (facts.replay_paused, facts.position, facts.replay) = (paused, at, at);
                     facts.receiver = facts.receiver.take().filter(|_| if paused { while_paused } else { then });
+                    let waits = (facts.receiver.is_none() && !paused).then_some("RecoveryRetrieveRetryInterval");
+                    facts.startup_wait = waits.map(str::to_owned);
                 }
             });
             told(&mut fleet, 12)

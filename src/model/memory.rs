@@ -18,7 +18,8 @@ pub use namesakes::Namesake;
 use super::primary::{Primary, true_primary};
 use super::unseen::blind;
 use super::{
-    ByNode, Desired, Facts, Lsn, Management, Millis, NodeName, NodeView, Route, Sight, Timeline, WhyUnseen, near,
+    ByNode, Conninfo, Desired, Facts, Lsn, Management, Millis, NodeName, NodeView, Route, Sight, Timeline, WhyUnseen,
+    near,
 };
 
 /// Samples of the primary's position that are kept at least: at one a second, two minutes, and always twice the patience, so
@@ -209,6 +210,8 @@ pub struct Refused {
 pub struct Ordered {
     /// The route.
     pub route: Route,
+    /// As what it was written.
+    pub conninfo: Conninfo,
     /// Why, as the plan names it.
     pub why: &'static str,
     /// When it was written.
@@ -394,8 +397,11 @@ impl Memory {
             if desired.has_installed(name, &order.route, facts) {
                 order.seen_installed = true;
             } else if order.seen_installed {
-                node.overwritten += 1;
-                node.overwritten_at = at;
+                // What was written still runs where it is the spec that has changed: nobody else wrote anything.
+                if order.conninfo != facts.route.conninfo {
+                    node.overwritten += 1;
+                    node.overwritten_at = at;
+                }
                 node.ordered = None;
             }
         }
@@ -411,6 +417,12 @@ impl NodeMemory {
     /// See [`Memory::receives_steadily`].
     pub fn receives_steadily(&self) -> bool {
         self.receiver.is_some_and(|(_, since)| since < self.asked_at)
+    }
+
+    /// Whether it receives nothing because it has not come to the end of the WAL that it has itself, or gets from its archive:
+    /// before that it asks nobody.
+    pub(crate) fn reads_its_own(&self, facts: &Facts) -> bool {
+        facts.receiver.is_none() && !facts.connecting && self.read_its_own != Some(facts.replay)
     }
 
     fn see(&mut self, facts: &Facts, (reached, shown): (Option<Millis>, Option<Millis>), patience: u64, now: Millis) {

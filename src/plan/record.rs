@@ -24,10 +24,11 @@ pub fn record(memory: &mut Memory, outcome: &Outcome, now: Millis) {
         }
         match &done.planned.step {
             Step::Heartbeat { .. } if done.result.is_ok() => memory.heartbeat_at = Some(now),
-            Step::SetRoute { node, route, .. } => {
+            Step::SetRoute { node, route, conninfo, .. } => {
                 let node = memory.nodes.entry(node.clone()).or_default();
                 let ordered = Ordered {
                     route: route.clone(),
+                    conninfo: conninfo.clone(),
                     why: done.planned.why.into(),
                     at: now,
                     seen_installed: false,

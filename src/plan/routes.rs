@@ -190,6 +190,7 @@ fn towards_first(
         }
         // Nobody, or somebody whom the route does not name any more: the reload was lost, or is held up by replay.
         _ if facts.replay_blocked_by().is_some() => Ok(None),
+        _ if world.memory(node).is_some_and(|memory| memory.reads_its_own(facts)) => Ok(None),
         _ if wanted.entries.iter().any(|entry| world.standing(*entry) == Standing::Good) => Ok(reload(world, node)),
         _ => Ok(None),
     }
@@ -239,8 +240,8 @@ fn provable<'a>(
             SlotState::Ready => entries.push(entry),
             // It was right when it came into the route, and it would still work.
             SlotState::Ahead if had => entries.push(entry),
-            // It was given up, or would be: a route without it has to do (law 3, the bound wins).
-            SlotState::Missing if !slots::may_arm(world, node, entry) => {}
+            // It was given up, or would be (law 3, the bound wins), or cannot be made: a route without it has to do.
+            SlotState::Missing if !slots::may_arm(world, node, entry) || slots::cannot_be_made(world, node, entry) => {}
             SlotState::Missing | SlotState::Useless if !urgent => {
                 let sentence = format!("the slot {} on {entry} is not there yet", node.name.slot());
                 return Err((WaitReason::SlotNotReady, sentence));

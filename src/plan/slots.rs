@@ -11,7 +11,7 @@ pub(super) use zombie::left_behind;
 
 use super::ready::{self, SlotState};
 use super::standing::Standing;
-use super::step::{Plan, Planned, Step, Wait, WaitReason, Why};
+use super::step::{Plan, Planned, Step, StepKind, Wait, WaitReason, Why};
 use super::want::Wanted;
 use super::world::{At, RouteAt};
 use super::{World, diagnose, others};
@@ -26,6 +26,9 @@ const RECONNECT_MILLISECONDS: u64 = 10_000;
 
 /// How often an idle slot is moved forward, in milliseconds (safety.md 2.6).
 const ADVANCE_MILLISECONDS: u64 = 10_000;
+
+/// A slot that could not be made so many times in a row, some five seconds, is not waited for.
+const REFUSED_MIN: u32 = 6;
 
 /// How long a deletion waits for nodes that are not seen streaming, in milliseconds (design.md section 6).
 pub const TEARDOWN_MILLISECONDS: u64 = 60_000;
@@ -101,6 +104,12 @@ fn prepare(world: &World<'_>, owner: At<'_>, owner_facts: &Facts, on: At<'_>) ->
     Some(Planned { step, why })
 }
 
+/// Whether the server has refused again and again to make a slot, as one does whose max_replication_slots are used up.
+pub(super) fn cannot_be_made(world: &World<'_>, owner: At<'_>, on: At<'_>) -> bool {
+    let failed = world.observed.memory.failed(on.name, owner.name, StepKind::CreateSlot.into());
+    failed.is_some_and(|failed| failed.times >= REFUSED_MIN)
+}
+
 /// Whether a slot made anew would still reserve all that the owner needs: it reserves from the upstream's last
 /// (restart)checkpoint (postgres-facts.md 2.1), and law 2 wants that at or before the owner's replay position.
 fn keeps_reservation(owner: &Facts, on: &Facts) -> bool {
@@ -132,9 +141,15 @@ fn is_absent(world: &World<'_>, owner: At<'_>, on: At<'_>) -> bool {
     if let Some(leaver) = memory.leaving.get(owner.name) {
         return memory.at.since(leaver.active) >= patience;
     }
+    let receiver = world.seen(owner).and_then(|facts| facts.receiver.as_ref());
+    let by_another_slot = receiver.is_some_and(|receiver| receiver.slot.as_deref() != Some(owner.name.slot()));
     let since = |node: &NodeMemory| match world.edge(owner) {
         Some(Edge::None) => node.alone_since,
-        Some(edge) if edge.upstream() == Some(on.name) => None,
+        // It receives from somebody whom the spec does not name, or from here by another slot or by none.
+        Some(Edge::Stranger(_)) => node.receiver.map(|(_, since)| since),
+        Some(edge) if edge.upstream() == Some(on.name) => {
+            node.receiver.filter(|_| by_another_slot).map(|(_, since)| since)
+        }
         Some(_) => node.upstream.as_ref().map(|(_, since)| *since),
         None => node.unseen_since,
     };

@@ -8,7 +8,7 @@ use crate::api::status::{Change, HISTORY_ENTRIES};
 use crate::model::memory::{FailedStep, NodeMemory, Ordered, Sample};
 use crate::model::observed::{InstalledRoute, Receiver, Sender};
 use crate::model::primary::true_primary;
-use crate::model::{Facts, Lsn, Management, Millis, NodeView, Route, SessionAttrs, Timeline};
+use crate::model::{Conninfo, Facts, Lsn, Management, Millis, NodeView, Route, SessionAttrs, Timeline};
 use crate::plan::{Done, Readiness, Wait, WaitReason, Why};
 
 mod retained;
@@ -456,6 +456,7 @@ fn a_move_is_told_with_the_reason_of_the_order_that_it_follows() {
         world.reattach("eu-3", "core-2");
         let ordered = Ordered {
             route: Route { entries: vec![name(first)], attrs: SessionAttrs::Any },
+            conninfo: Conninfo::default(),
             why: Why::Regroup.into(),
             at: Millis(ordered_at),
             seen_installed: true,

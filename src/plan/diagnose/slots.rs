@@ -6,6 +6,9 @@ use super::super::want::Wanted;
 use super::{At, Found, World, deed};
 use crate::model::Diagnosis;
 
+/// What is needed is tried again every ten or fifteen seconds, so that it failed longer ago than so, in milliseconds, is history.
+const FAILS_FOR_MILLISECONDS: u64 = 60_000;
+
 /// A slot of the node, or one on it, that does harm and could not be helped.
 pub(super) fn trouble(world: &World<'_>, wanted: &Wanted<'_>, node: At<'_>) -> Found {
     zombie(world, wanted, node).or_else(|| holds_xmin(world, node))
@@ -19,8 +22,14 @@ fn zombie(world: &World<'_>, wanted: &Wanted<'_>, node: At<'_>) -> Found {
 }
 
 fn may_end(world: &World<'_>, node: At<'_>, on: At<'_>) -> bool {
-    let failed = world.observed.memory.failed_at(on.name, node.name, StepKind::EndSender.into()).is_some();
+    let failed = fails(world, node, on, StepKind::EndSender);
     world.seen(on).is_some_and(|facts| facts.may_end_senders) && !failed
+}
+
+/// A step for a slot of `owner` on `on` fails these days: what failed once, and was not needed any more, says nothing.
+fn fails(world: &World<'_>, owner: At<'_>, on: At<'_>, kind: StepKind) -> bool {
+    let failed = world.observed.memory.failed_at(on.name, owner.name, kind.into());
+    failed.is_some_and(|at| world.now.since(at) < FAILS_FOR_MILLISECONDS)
 }
 
 /// What becomes of the connection that holds a node's slot on `on` and that it has left.
@@ -40,9 +49,7 @@ pub(super) fn zombie_cure(world: &World<'_>, node: At<'_>, on: At<'_>) -> String
 
 /// An idle slot on `on` holds back transactions, and to clear it was tried in vain.
 fn holds_xmin(world: &World<'_>, on: At<'_>) -> Found {
-    let memory = &world.observed.memory;
-    let tried = |owner: At<'_>| memory.failed_at(on.name, owner.name, StepKind::ClearXmin.into()).is_some();
-    let (owner, _) = holding(world, on).find(|(owner, _)| tried(*owner))?;
+    let (owner, _) = holding(world, on).find(|(owner, _)| fails(world, *owner, on, StepKind::ClearXmin))?;
     let seen = format!("the slot of {owner} on {on} is idle and holds back vacuum up to the primary");
     let cure = "Let our role in for replication there, pg_hba.conf: host replication waltree, and see that a walsender is free";
     Some((Diagnosis::SlotHoldsXmin, format!("{seen}. {cure}.")))
