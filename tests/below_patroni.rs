@@ -129,7 +129,7 @@ async fn a_tree_adopted_below_patroni_follows_its_switchover_and_no_setting_of_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tree_below_patroni_follows_its_failover() {
+async fn a_tree_below_patroni_follows_its_failover_without_the_operator() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let (mut patroni, ground) = below(&SLOTS, "patroni-fails-over").await;
     apply(&manifest(&ground, &patroni));
@@ -139,11 +139,15 @@ async fn a_tree_below_patroni_follows_its_failover() {
     let end = patroni.value("core-1", "SELECT pg_current_wal_flush_lsn()").await;
     let has_it = format!("SELECT pg_last_wal_receive_lsn() >= '{end}'");
     eventually("core-2 has it all", async || patroni.value("core-2", &has_it).await == "t").await;
+    let before = patroni.settings("core-2").await;
+    // From here on nothing is written by us.
+    apply(&manifest(&ground, &patroni).replace("automation: Heal", "automation: Observe"));
     patroni.kill("core-1");
     let milliseconds = fresh_after_promotion(&ground, &patroni).await;
     println!("from Patroni's failover to a row of the new primary on tier 1: {milliseconds} ms");
     flows(&ground, &patroni, "core-2", &OURS).await;
     ground.until("Writable", "True", "PrimarySeen").await;
+    assert_eq!(patroni.settings("core-2").await, before, "a setting of Patroni's server was touched");
 }
 
 /// Milliseconds from when the new primary takes writes until a row of its is on tier 1.
