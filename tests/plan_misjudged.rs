@@ -8,8 +8,8 @@ mod fleet;
 use fleet::Fleet;
 use fleet::laws::settle;
 use fleet::shapes::{Shape, desired, downhill};
-use waltree::model::{Diagnosis, Facts, Lsn, NodeName};
-use waltree::plan::{Done, Outcome, Plan, Planned, Step, StepKind, Why, record};
+use waltree::model::{Diagnosis, Facts, Lsn, NodeName, Observed, WhyUnseen};
+use waltree::plan::{Done, Outcome, Plan, Planned, Step, StepKind, Why, plan, record};
 
 const BOUND: u64 = 128 << 20;
 
@@ -230,4 +230,29 @@ fn idle_owner(fleet: &Fleet) -> NodeName {
     let slots = fleet.servers[&name("r0-1")].slots.keys();
     let mut owners = slots.map(|slot| fleet.desired.nodes.keys().find(|node| node.slot() == slot).unwrap());
     owners.find(|owner| !feeds(owner)).unwrap().clone()
+}
+
+#[test]
+fn a_zone_whose_servers_do_not_let_the_operator_in_is_not_out_of_sight() {
+    let mut desired = desired(&Shape { root: 2, regions: vec![(2, 4)], zones: 2 });
+    desired.limits.retained_wal_bytes = BOUND;
+    let mut fleet = downhill(&desired, &[0; 32]);
+    settle(&mut fleet).unwrap();
+    let zone: Vec<NodeName> =
+        desired.nodes.keys().filter(|node| desired.zone_of(node) == Some("z1")).cloned().collect();
+    fleet.silent = zone.iter().cloned().collect();
+    for _ in 0..10 {
+        fleet.tick(1_000);
+        fleet.observe();
+    }
+    let mut observed = fleet.observe();
+    let told = |observed: &Observed, diagnosis: Diagnosis| {
+        let made = plan(&fleet.desired, observed, fleet.now);
+        made.findings.iter().filter(|finding| finding.diagnosis == diagnosis).count()
+    };
+    assert_eq!(told(&observed, Diagnosis::ZoneDown), 1);
+    for node in &zone {
+        observed.nodes.get_mut(node).unwrap().unseen.as_mut().unwrap().why = WhyUnseen::CredentialsMissing;
+    }
+    assert_eq!((told(&observed, Diagnosis::ZoneDown), told(&observed, Diagnosis::Unseen)), (0, zone.len()));
 }

@@ -93,4 +93,8 @@ fn a_script_is_told_the_same_by_the_same_seed_and_a_wrong_command_is_an_error() 
     assert_eq!(play(script, 7), play(script, 7));
     assert!(play("> begin\n> dance\n", 1).contains("error: "));
     assert!(play("> show\n", 1).contains("error: line 1: nothing has begun"));
+    assert!(
+        play("> group core 1\n> begin\n> group eu 1 upstreams=core\n", 1)
+            .contains("error: line 3: the fleet has begun")
+    );
 }

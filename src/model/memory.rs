@@ -37,6 +37,10 @@ const TRY_AGAIN_MILLISECONDS: u64 = 150;
 /// `wal_retrieve_retry_interval`.
 const CONNECTS_AGAIN_WITHIN_MILLISECONDS: u64 = 10_000;
 
+/// A standby whose replay has not moved for so long, in milliseconds, is at the end of what it has, seen there or not: with an
+/// archive that is slow to say no it is hardly ever seen to wait.
+const READS_FOR_MILLISECONDS: u64 = 30_000;
+
 /// How often a time is doubled at most.
 const DOUBLINGS_MAX: u32 = 6;
 
@@ -142,6 +146,10 @@ pub struct NodeMemory {
     pub stopping_since: Option<Millis>,
     /// Where a recovery conflict holds up its replay, and since when.
     pub conflict: Option<(Lsn, Millis)>,
+    /// Up to where it has replayed.
+    pub replay: Lsn,
+    /// When that was first seen.
+    pub replayed_at: Millis,
     /// Up to where it had replayed when it was last seen to have read all that it has itself.
     pub read_its_own: Option<Lsn>,
     /// Since when nothing is seen to keep its replay.
@@ -381,31 +389,6 @@ impl Memory {
             self.samples.pop_front();
         }
     }
-
-    /// Whether our routes are still there.
-    fn compare_orders(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
-        let at = self.at;
-        for (place, (name, node)) in self.nodes.iter_mut().enumerate() {
-            let Some(facts) = near(nodes, place, name).and_then(NodeView::seen) else { continue };
-            if at.since(node.overwritten_at) >= FORGIVEN_AFTER_MILLISECONDS {
-                node.overwritten = 0;
-            }
-            let Some(order) = &mut node.ordered else { continue };
-            if facts.asked_at <= order.at {
-                continue;
-            }
-            if desired.has_installed(name, &order.route, facts) {
-                order.seen_installed = true;
-            } else if order.seen_installed {
-                // What was written still runs where it is the spec that has changed: nobody else wrote anything.
-                if order.conninfo != facts.route.conninfo {
-                    node.overwritten += 1;
-                    node.overwritten_at = at;
-                }
-                node.ordered = None;
-            }
-        }
-    }
 }
 
 impl NodeMemory {
@@ -422,7 +405,8 @@ impl NodeMemory {
     /// Whether it receives nothing because it has not come to the end of the WAL that it has itself, or gets from its archive:
     /// before that it asks nobody.
     pub(crate) fn reads_its_own(&self, facts: &Facts) -> bool {
-        facts.receiver.is_none() && !facts.connecting && self.read_its_own != Some(facts.replay)
+        let goes_on = facts.asked_at.since(self.replayed_at) < READS_FOR_MILLISECONDS;
+        facts.receiver.is_none() && !facts.connecting && self.read_its_own != Some(facts.replay) && goes_on
     }
 
     fn see(&mut self, facts: &Facts, (reached, shown): (Option<Millis>, Option<Millis>), patience: u64, now: Millis) {
@@ -447,6 +431,9 @@ impl NodeMemory {
         let held_at = Some(facts.replay).filter(|_| facts.is_in_conflict());
         let known = self.conflict.filter(|(at, _)| Some(*at) == held_at);
         self.conflict = known.or(held_at.map(|at| (at, now)));
+        if facts.replay != self.replay {
+            (self.replay, self.replayed_at) = (facts.replay, facts.asked_at);
+        }
         self.read_its_own = Some(facts.replay).filter(|_| facts.has_read_its_own()).or(self.read_its_own);
         self.ungated_since = facts.replay_blocked_by().is_none().then(|| self.ungated_since.unwrap_or(now));
         let started_anew = self.started.is_some_and(|started| started != facts.started);

@@ -57,14 +57,16 @@ impl Sight {
         self.lag(node).is_none_or(|own| self.arises_below(node, own))
     }
 
-    /// Whether all others that feed its group are as far behind, or nearly: then their source or the link to it is slow, and
-    /// whoever is moved takes the lag along (safety.md section 4).
-    pub fn siblings_lag_too(&self, desired: &Desired, node: &NodeName) -> bool {
+    /// Whether all others that feed its group and are `well` else are nearly as far behind: then their source or the link to it
+    /// is slow, and whoever is moved takes the lag along (safety.md section 4).
+    pub fn siblings_lag_too(&self, desired: &Desired, node: &NodeName, well: impl Fn(&NodeName) -> bool) -> bool {
         let Some(own) = self.lag(node) else { return false };
         let feeders = desired.group_of(node).map(Group::feeders).filter(|feeders| feeders.contains(node));
-        let siblings = feeders.unwrap_or_default().iter().filter(|sibling| *sibling != node);
+        let siblings = feeders.unwrap_or_default().iter().filter(|sibling| *sibling != node && well(sibling));
         let mut lags = siblings.filter_map(|sibling| self.lag(sibling)).peekable();
-        lags.peek().is_some() && lags.all(|lag| lag > own / 2)
+        // Half as far as it at least, and nearly the bound.
+        let least = (own / 2).max(desired.healing.lag_seconds.saturating_mul(750));
+        lags.peek().is_some() && lags.all(|lag| lag > least)
     }
 
     /// How old what readers of a node see may be at most, where that arises at it or on its way from its upstream, in

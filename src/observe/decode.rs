@@ -96,7 +96,7 @@ fn lsn(field: &'static str, text: &str) -> Result<Lsn, BadAnswer> {
 pub fn read(text: &str, at: Millis) -> Result<Facts, String> {
     let answer = serde_json::from_str(text).map_err(|error| error.to_string())?;
     let rights = Rights { missing_grants: Vec::new(), end_senders: true, timeline_history: true, pending_route: true };
-    facts(answer, &rights, Asked { at, answered: at }, None).map_err(|error| error.to_string())
+    facts(answer, &rights, Asked { at, answered: at }, Before::Nothing).map_err(|error| error.to_string())
 }
 
 /// When a question was asked and when its answer was here.
@@ -106,29 +106,49 @@ pub(super) struct Asked {
     pub(super) answered: Millis,
 }
 
-/// What is remembered of a server where its timeline cannot be asked for. That of a primary is in its `pg_control`; what is a
-/// standby at the next look may have been made anew from another since, and then nothing else counts.
-pub(super) fn remembered(last: &Facts) -> Option<Timeline> {
-    if last.in_recovery { last.timeline } else { Some(Timeline(0)) }
+/// What is known from the look before of the timeline that a server is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    Nothing,
+    /// It was a standby, last seen receiving this one.
+    Received(Timeline),
+    /// It took writes, on this one, which its own `pg_control` holds then.
+    Wrote(Timeline),
 }
 
-/// The facts in an answer. `remembered` is the timeline on which this server was last seen receiving, [`remembered`].
+impl Before {
+    pub(super) fn of(last: &Facts) -> Self {
+        last.timeline.map_or(Self::Nothing, if last.in_recovery { Self::Received } else { Self::Wrote })
+    }
+
+    pub(super) fn received(self) -> Option<Timeline> {
+        match self {
+            Self::Received(timeline) => Some(timeline),
+            Self::Nothing | Self::Wrote(_) => None,
+        }
+    }
+
+    /// On which timeline a standby is that does not receive, where `pg_control` says `control`. What took writes and says less
+    /// now has been made anew from another server, of which nothing is known yet.
+    fn with(self, control: Option<Timeline>) -> Option<Timeline> {
+        match self {
+            Self::Nothing => None,
+            Self::Received(known) => Some(control.map_or(known, |control| control.max(known))),
+            Self::Wrote(known) => control.filter(|control| *control >= known),
+        }
+    }
+}
+
+/// The facts in an answer, of a server of which `before` is known.
 ///
 /// The timeline of a standby without a walreceiver cannot be asked for by SQL: `pg_control` lags (postgres-facts.md
 /// 5.2). It only grows, so what it was last seen on and what `pg_control` says are both lower bounds, and the greater
 /// is the best that is known. Never seen receiving, it is `None`: `pg_control` alone may be one promotion behind.
-pub(super) fn facts(
-    answer: Answer,
-    rights: &Rights,
-    asked: Asked,
-    remembered: Option<Timeline>,
-) -> Result<Facts, BadAnswer> {
+pub(super) fn facts(answer: Answer, rights: &Rights, asked: Asked, before: Before) -> Result<Facts, BadAnswer> {
     let position = lsn("position", &answer.position)?;
     let receiver = answer.receiver.and_then(receiver);
     let timeline = if answer.in_recovery {
-        let floor = answer.control_timeline.map(Timeline);
-        let known = remembered.map(|known| floor.map_or(known, |floor| floor.max(known)));
-        receiver.as_ref().map(|r| r.timeline).or(known.filter(|known| *known > Timeline(0)))
+        receiver.as_ref().map(|r| r.timeline).or_else(|| before.with(answer.control_timeline.map(Timeline)))
     } else {
         answer.timeline.map(Timeline)
     };
@@ -271,27 +291,26 @@ mod tests {
         let asked = Asked { at: Millis(1), answered: Millis(2) };
         let rights = Rights { pending_route: true, ..Rights::default() };
         let answer = serde_json::from_value(json(change)).map_err(|e| e.to_string())?;
-        facts(answer, &rights, asked, Some(Timeline(3))).map_err(|e| e.to_string())
+        facts(answer, &rights, asked, Before::Received(Timeline(3))).map_err(|e| e.to_string())
     }
 
     #[test]
-    fn whoever_took_writes_and_is_a_standby_now_is_on_the_timeline_that_its_pg_control_says() {
+    fn whoever_took_writes_and_is_a_standby_now_is_on_that_timeline_unless_its_pg_control_says_that_it_was_made_anew() {
         let primary = answer(|json| (json["in_recovery"], json["timeline"]) = (false.into(), 3.into())).unwrap();
         let standby = answer(|_| ()).unwrap();
-        assert_eq!((remembered(&primary), remembered(&standby)), (Some(Timeline(0)), Some(Timeline(2))));
+        let known = [Before::of(&primary), Before::of(&standby)];
+        assert_eq!(known, [Before::Wrote(Timeline(3)), Before::Received(Timeline(2))]);
         let again = |control: u32| {
             let answer = json(|json| {
                 json["receiver"] = serde_json::Value::Null;
                 json["control_timeline"] = control.into();
             });
             let answer = serde_json::from_value(answer).unwrap();
-            facts(answer, &Rights::default(), Asked { at: Millis(1), answered: Millis(2) }, remembered(&primary))
+            facts(answer, &Rights::default(), Asked { at: Millis(1), answered: Millis(2) }, known[0])
         };
-        // Made anew; as it was; and one that does not say.
-        assert_eq!(
-            [1, 3, 0].map(|control| again(control).unwrap().timeline),
-            [Some(Timeline(1)), Some(Timeline(3)), None]
-        );
+        // Made anew; as it was; and one that has followed somebody since.
+        let expected = [None, Some(Timeline(3)), Some(Timeline(4))];
+        assert_eq!([1, 3, 4].map(|control| again(control).unwrap().timeline), expected);
     }
 
     #[test]

@@ -7,9 +7,10 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::decode::Before;
 use super::session::Session;
 use super::unseen::unseen;
-use super::{Clock, ServerSpec, Timing, Wallet, decode};
+use super::{Clock, ServerSpec, Timing, Wallet};
 use crate::model::{Facts, Lsn, NodeName, NodeView, Unseen, WhyUnseen};
 
 /// After a poke the server is asked at once and again after these milliseconds: a reload is acted on within about 20 ms
@@ -165,10 +166,10 @@ impl Task {
 
     /// Asks once and says what was seen. An answer that cannot be used is no reason to log in again.
     async fn look(&self, session: &Arc<Session>, full_at: &mut Option<Lsn>) -> Result<(), Unseen> {
-        let timeline = self.sighting.borrow().view.last.as_ref().and_then(|last| decode::remembered(last));
+        let before = self.sighting.borrow().view.last.as_deref().map_or(Before::Nothing, Before::of);
         let asked = tokio::select! {
             unseen = session.ended() => return Err(unseen),
-            asked = session.ask(self.shared.clock, &self.shared.timing, timeline) => asked,
+            asked = session.ask(self.shared.clock, &self.shared.timing, before) => asked,
         };
         match asked {
             Ok(mut facts) => {

@@ -15,12 +15,12 @@ use tokio_postgres::types::{Json, ToSql, Type};
 use tokio_postgres::{Client, Config, Statement};
 use tokio_util::sync::CancellationToken;
 
-use super::decode::{self, Answer, Asked};
+use super::decode::{self, Answer, Asked, Before};
 use super::replication::{NoReplication, Replication};
 use super::rights::{self, Rights};
 use super::unseen::{self, unseen};
 use super::{Clock, Credentials, Fence, NoRight, ServerSpec, SslMode, Timing, fence, query, tls};
-use crate::model::{Facts, NodeName, Timeline, Unseen, WhyUnseen};
+use crate::model::{Facts, NodeName, Unseen, WhyUnseen};
 
 /// The server notices within this time that we are gone, and we that it is.
 const VANISHED_AFTER: Duration = Duration::from_secs(5);
@@ -129,25 +129,25 @@ impl Session {
     }
 
     /// Asks once. Waits for a write that is under way; the deadline counts from then.
-    pub(super) async fn ask(&self, clock: Clock, timing: &Timing, timeline: Option<Timeline>) -> Result<Facts, Unseen> {
+    pub(super) async fn ask(&self, clock: Clock, timing: &Timing, before: Before) -> Result<Facts, Unseen> {
         let _one_at_a_time = self.gate.lock().await;
-        let once = || within(timing.answer, "no answer", self.ask_once(clock, timeline));
+        let once = || within(timing.answer, "no answer", self.ask_once(clock, before));
         match once().await {
             Err(Unseen { why: WhyUnseen::BadAnswer, detail }) if detail.contains(NOT_IN_RECOVERY) => once().await,
             answer => answer,
         }
     }
 
-    async fn ask_once(&self, clock: Clock, timeline: Option<Timeline>) -> Result<Facts, Unseen> {
+    async fn ask_once(&self, clock: Clock, before: Before) -> Result<Facts, Unseen> {
         let asking = self.asking.lock().await;
         let Some(statement) = &asking.1 else { return Err(unseen(WhyUnseen::NotYet, "")) };
-        let known = timeline.and_then(|timeline| i32::try_from(timeline.0).ok()).unwrap_or(0);
+        let known = before.received().and_then(|timeline| i32::try_from(timeline.0).ok()).unwrap_or(0);
         let at = clock();
         let row = self.client.query_one(statement, &[&known]).await.map_err(|error| self.denied(&error, &asking.0))?;
         let answered = clock();
         let Json(answer) =
             row.try_get::<_, Json<Answer>>(0).map_err(|e| unseen(WhyUnseen::BadAnswer, unseen::text(&e)))?;
-        decode::facts(answer, &asking.0, Asked { at, answered }, timeline)
+        decode::facts(answer, &asking.0, Asked { at, answered }, before)
             .map_err(|e| unseen(WhyUnseen::BadAnswer, e.to_string()))
     }
 

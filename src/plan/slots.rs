@@ -29,6 +29,8 @@ const ADVANCE_MILLISECONDS: u64 = 10_000;
 
 /// A slot that could not be made so many times in a row, some five seconds, is not waited for.
 const REFUSED_MIN: u32 = 6;
+/// As long as it is wanted it is tried every ten seconds: what failed longer ago than so, in milliseconds, is history.
+const REFUSED_WITHIN_MILLISECONDS: u64 = 60_000;
 
 /// How long a deletion waits for nodes that are not seen streaming, in milliseconds (design.md section 6).
 pub const TEARDOWN_MILLISECONDS: u64 = 60_000;
@@ -107,7 +109,8 @@ fn prepare(world: &World<'_>, owner: At<'_>, owner_facts: &Facts, on: At<'_>) ->
 /// Whether the server has refused again and again to make a slot, as one does whose max_replication_slots are used up.
 pub(super) fn cannot_be_made(world: &World<'_>, owner: At<'_>, on: At<'_>) -> bool {
     let failed = world.observed.memory.failed(on.name, owner.name, StepKind::CreateSlot.into());
-    failed.is_some_and(|failed| failed.times >= REFUSED_MIN)
+    let lately = |at| world.now.since(at) < REFUSED_WITHIN_MILLISECONDS;
+    failed.is_some_and(|failed| failed.times >= REFUSED_MIN && lately(failed.at))
 }
 
 /// Whether a slot made anew would still reserve all that the owner needs: it reserves from the upstream's last

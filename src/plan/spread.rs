@@ -176,7 +176,7 @@ impl<'a> Spread<'a> {
                 let failed = matches!(self.world.standing(node), Standing::Failed | Standing::Barred);
                 let turn = turns.entry((group, failed, self.world.zone(node))).or_default();
                 *turn += 1;
-                Some(((!feeds_by_spec(self.world, node), group, failed, *turn), node))
+                Some(((failed || !feeds_by_spec(self.world, node), group, failed, *turn), node))
             })
             .collect();
         keyed.sort_by_key(|(key, _)| *key);

@@ -8,7 +8,7 @@ use super::stream::history_holds;
 use super::world::{Place, World};
 use crate::model::primary::Primary;
 use crate::model::{ByNode, Desired, Group, Memory, NodeName, Observed};
-use crate::plan::Plan;
+use crate::plan::{Plan, Wait, WaitReason};
 
 /// Children of every server.
 pub(super) fn load(world: &World) -> ByNode<usize> {
@@ -176,9 +176,12 @@ impl<'a> Standing<'a> {
         self.inflow.get(region).map_or(0, Vec::len) + more > self.desired.limits.cross_region_streams
     }
 
-    /// Its route can be changed: it is seen, and its replay is not blocked.
+    /// Its route can be changed: it is seen, its replay is not blocked, and nobody is held where he is because others did not
+    /// arrive.
     fn can_move(&self, node: &NodeName) -> bool {
-        self.server(node).is_some_and(|server| server.in_recovery && !server.paused)
+        let held = |wait: &Wait| wait.node == *node && wait.reason == WaitReason::NotFollowed;
+        !self.plan.waits.iter().any(held)
+            && self.server(node).is_some_and(|server| server.in_recovery && !server.paused)
     }
 
     /// `up` is fed, seen, well and lets `node` in, and has the WAL that it needs.

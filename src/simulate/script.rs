@@ -102,6 +102,7 @@ impl Stage {
     fn command(&mut self, command: &str) -> Result<String, String> {
         let words: Vec<&str> = command.split_whitespace().collect();
         match words.as_slice() {
+            ["group", ..] if self.drama.is_some() => return Err("the fleet has begun: groups come before".to_owned()),
             ["group", words @ ..] => self.shape.group(words)?,
             ["set", words @ ..] => {
                 self.shape.set(words)?;

@@ -33,6 +33,14 @@ impl Manifest<'_> {
         for remark in crawled.iter().chain(&adoption.remarks) {
             comment(&mut text, remark);
         }
+        let ours = |group: &&Group| group.is_root() && group.management == Management::Routes;
+        if let Some(group) = adoption.desired.groups.iter().find(ours) {
+            let name = &group.name;
+            let remark = format!(
+                "Where another manager keeps the servers of {name}, such as Patroni: run this with --observe-root."
+            );
+            comment(&mut text, &remark);
+        }
         self.rights(&mut text, adoption);
         comment(&mut text, "The Secret, with what the operator logs in with:");
         let _ = writeln!(text, "#   {}", self.secret_text());
@@ -85,15 +93,8 @@ impl Manifest<'_> {
 
     fn group(&self, text: &mut String, desired: &Desired, group: &Group) {
         let _ = writeln!(text, "  - name: {}", quoted(group.name.as_str()));
-        match group.management {
-            Management::Observe => text.push_str("    management: Observe\n"),
-            Management::Routes if group.is_root() => {
-                comment(
-                    text,
-                    "Where another manager keeps these servers, such as Patroni: run this with --observe-root.",
-                );
-            }
-            Management::Routes => {}
+        if group.management == Management::Observe {
+            text.push_str("    management: Observe\n");
         }
         if group.relays > 0 {
             let _ = writeln!(text, "    relays: {}", group.relays);

@@ -73,6 +73,7 @@ impl Memory {
             self.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.rooted_since?))).collect();
         self.note_refusals(desired, addresses, nodes, &sight, &well_since);
         self.note_arrivals(nodes, &sight, &well_since);
+        let failing = self.failing();
         for (place, (name, node)) in self.nodes.iter_mut().enumerate() {
             let verdict = near(&sight.rooted, place, name);
             // What it suffered from others before is not held against it.
@@ -89,11 +90,8 @@ impl Memory {
             node.suffers = suffers || (node.suffers && node.unrooted_since.is_some());
             let well = match verdict {
                 Some(Rooted::Yes { lag_milliseconds, .. }) => {
-                    // Once it counts as lagging it has to catch up to half the bound.
-                    let most = if node.failing_since.is_some() { bound / 2 } else { bound };
-                    // What all siblings suffer is not held against one; whoever lagged before them has to catch up first.
-                    let lags = || node.failing_since.is_some() || !sight.siblings_lag_too(desired, name);
-                    *lag_milliseconds <= most || !sight.lags_by_itself(name) || !lags()
+                    let alike = || sight.siblings_lag_too(desired, name, |other| !failing.contains(other));
+                    node.keeps_up(*lag_milliseconds, bound, || sight.lags_by_itself(name), alike)
                 }
                 // It says nothing for or against itself.
                 Some(Rooted::No(_)) if suffers => continue,
@@ -120,6 +118,12 @@ impl Memory {
     pub fn fails_ungated(&self, node: &NodeName, patience_milliseconds: u64) -> bool {
         let ungated_for = self.node(node).and_then(|memory| memory.ungated_since).map(|since| self.at.since(since));
         self.failing_for(node).min(ungated_for).is_some_and(|t| t >= patience_milliseconds)
+    }
+
+    /// Who is no good as an upstream.
+    fn failing(&self) -> BTreeSet<NodeName> {
+        let failing = self.nodes.iter().filter(|(_, node)| node.failing_since.is_some());
+        failing.map(|(name, _)| name.clone()).collect()
     }
 
     /// Nodes that stand still since a time from which on their upstream has not answered either: its deadline may not be
@@ -228,6 +232,20 @@ impl NodeMemory {
         let upstream = edge.filter(|edge| !matches!(edge, Edge::Denied(_))).and_then(Edge::upstream);
         let other = upstream.filter(|upstream| self.fed_by.as_ref() != Some(upstream));
         self.left = other.and_then(|upstream| self.fed_by.replace(upstream.clone()));
+    }
+
+    /// Whether it is well by how far it is behind: within the bound, or because of who is above it, or like its siblings.
+    fn keeps_up(
+        &self,
+        lag_milliseconds: u64,
+        bound: u64,
+        by_itself: impl FnOnce() -> bool,
+        alike: impl FnOnce() -> bool,
+    ) -> bool {
+        // Once it counts as lagging it has to catch up to half the bound, whatever its siblings do.
+        let lagged = self.failing_since.is_some();
+        let most = if lagged { bound / 2 } else { bound };
+        lag_milliseconds <= most || !by_itself() || (!lagged && alike())
     }
 
     /// Whether its readers see data older than the bound, the time left out for which sessions hold up replay now. Nothing is

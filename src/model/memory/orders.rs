@@ -1,11 +1,11 @@
-//! Who arrived where an order sent it, and who did not.
+//! Which orders are still in force, who arrived where one sent it, and who did not.
 
 use std::collections::BTreeSet;
 
 use super::judge::REFUSED_AFTER_MILLISECONDS;
-use super::{Memory, NodeMemory};
+use super::{FORGIVEN_AFTER_MILLISECONDS, Memory, NodeMemory};
 use crate::model::tree::Edge;
-use crate::model::{ByNode, Millis, NodeName, NodeView, Sight, near};
+use crate::model::{ByNode, Desired, Millis, NodeName, NodeView, Sight, near};
 
 /// For so many settling times it is remembered that a node did not arrive.
 const STRAYED_FOR_SETTLES: u64 = 5;
@@ -16,6 +16,34 @@ impl Memory {
         let (upstream, at) = self.node(node)?.strayed.as_ref()?;
         let lasts = settle_seconds.saturating_mul(1000).max(REFUSED_AFTER_MILLISECONDS);
         (self.at.since(*at) < lasts.saturating_mul(STRAYED_FOR_SETTLES)).then_some(upstream)
+    }
+
+    /// Whether our routes are still there.
+    pub(super) fn compare_orders(&mut self, desired: &Desired, nodes: &ByNode<NodeView>) {
+        let at = self.at;
+        for (place, (name, node)) in self.nodes.iter_mut().enumerate() {
+            let Some(facts) = near(nodes, place, name).and_then(NodeView::seen) else { continue };
+            if at.since(node.overwritten_at) >= FORGIVEN_AFTER_MILLISECONDS {
+                node.overwritten = 0;
+            }
+            let Some(order) = &mut node.ordered else { continue };
+            if facts.asked_at <= order.at {
+                continue;
+            }
+            if desired.has_installed(name, &order.route, facts) {
+                order.seen_installed = true;
+            } else if order.seen_installed {
+                // What was written is there where it is the spec that has changed: nobody else wrote anything.
+                let is_there = order.conninfo == facts.route.conninfo
+                    && facts.route.pending.is_none()
+                    && facts.route.slot == name.slot();
+                if !is_there {
+                    node.overwritten += 1;
+                    node.overwritten_at = at;
+                }
+                node.ordered = None;
+            }
+        }
     }
 
     /// Compares where nodes are with where they were sent.

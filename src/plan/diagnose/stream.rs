@@ -158,7 +158,8 @@ fn lagging(world: &World<'_>, node: At<'_>, failing: bool) -> Found {
         // What counts is what it can pass on, which is what it has received.
         let lags = (failing || receives_late) && world.sight.lags_by_itself(node.name);
         let told = || {
-            if !failing && world.sight.siblings_lag_too(world.desired, node.name) {
+            let well = |name: &NodeName| world.observed.memory.failing_for(name).is_none();
+            if !failing && world.sight.siblings_lag_too(world.desired, node.name, well) {
                 let cure = "Look at the link to their upstreams, and at its disk and CPU; nobody is moved for it";
                 return format!("{}, and so are the other relays of its group. {cure}.", seen());
             }
