@@ -8,7 +8,7 @@ use super::stream::history_holds;
 use super::world::{Place, World};
 use crate::model::primary::Primary;
 use crate::model::{ByNode, Desired, Group, Memory, NodeName, Observed};
-use crate::plan::{Plan, Wait, WaitReason};
+use crate::plan::{Plan, WaitReason};
 
 /// Children of every server.
 pub(super) fn load(world: &World) -> ByNode<usize> {
@@ -145,6 +145,10 @@ pub(super) fn while_faults_stand(world: &World, desired: &Desired, observed: &Ob
         return Vec::new();
     }
     let standing = Standing::of(world, desired, observed, plan);
+    // Those that stream well are held where they are as long as others did not arrive: only who is fed by nobody is moved.
+    if plan.waits.iter().any(|wait| wait.reason == WaitReason::NotFollowed) {
+        return standing.starving().collect();
+    }
     standing.overloaded().chain(standing.flooded()).chain(standing.too_deep()).chain(standing.starving()).collect()
 }
 
@@ -176,12 +180,9 @@ impl<'a> Standing<'a> {
         self.inflow.get(region).map_or(0, Vec::len) + more > self.desired.limits.cross_region_streams
     }
 
-    /// Its route can be changed: it is seen, its replay is not blocked, and nobody is held where he is because others did not
-    /// arrive.
+    /// Its route can be changed: it is seen, and its replay is not blocked.
     fn can_move(&self, node: &NodeName) -> bool {
-        let held = |wait: &Wait| wait.node == *node && wait.reason == WaitReason::NotFollowed;
-        !self.plan.waits.iter().any(held)
-            && self.server(node).is_some_and(|server| server.in_recovery && !server.paused)
+        self.server(node).is_some_and(|server| server.in_recovery && !server.paused)
     }
 
     /// `up` is fed, seen, well and lets `node` in, and has the WAL that it needs.
