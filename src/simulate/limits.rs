@@ -192,10 +192,19 @@ impl<'a> Standing<'a> {
         let open = !upstream.rejects_replication && upstream.senders.len() < upstream.senders_max;
         let has_wal = upstream.oldest <= child.received.segment_start(child.segment_bytes);
         self.hops.contains_key(up)
+            && self.path_is_seen(up)
             && (well && open && has_wal && history_holds(child, upstream))
             && !self.memory.is_settling(up)
             && !self.memory.is_refused(node, up)
             && !self.world.is_cut(&Place::Node(up.clone()), &Place::Node(node.clone()))
+    }
+
+    /// Who hangs below one that is not seen cannot be told to have a path.
+    fn path_is_seen(&self, node: &NodeName) -> bool {
+        let upstream = |at: &&'a NodeName| self.world.servers.get(*at).and_then(Server::upstream);
+        let start = self.world.servers.get_key_value(node).map(|(name, _)| name);
+        let mut path = std::iter::successors(start, upstream).take(self.world.servers.len());
+        path.all(|at| self.visible.contains(at))
     }
 
     /// Somebody who could feed `node` within every limit, other than who does.
