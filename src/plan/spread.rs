@@ -166,7 +166,8 @@ impl<'a> Spread<'a> {
     }
 
     /// The displaced by groups, relays before leaves of whatever group, as no sibling can take one in; of each zone one before
-    /// the second of any, as the first of them may have to stand in as relays; the failed last. Whom they receive from now has no part in it: it would move with what is decided here.
+    /// the second of any, as the first of them may have to stand in as relays; the failed last. Whom they receive from now has
+    /// no part in it: it would move with what is decided here.
     fn in_turn(&self, displaced: Vec<At<'a>>) -> Vec<At<'a>> {
         let mut turns: BTreeMap<(usize, bool, Option<&str>), usize> = BTreeMap::new();
         let mut keyed: Vec<_> = displaced

@@ -8,7 +8,7 @@ use super::stream::history_holds;
 use super::world::{Place, World};
 use crate::model::primary::Primary;
 use crate::model::{ByNode, Desired, Group, Memory, NodeName, Observed};
-use crate::plan::{Plan, WaitReason};
+use crate::plan::{Plan, Wait, WaitReason};
 
 /// Children of every server.
 pub(super) fn load(world: &World) -> ByNode<usize> {
@@ -145,10 +145,6 @@ pub(super) fn while_faults_stand(world: &World, desired: &Desired, observed: &Ob
         return Vec::new();
     }
     let standing = Standing::of(world, desired, observed, plan);
-    // Those that stream well are held where they are as long as others did not arrive: only who is fed by nobody is moved.
-    if plan.waits.iter().any(|wait| wait.reason == WaitReason::NotFollowed) {
-        return standing.starving().collect();
-    }
     standing.overloaded().chain(standing.flooded()).chain(standing.too_deep()).chain(standing.starving()).collect()
 }
 
@@ -211,6 +207,13 @@ impl<'a> Standing<'a> {
     fn elsewhere(&self, node: &'a NodeName) -> Option<&'a NodeName> {
         let now = self.world.servers.get(node).and_then(Server::upstream);
         let crosses = |up: &NodeName| self.desired.region_of(up) != self.desired.region_of(node);
+        // Members of a group that stream well are held where they are as long as others did not arrive where they were sent.
+        let held = |wait: &Wait| {
+            wait.reason == WaitReason::NotFollowed && self.desired.group_of(&wait.node) == self.desired.group_of(node)
+        };
+        if self.plan.waits.iter().any(held) {
+            return None;
+        }
         let within = |up: &&NodeName| {
             Some(*up) != now
                 && self.could_feed(up, node)

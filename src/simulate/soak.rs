@@ -26,7 +26,7 @@ const LEAVES: usize = 14;
 /// The longest calm time between two bad days, in milliseconds.
 const CALM_MILLISECONDS: usize = 3_600_000;
 /// Of so many calm times one is played in full.
-const CALM_IN_FULL_ONE_OF: usize = 100;
+const CALM_IN_FULL_ONE_OF: usize = 20;
 /// Whether one day alone broke a law is asked first, then two, up to so many; then twice as many each time.
 const DAYS_EACH: usize = 4;
 /// A script is made shorter as long as no more days than these were played for it: each takes some milliseconds.
