@@ -210,8 +210,9 @@ impl<'a> Spread<'a> {
         place.or_else(room).or_else(|| self.sibling(node)).or_else(emptiest).or_else(|| settling.next())
     }
 
-    /// A sibling that can stand in as a relay: one that was placed before, is well and has a place, as near to the
-    /// primary as there is; of those the one that feeds the node by its route already, then one of its own zone.
+    /// A sibling that can stand in as a relay: one that was placed before, is well and has a place. Rather one that is not
+    /// itself below a relay that lags, as who is fresh would wait for it to catch up; as near to the primary as there is; of
+    /// those the one that feeds the node by its route already, then one of its own zone.
     fn sibling(&self, node: At<'_>) -> Option<At<'a>> {
         let world = self.world;
         if feeds_by_spec(world, node) {
@@ -226,7 +227,8 @@ impl<'a> Spread<'a> {
         };
         let cost = |other: &At<'a>| {
             let keeps = world.installed(node).and_then(RouteAt::first) == Some(*other);
-            (self.hops(*other), !keeps, world.zone(*other) != world.zone(node), self.load(*other))
+            let zone = world.zone(*other) != world.zone(node);
+            (self.is_late(*other), self.hops(*other), !keeps, zone, self.load(*other))
         };
         let others = self.group(node).iter().copied().filter(|other| *other != node && !feeds_by_spec(world, *other));
         others.filter(fits).min_by_key(cost)
@@ -250,6 +252,12 @@ impl<'a> Spread<'a> {
         self.world.seen(node).is_some()
             && self.world.standing(node) == Standing::Keeps
             && self.first(node).is_some_and(good)
+    }
+
+    /// Whether a node is below one that lags by the choice so far.
+    fn is_late(&self, node: At<'_>) -> bool {
+        let mut path = std::iter::successors(self.first(node), |up| self.first(*up)).take(self.first.len());
+        path.any(|up| self.world.standing(up) == Standing::Lagging)
     }
 
     /// Edges between a node and the primary by the choice so far.

@@ -181,12 +181,13 @@ impl<'a> Standing<'a> {
         self.server(node).is_some_and(|server| server.in_recovery && !server.paused)
     }
 
-    /// `up` is fed, seen, well and lets `node` in, and has the WAL that it needs.
+    /// `up` is fed, seen, well and lets `node` in, has the WAL that it needs, and has as much as it.
     fn could_feed(&self, up: &NodeName, node: &NodeName) -> bool {
         let (Some(upstream), Some(child)) = (self.server(up), self.server(node)) else { return false };
         let well = self.memory.node(up).is_none_or(|memory| memory.failing_since.is_none());
         let open = !upstream.rejects_replication && upstream.senders.len() < upstream.senders_max;
-        let has_wal = upstream.oldest <= child.received.segment_start(child.segment_bytes);
+        let segment = child.received.segment_start(child.segment_bytes);
+        let has_wal = upstream.oldest <= segment && upstream.received >= segment;
         self.hops.contains_key(up)
             && self.path_is_seen(up)
             && (well && open && has_wal && history_holds(child, upstream))
