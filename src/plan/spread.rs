@@ -154,10 +154,19 @@ impl<'a> Spread<'a> {
         }
         match world.standing(upstream) {
             Standing::Good => true,
-            Standing::Keeps => self.names(node, upstream),
+            Standing::Keeps => self.names(node, upstream) && !self.is_out_of_reach(node, upstream),
             Standing::Settling => world.upstream(node) == Some(upstream),
             Standing::Lagging | Standing::Failed | Standing::Barred => false,
         }
+    }
+
+    /// Whether a node receives from another, and could not be moved to this upstream, as that one is not seen: it may be for
+    /// long, and others have a place.
+    fn is_out_of_reach(&self, node: At<'_>, upstream: At<'_>) -> bool {
+        let world = self.world;
+        let unseen_for = world.observed.memory.unseen_for(upstream.name);
+        unseen_for.is_some_and(|t| t >= world.desired.healing.suspect_after_milliseconds)
+            && world.upstream(node).is_some_and(|now| now != upstream)
     }
 
     /// Whether the installed route of a node names an upstream.
@@ -286,9 +295,14 @@ impl<'a> Spread<'a> {
 }
 
 /// Whether a node takes WAL where it is wanted. A relay that is down does not, and one that came back and is settling does
-/// beside those who stand in for it, until they give it their place. One that lags does as well, however little arrives.
+/// beside those who stand in for it, until they give it their place. One that lags does as well, however little arrives, and
+/// so does one that is not seen while its children are fed (law 8).
 fn streams(world: &World<'_>, node: At<'_>) -> bool {
-    matches!(world.standing(node), Standing::Good | Standing::Lagging)
+    match world.standing(node) {
+        Standing::Good | Standing::Lagging => true,
+        Standing::Keeps => world.failing_for(node).is_none(),
+        Standing::Settling | Standing::Failed | Standing::Barred => false,
+    }
 }
 
 /// Which region each group is in.

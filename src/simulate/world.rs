@@ -178,7 +178,8 @@ impl World {
             server.senders_max = SENDERS_MAX;
             server.receive_bytes_per_second = None;
         }
-        for name in self.servers.keys().filter(|name| !self.can_follow(name)).cloned().collect::<Vec<_>>() {
+        // One by one: whoever is made anew has no old WAL any more that another may need.
+        while let Some(name) = self.servers.keys().find(|name| !self.can_follow(name)).cloned() {
             self.reclone(&name);
         }
     }
