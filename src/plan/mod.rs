@@ -46,9 +46,8 @@ use crate::model::{Automation, Desired, Management, Millis, Observed, Sight};
 /// How often a calm topology is looked at, in milliseconds.
 pub const TICK_MILLISECONDS: u64 = 1_000;
 
-/// How often it is looked at while somebody may soon have stood still for too long, in milliseconds: what is left of the aim
-/// of 3 s for one that is cut off, after the patience and up to a tick until the primary is seen to be beyond it.
-const DOUBT_MILLISECONDS: u64 = 100;
+/// How often it is looked at while somebody may soon have stood still for too long, in milliseconds.
+const DOUBT_MILLISECONDS: u64 = 200;
 
 /// How often it is looked at while an order is not seen carried out, in milliseconds: the pace at which a lost reload is
 /// repeated (postgres-facts.md: none of 120 stalled with 100-150 ms).

@@ -160,13 +160,16 @@ impl<'a> Spread<'a> {
         }
     }
 
-    /// Whether a node receives from another, and could not be moved to this upstream, as that one is not seen: it may be for
-    /// long, and others have a place.
+    /// Whether a node receives from another, or is about to, and could not be moved to this upstream, as that one is not
+    /// seen: it may be for long, and others have a place. While nobody was seen counts for nothing (law 8).
     fn is_out_of_reach(&self, node: At<'_>, upstream: At<'_>) -> bool {
-        let world = self.world;
-        let unseen_for = world.observed.memory.unseen_for(upstream.name);
-        unseen_for.is_some_and(|t| t >= world.desired.healing.suspect_after_milliseconds)
-            && world.upstream(node).is_some_and(|now| now != upstream)
+        let (world, memory) = (self.world, &self.world.observed.memory);
+        let unseen_since = world.memory(upstream).and_then(|memory| memory.unseen_since);
+        let since = unseen_since.map(|since| since.max(memory.blind_at.unwrap_or_default()));
+        let heads_for = || world.installed(node).and_then(RouteAt::first);
+        let at = world.upstream(node).or_else(heads_for);
+        since.is_some_and(|since| memory.at.since(since) >= world.desired.healing.suspect_after_milliseconds)
+            && at.is_some_and(|at| at != upstream)
     }
 
     /// Whether the installed route of a node names an upstream.
@@ -216,7 +219,10 @@ impl<'a> Spread<'a> {
             return Some(stays);
         }
         let emptiest = || good.iter().copied().min_by_key(|up| self.load(*up));
-        place.or_else(room).or_else(|| self.sibling(node)).or_else(emptiest).or_else(|| settling.next())
+        // Rather one that cannot be asked now than nobody.
+        let unseen = || order().find(|up| self.world.standing(*up) == Standing::Keeps && self.names(node, *up));
+        let known = place.or_else(room).or_else(|| self.sibling(node)).or_else(emptiest);
+        known.or_else(|| settling.next()).or_else(unseen)
     }
 
     /// A sibling that can stand in as a relay: one that was placed before, is well and has a place. Rather one that is not
@@ -263,10 +269,10 @@ impl<'a> Spread<'a> {
             && self.first(node).is_some_and(good)
     }
 
-    /// Whether a node is below one that lags by the choice so far.
+    /// Whether a node is below one that lags, or did a short while ago, by the choice so far.
     fn is_late(&self, node: At<'_>) -> bool {
         let mut path = std::iter::successors(self.first(node), |up| self.first(*up)).take(self.first.len());
-        path.any(|up| self.world.standing(up) == Standing::Lagging)
+        path.any(|up| matches!(self.world.standing(up), Standing::Lagging | Standing::Settling))
     }
 
     /// Edges between a node and the primary by the choice so far.

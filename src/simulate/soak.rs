@@ -223,6 +223,7 @@ fn calm(drama: &mut Drama, day: &Day) -> Result<(), String> {
         drama.skip(day.calm_milliseconds);
         return Ok(());
     }
+    let moves_before = drama.counts().moves;
     // What is told for a while after it is over, as a crash loop is, has its end in no fault.
     let mut left = day.calm_milliseconds;
     while left > 0 && !drama.findings().is_empty() {
@@ -237,14 +238,14 @@ fn calm(drama: &mut Drama, day: &Day) -> Result<(), String> {
         drama.pass(step);
         left -= step;
     }
-    let before = drama.counts();
+    let changes_before = drama.counts().status_changes;
     drama.pass(left);
     let now = drama.counts();
-    let (moves, changes) = (now.moves - before.moves, now.status_changes - before.status_changes);
+    let (moves, changes) = (now.moves - moves_before, now.status_changes - changes_before);
     if moves + changes == 0 {
         return Ok(());
     }
-    Err(format!("no calm: {moves} routes set, {changes} other statuses in {left} ms of calm"))
+    Err(format!("no calm: {moves} routes set, {changes} other statuses in {} ms of calm", day.calm_milliseconds))
 }
 
 /// Whether the tree came to rest while faults stood; `Err` when a law is broken.
