@@ -162,7 +162,7 @@ pub struct NodeStatus {
     /// What deviates, in one word; absent when all is as declared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What was seen and what to do; absent when all is as declared.
+    /// What was seen and what to do; absent when all is as declared, and where dozens of nodes deviate, of all but the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }

@@ -72,6 +72,31 @@ fn a_healthy_node_takes_eighty_bytes_at_most() {
 }
 
 #[test]
+fn five_hundred_nodes_that_all_fail_fit_into_sixty_kilobytes_and_each_says_in_a_word_what_it_is() {
+    let mut status = World::new().report(None, 100);
+    let node = status.nodes[3].clone();
+    let reason = Some("CredentialsRejected".to_owned());
+    let failed = |number| {
+        let (name, message) = (format!("region-{number}"), Some("x".repeat(NODE_MESSAGE_CHARS)));
+        NodeStatus {
+            name,
+            state: NodeState::Unknown,
+            upstream: None,
+            lag: None,
+            reason: reason.clone(),
+            message,
+            ..node.clone()
+        }
+    };
+    status.nodes = (0..500).map(failed).collect();
+    shorten(&mut status.nodes);
+    let bytes = serde_json::to_vec(&status).unwrap().len();
+    assert!(bytes < 60_000, "{bytes} bytes");
+    assert!(status.nodes[0].message.is_some() && status.nodes[499].message.is_none());
+    assert!(status.nodes.iter().all(|node| node.reason == reason));
+}
+
+#[test]
 fn an_idle_or_steadily_loaded_topology_says_the_same_for_ever() {
     let mut world = World::new();
     let first = world.report(None, 100);
