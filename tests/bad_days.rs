@@ -74,7 +74,9 @@ impl Ground {
 
     /// Ends the writer; every server has the rows of the primary.
     async fn nothing_is_lost(&mut self) {
-        drop(self.writer.take());
+        if let Some(writer) = self.writer.take() {
+            writer.stop().await;
+        }
         same_rows(&self.tree, &ALL, PRIMARY).await;
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
 
 use super::postgres::Tree;
 
@@ -13,7 +14,10 @@ const WRITE_EVERY: Duration = Duration::from_millis(10);
 const READ_EVERY: Duration = Duration::from_millis(4);
 
 /// A writer on one server: a row every 10 ms, each a commit of its own. It ends when dropped.
-pub struct Writer(JoinHandle<()>);
+pub struct Writer {
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
 
 impl Writer {
     /// Creates the table `beat` and begins to write.
@@ -25,18 +29,25 @@ impl Writer {
             )
             .await
             .unwrap();
-        Self(tokio::spawn(write(client)))
+        let stop = CancellationToken::new();
+        Self { task: tokio::spawn(write(client, stop.clone())), stop }
+    }
+
+    /// Ends it once its last row is answered. One that is dropped may leave a row on its way, which comes later.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        (&mut self.task).await.expect("it ends");
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
-async fn write(client: Client) {
-    loop {
+async fn write(client: Client, stop: CancellationToken) {
+    while !stop.is_cancelled() {
         if client.execute("INSERT INTO beat VALUES (clock_timestamp())", &[]).await.is_err() {
             return;
         }
