@@ -157,9 +157,14 @@ impl<'a> Standing<'a> {
         for (_, up) in streams(world).filter(seen) {
             *load.entry(up).or_default() += 1;
         }
+        // A stream over a way that is cut is none, though its ends believe in it for as long as they wait for each other.
+        let flows = |node: &NodeName| {
+            let up = world.servers.get(node).and_then(Server::upstream);
+            judged(node) && up.is_some_and(|up| !world.are_cut(node, up))
+        };
         let mut inflow = crossing(world, desired);
         for by in inflow.values_mut() {
-            by.retain(|node| visible.contains(*node));
+            by.retain(|node| flows(node));
         }
         Self { world, desired, memory: &observed.memory, plan, hops: hops(world), visible, load, inflow }
     }
