@@ -34,8 +34,12 @@ const SETTINGS: &str = "-c search_path=pg_catalog -c standard_conforming_strings
 const DISK_DEADLINE: Duration = Duration::from_secs(1);
 /// The server ends it before that: the next look would wait behind it, and a slow disk be taken for a server that is gone.
 const DISK_BOUND: &str = "SET statement_timeout = 800";
-/// SQLSTATE of a question that no longer fits, because the server was promoted while it answered.
-const NOT_IN_RECOVERY: &str = "55000";
+/// SQLSTATEs of a question that is simply asked again: the server was promoted while it answered, and it no longer fits; or
+/// replay had to go on. Once queries have held that up for longer than max_standby_streaming_delay it cancels whatever is in its
+/// way, ours too, until it has caught up.
+const PASSING: [&str; 2] = ["(55000)", "(40001)"];
+/// How often it is asked at most.
+const ASKED_MAX: usize = 5;
 
 /// A session. It ends when it is dropped, when the server ends it, or when [`Session::ended`] is cancelled.
 pub(super) struct Session {
@@ -131,10 +135,16 @@ impl Session {
     /// Asks once. Waits for a write that is under way; the deadline counts from then.
     pub(super) async fn ask(&self, clock: Clock, timing: &Timing, before: Before) -> Result<Facts, Unseen> {
         let _one_at_a_time = self.gate.lock().await;
-        let once = || within(timing.answer, "no answer", self.ask_once(clock, before));
-        match once().await {
-            Err(Unseen { why: WhyUnseen::BadAnswer, detail }) if detail.contains(NOT_IN_RECOVERY) => once().await,
-            answer => answer,
+        let mut asked = 1;
+        loop {
+            let answer = within(timing.answer, "no answer", self.ask_once(clock, before)).await;
+            let passing = |unseen: &Unseen| {
+                unseen.why == WhyUnseen::BadAnswer && PASSING.iter().any(|state| unseen.detail.contains(state))
+            };
+            if asked == ASKED_MAX || !answer.as_ref().is_err_and(passing) {
+                return answer;
+            }
+            asked += 1;
         }
     }
 
