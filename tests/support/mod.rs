@@ -10,6 +10,7 @@ pub mod ground;
 pub mod kube;
 pub mod leaf;
 pub mod network;
+pub mod nodes;
 pub mod operator;
 pub mod owner;
 pub mod patroni;

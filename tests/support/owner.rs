@@ -26,7 +26,7 @@ pub fn owner() -> Option<(u32, u32)> {
 }
 
 /// Whether we are in a user namespace that maps not all users.
-fn is_nested() -> bool {
+pub fn is_nested() -> bool {
     static NESTED: OnceLock<bool> = OnceLock::new();
     *NESTED.get_or_init(|| {
         let map = fs::read_to_string("/proc/self/uid_map").unwrap();

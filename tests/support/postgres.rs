@@ -401,15 +401,21 @@ pub async fn connect_at(address: &str, port: u16) -> Result<tokio_postgres::Clie
     Ok(client)
 }
 
-/// Polls until a condition holds; panics after 30 s.
-pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..3000 {
+/// Polls until a condition holds; panics after 30 s and as long as its looks take.
+pub async fn eventually(what: &str, holds: impl AsyncFnMut() -> bool) {
+    within(Duration::from_secs(30), what, holds).await;
+}
+
+/// The same with another patience.
+pub async fn within(patience: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    const PAUSE: Duration = Duration::from_millis(10);
+    for _ in 0..patience.as_millis() / PAUSE.as_millis() {
         if holds().await {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(PAUSE).await;
     }
-    panic!("not within 30 s: {what}");
+    panic!("not within {patience:?}: {what}");
 }
 
 fn append(path: &Path, text: &str) {
