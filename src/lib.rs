@@ -17,11 +17,14 @@
 //! command line. Which folder may use which is a table in `tests/architecture.rs`, and that test reads the imports.
 
 pub mod act;
+pub mod agent;
 pub mod api;
 pub mod cli;
+pub mod guard;
 pub mod model;
 pub mod observe;
 pub mod operator;
 pub mod plan;
+pub mod render;
 pub mod simulate;
 pub mod web;

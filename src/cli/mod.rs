@@ -2,8 +2,10 @@
 
 mod acknowledge;
 mod adopt;
+mod agent;
 mod crd;
 pub mod draw;
+mod guard;
 mod history;
 pub mod look;
 mod operator;
@@ -54,6 +56,10 @@ pub enum Command {
     Simulate(simulate::Simulate),
     /// Run the operator until it is told to stop.
     Operator(operator::Operator),
+    /// Be the first process of a node's container: the parent of its agent and of its PostgreSQL.
+    Guard(guard::Guard),
+    /// See to the PostgreSQL of one node, below a guard.
+    Agent(agent::Agent),
 }
 
 /// The arguments, or the exit code when there is nothing to be done by them: after `--help` 0, and where they are wrong that of
@@ -90,6 +96,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Validate(what) => validate::run(&what, &mut out),
         Command::Simulate(what) => simulate::run(&what, &mut out),
         Command::Operator(what) => operator::run(what),
+        Command::Guard(what) => guard::run(what),
+        Command::Agent(what) => agent::run(&what),
     }
     .map(ExitCode::from)
 }

@@ -61,7 +61,11 @@ fn hostname() -> anyhow::Result<String> {
     name.into_string().map_err(|name| anyhow::anyhow!("the host's name {} is no text; set --identity", name.display()))
 }
 
-fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+/// Cancels when SIGTERM or SIGINT comes.
+///
+/// # Errors
+/// When the kernel does not let us hear of them.
+pub(super) fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     Ok(async move {

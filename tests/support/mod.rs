@@ -7,6 +7,7 @@ pub mod certificates;
 pub mod disk;
 pub mod fleet;
 pub mod ground;
+pub mod guarded;
 pub mod kube;
 pub mod leaf;
 pub mod network;

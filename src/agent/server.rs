@@ -1,0 +1,63 @@
+//! The agent's own session on its PostgreSQL.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_postgres::{Client, Config, NoTls};
+use tracing::info;
+
+use super::data::SUPERUSER;
+use super::orders::{Orders, Role};
+
+/// How long a login and a question may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a promotion may take: `pg_promote` itself gives up after a minute.
+const PROMOTION: Duration = Duration::from_secs(90);
+
+/// Why a server is not open, or is when it is not to be.
+#[derive(Debug, thiserror::Error)]
+pub enum NotOpen {
+    /// It does not let us in yet, or not any more.
+    #[error("PostgreSQL does not answer")]
+    NoAnswer(#[source] Option<tokio_postgres::Error>),
+    /// It refuses.
+    #[error("PostgreSQL was not promoted")]
+    Refused(#[source] Option<tokio_postgres::Error>),
+    /// It takes writes. Stopping it is not for the agent to decide.
+    #[error("it is to be a standby, and takes writes; it is left as it is")]
+    IsOpen,
+}
+
+/// Opens a server that is to be the primary and is a standby still, as every server is at its start.
+///
+/// # Errors
+/// When it cannot be asked, or refuses.
+pub(super) async fn open(orders: &Orders) -> Result<(), NotOpen> {
+    let session = connect(orders).await?;
+    let no_answer = |error| NotOpen::NoAnswer(Some(error));
+    let question = session.query_one("SELECT pg_is_in_recovery()", &[]);
+    let answer = timeout(PATIENCE, question).await.map_err(|_| NotOpen::NoAnswer(None))?.map_err(no_answer)?;
+    match (orders.role, answer.get::<_, bool>(0)) {
+        (Role::Standby, true) | (Role::Primary, false) => return Ok(()),
+        (Role::Standby, false) => return Err(NotOpen::IsOpen),
+        (Role::Primary, true) => {}
+    }
+    let promoting = timeout(PROMOTION, session.query_one("SELECT pg_promote()", &[]));
+    let promoted = promoting.await.map_err(|_| NotOpen::NoAnswer(None))?;
+    let promoted = promoted.map_err(|error| NotOpen::Refused(Some(error)))?;
+    if !promoted.get::<_, bool>(0) {
+        return Err(NotOpen::Refused(None));
+    }
+    info!(node = orders.node, "promoted");
+    Ok(())
+}
+
+async fn connect(orders: &Orders) -> Result<Client, NotOpen> {
+    let mut config = Config::new();
+    config.host_path(&orders.socket_directory).port(orders.port).user(SUPERUSER).dbname("postgres");
+    config.application_name("waltree agent");
+    let connecting = timeout(PATIENCE, config.connect(NoTls)).await.map_err(|_| NotOpen::NoAnswer(None))?;
+    let (session, connection) = connecting.map_err(|error| NotOpen::NoAnswer(Some(error)))?;
+    tokio::spawn(connection);
+    Ok(session)
+}
