@@ -12,7 +12,7 @@ mod support;
 
 use std::sync::Arc;
 
-use support::fleet::{facts, unseen, until, watch};
+use support::fleet::{facts, unseen, until, view, watch};
 use support::postgres::{Tree, eventually};
 use waltree::model::{Facts, Lsn, Timeline, WhyUnseen};
 
@@ -254,4 +254,52 @@ async fn rights_that_are_missing_are_named_as_the_sql_that_grants_them() {
         tree.sql("core-1", grant).await;
     }
     until(&fleet, "core-1", "has every right", |facts| facts.missing_grants.is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_that_replay_cancels_is_asked_again_and_the_server_stays_in_sight() {
+    let mut tree = Tree::start(None);
+    tree.primary("core-1").await;
+    tree.standby("eu-1", "core-1").await;
+    // Replay waits for nobody, as it does where a long query has held it up for long enough.
+    tree.configure("eu-1", "max_standby_streaming_delay = 0");
+    tree.sql("eu-1", "SELECT pg_reload_conf()").await;
+    let fleet = watch(&tree, &["eu-1"], None).await;
+    facts(&fleet, "eu-1").await;
+    let [primary, flush] = [tree.connect("core-1").await.unwrap(), tree.connect("core-1").await.unwrap()];
+    // A lock is in the WAL at once, and on its way with the next commit of anybody.
+    let lock = async |what: &str| {
+        primary.batch_execute(what).await.unwrap();
+        flush.batch_execute("SELECT txid_current()").await.unwrap();
+    };
+    let eyes = tree.connect("eu-1").await.unwrap();
+    let waits = async || {
+        let row = eyes.query_one("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)", &[]).await;
+        row.unwrap().get::<_, bool>(0)
+    };
+    // Asked once before, it needs to read nothing that is locked then.
+    assert!(!waits().await);
+    flush.batch_execute("SELECT txid_current()").await.unwrap();
+    let is_in_sight = || {
+        let unseen = view(&fleet, "eu-1").unseen.filter(|unseen| unseen.why != WhyUnseen::Timeout);
+        assert!(unseen.is_none(), "{unseen:?}");
+    };
+
+    // The question reads both, this one last: while it waits for it, it is in the way of the other.
+    lock("BEGIN; LOCK TABLE pg_authid IN ACCESS EXCLUSIVE MODE").await;
+    eventually("the question waits", waits).await;
+    lock("LOCK TABLE pg_database IN ACCESS EXCLUSIVE MODE").await;
+    eventually("the question is cancelled", async || {
+        is_in_sight();
+        tree.log("eu-1").contains("canceling statement due to conflict with recovery")
+    })
+    .await;
+    primary.batch_execute("COMMIT").await.unwrap();
+
+    let before = view(&fleet, "eu-1").last.unwrap().at;
+    eventually("it answers again", async || {
+        is_in_sight();
+        view(&fleet, "eu-1").seen().is_some_and(|facts| facts.at > before)
+    })
+    .await;
 }
