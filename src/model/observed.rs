@@ -39,7 +39,7 @@ pub enum WhyUnseen {
     CredentialsMissing,
     /// TLS could not be agreed on.
     TlsFailed,
-    /// It is starting, stopping or recovering, and lets nobody in yet.
+    /// It is starting, stopping or recovering, and lets nobody in yet; or replay is in the way of whoever asks.
     Starting,
     /// All its connection slots are taken.
     TooManyConnections,

@@ -180,7 +180,7 @@ impl Task {
                 facts.disk_full = *full_at == Some(facts.position);
                 self.seen(facts, session);
             }
-            Err(unseen) if unseen.why == WhyUnseen::BadAnswer => self.not_seen(unseen),
+            Err(unseen) if matches!(unseen.why, WhyUnseen::BadAnswer | WhyUnseen::Starting) => self.not_seen(unseen),
             Err(unseen) => return Err(unseen),
         }
         Ok(())

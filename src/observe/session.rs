@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::future::join3;
 use tokio::sync::{Mutex as Gate, OwnedMutexGuard};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_postgres::config::SslMode as WireSslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{Json, ToSql, Type};
@@ -38,8 +39,8 @@ const DISK_BOUND: &str = "SET statement_timeout = 800";
 /// replay had to go on. Once queries have held that up for longer than max_standby_streaming_delay it cancels whatever is in its
 /// way, ours too, until it has caught up.
 const PASSING: [&str; 2] = ["(55000)", "(40001)"];
-/// How often it is asked at most.
-const ASKED_MAX: usize = 5;
+/// Between two such questions: replay removes thousands of rows in this time.
+const ASK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A session. It ends when it is dropped, when the server ends it, or when [`Session::ended`] is cancelled.
 pub(super) struct Session {
@@ -132,19 +133,21 @@ impl Session {
         !rights.missing_grants.is_empty() || !rights.end_senders
     }
 
-    /// Asks once. Waits for a write that is under way; the deadline counts from then.
+    /// Asks, and what was in the way of replay once more for as long as an answer may take. Waits for a write that is under
+    /// way; the deadline counts from then.
     pub(super) async fn ask(&self, clock: Clock, timing: &Timing, before: Before) -> Result<Facts, Unseen> {
         let _one_at_a_time = self.gate.lock().await;
-        let mut asked = 1;
+        let until = Instant::now() + timing.answer;
         loop {
             let answer = within(timing.answer, "no answer", self.ask_once(clock, before)).await;
             let passing = |unseen: &Unseen| {
-                unseen.why == WhyUnseen::BadAnswer && PASSING.iter().any(|state| unseen.detail.contains(state))
+                let momentary = [WhyUnseen::BadAnswer, WhyUnseen::Starting].contains(&unseen.why);
+                momentary && PASSING.iter().any(|state| unseen.detail.contains(state))
             };
-            if asked == ASKED_MAX || !answer.as_ref().is_err_and(passing) {
+            if Instant::now() >= until || self.ended.is_cancelled() || !answer.as_ref().is_err_and(passing) {
                 return answer;
             }
-            asked += 1;
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 

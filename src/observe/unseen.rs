@@ -29,8 +29,9 @@ fn of_sqlstate(code: &SqlState) -> WhyUnseen {
     match code.code() {
         // The class "invalid authorization", and no CONNECT on the database.
         code if code.starts_with("28") => WhyUnseen::CredentialsRejected,
-        // Starting up, shutting down, or recovering and not yet consistent.
-        "57P03" => WhyUnseen::Starting,
+        // Starting up, shutting down, or recovering and not yet consistent; or replay ends whatever is in its way, a login
+        // and a session too.
+        "57P03" | "40001" => WhyUnseen::Starting,
         "53300" => WhyUnseen::TooManyConnections,
         // Our session was ended: by an administrator, by a crash of another backend, with the database.
         "57P01" | "57P02" | "57P04" => WhyUnseen::Refused,
@@ -93,5 +94,16 @@ impl From<BadTls> for Unseen {
         let why = if matches!(bad, BadTls::Setup(_)) { WhyUnseen::TlsFailed } else { WhyUnseen::CredentialsMissing };
         let cause = bad.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         unseen(why, format!("{bad}{cause}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_replay_ends_says_nothing_against_a_server() {
+        assert_eq!(of_sqlstate(&SqlState::T_R_SERIALIZATION_FAILURE), WhyUnseen::Starting);
+        assert_eq!(of_sqlstate(&SqlState::UNDEFINED_COLUMN), WhyUnseen::BadAnswer);
     }
 }
