@@ -43,6 +43,7 @@ fn desired(tree: &Tree, automation: Automation) -> Desired {
             name: node.clone(),
             group: at,
             address: "127.0.0.1".into(),
+            hostaddr: None,
             port: tree.port(node.as_str()),
             zone: None,
         };

@@ -16,6 +16,7 @@ use support::fleet::{facts, fence, name, until, watch};
 use support::postgres::Tree;
 use support::staleness::{Staleness, Writer};
 use waltree::act::{self, NotDone};
+use waltree::model::conninfo::Entry;
 use waltree::model::{Conninfo, Facts, Lsn, Route, SessionAttrs};
 use waltree::observe::Fleet;
 use waltree::plan::Step;
@@ -41,7 +42,7 @@ fn set_route(tree: &Tree, node: &str, upstream: &str, slot: Option<&str>) -> Ste
     Step::SetRoute {
         node: name(node),
         route: Route { entries: vec![name(upstream)], attrs: SessionAttrs::Any },
-        conninfo: conninfo.with_route(node, &[("127.0.0.1", tree.port(upstream))], false),
+        conninfo: conninfo.with_route(node, &[Entry::new("127.0.0.1", tree.port(upstream))], false),
         nudge: false,
         slot: slot.map(ToOwned::to_owned),
     }

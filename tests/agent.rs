@@ -38,8 +38,8 @@ impl Nodes {
     fn start(&self, name: &str, orders: &str) -> Node {
         let (folder, port) = (self.folder.join(name), free_port());
         own_dir(&folder);
-        write_orders(&folder, name, port, orders);
-        let guarded = guard(&folder);
+        write_orders(&folder, name, orders);
+        let guarded = guard(&folder, port);
         Node { guarded, name: name.to_owned(), folder, port }
     }
 
@@ -56,17 +56,18 @@ impl Drop for Nodes {
     }
 }
 
-fn guard(folder: &Path) -> Guarded {
-    let orders = folder.join("orders.yaml");
-    Guarded::start(folder, &folder.join("pg"), &[], None, &[("WALTREE_ORDERS", orders.to_str().unwrap())])
+fn guard(folder: &Path, port: u16) -> Guarded {
+    let port = port.to_string();
+    let [orders, data] = ["orders.yaml", "pg"].map(|name| folder.join(name).to_str().unwrap().to_owned());
+    let places = [("ORDERS", orders.as_str()), ("DATA", &data), ("SOCKET", folder.to_str().unwrap()), ("PORT", &port)];
+    let places = places.map(|(name, place)| (format!("WALTREE_{name}"), place));
+    Guarded::start(folder, Path::new(&data), &[], None, &places.each_ref().map(|(name, place)| (name.as_str(), *place)))
 }
 
-fn write_orders(folder: &Path, name: &str, port: u16, orders: &str) {
+fn write_orders(folder: &Path, name: &str, orders: &str) {
     let text = format!(
-        "node: {name}\ndataDirectory: {}\nsocketDirectory: {}\nport: {port}\nchildrenMax: 8\n\
-         hba: ['host all all 127.0.0.1/32 trust', 'host replication all 127.0.0.1/32 trust']\n{orders}\n",
-        folder.join("pg").display(),
-        folder.display()
+        "node: {name}\nchildrenMax: 8\n\
+         hba: ['host all all 127.0.0.1/32 trust', 'host replication all 127.0.0.1/32 trust']\n{orders}\n"
     );
     let file = folder.join("orders.yaml");
     // In one step: the agent looks every second.
@@ -92,7 +93,7 @@ impl Node {
     }
 
     fn reordered(&self, orders: &str) {
-        write_orders(&self.folder, &self.name, self.port, orders);
+        write_orders(&self.folder, &self.name, orders);
     }
 
     async fn session(&self) -> Client {
@@ -179,7 +180,7 @@ async fn data_of_another_tree_are_neither_started_nor_removed() {
     assert!(node.guarded.ended().await.success());
 
     node.reordered("role: Primary\nsystemIdentifier: '7000000000000000001'");
-    node.guarded = guard(&node.folder);
+    node.guarded = guard(&node.folder, node.port);
 
     let stands = nodes.start("core-2", "role: Primary");
     stands.until("pg_is_in_recovery()", "false").await;

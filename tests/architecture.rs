@@ -38,7 +38,7 @@ enum Sql {
     Any,
 }
 
-const PURE_CRATES: &[&str] = &["indexmap", "petgraph", "proptest", "rustc_hash", "strum", "thiserror"];
+const PURE_CRATES: &[&str] = &["indexmap", "petgraph", "proptest", "rustc_hash", "serde", "strum", "thiserror"];
 const IMPURE: &[&str] = &[
     "HashMap",
     "HashSet",
@@ -343,7 +343,7 @@ fn each_rule_refuses_what_breaks_it() {
         ("src/act/x.rs", "use crate::plan::plan;", "act may not use crate::plan::plan"),
         ("src/web/x.rs", "fn f(c: kube::Client) {}", "web never names kube"),
         ("src/cli/x.rs", "use tokio_postgres::Client;", "cli never names tokio_postgres"),
-        ("src/model/x.rs", "use serde::Serialize;", "may not use the crate serde"),
+        ("src/model/x.rs", "use serde_json::Value;", "may not use the crate serde"),
         ("src/model/x.rs", "use kube;", "model never names kube"),
         ("src/plan/x.rs", "use std::collections::{BTreeMap, HashMap};", "plan never names HashMap"),
         ("src/plan/x.rs", "use std::time::*; fn f() { Instant::now(); }", "plan never names Instant"),

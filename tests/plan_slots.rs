@@ -12,7 +12,7 @@ use waltree::model::memory::{FailedStep, Namesake};
 use waltree::model::observed::Sender;
 use waltree::model::{
     Automation, ByNode, Desired, Diagnosis, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Memory, Millis,
-    NodeName, NodeSpec, Observed, Unseen, WhyUnseen,
+    NodeName, NodeSpec, Observed, Unseen, WhyUnseen, conninfo::Entry,
 };
 use waltree::plan::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Why, plan, record};
 
@@ -40,7 +40,7 @@ fn desired() -> Desired {
         let members: Vec<_> = (1..=*size).map(|i| name(&format!("{group}-{i}"))).collect();
         for member in &members {
             let address = member.to_string();
-            let spec = NodeSpec { name: member.clone(), group: index, address, port: 5432, zone: None };
+            let spec = NodeSpec { name: member.clone(), group: index, address, hostaddr: None, port: 5432, zone: None };
             desired.nodes.insert(member.clone(), spec);
         }
         desired.groups.push(Group {
@@ -187,7 +187,7 @@ fn a_fallback_whose_slot_keeps_wal_only_from_beyond_what_its_node_replayed_is_no
 
     // It does not come into a route before.
     let route = fleet.servers[&name("eu-3")].conninfo.clone();
-    let alone = route.with_route("eu-3", &[("eu-1", 5432), ("core-1", 5432)], false);
+    let alone = route.with_route("eu-3", &[Entry::new("eu-1", 5432), Entry::new("core-1", 5432)], false);
     fleet.servers.get_mut(&name("eu-3")).unwrap().conninfo = alone;
     let set = |made: &Plan| {
         made.steps.iter().any(|planned| {
@@ -321,8 +321,8 @@ fn below_another() -> Fleet {
     let core = &mut desired.groups[0];
     core.management = Management::Observe;
     core.members.push(name("core-2"));
-    let spec = NodeSpec { name: name("core-2"), group: 0, address: "core-2".to_owned(), port: 5432, zone: None };
-    desired.nodes.insert(name("core-2"), spec);
+    let spec = desired.nodes[&name("core-1")].clone();
+    desired.nodes.insert(name("core-2"), NodeSpec { name: name("core-2"), address: "core-2".into(), ..spec });
     let mut fleet = Fleet::new(desired, |_| name("core-1"));
     pass(&mut fleet, 60);
     fleet

@@ -34,8 +34,8 @@ fn desired(groups: &[(&str, usize, usize, &[&str])], fan_out: usize, zones: bool
     for (index, (group, size, relays, upstreams)) in groups.iter().enumerate() {
         let members: Vec<_> = (1..=*size).map(|i| name(&format!("{group}-{i}"))).collect();
         for (i, member) in members.iter().enumerate() {
-            let zone = zones.then(|| ["a", "b"][i % 2].to_owned());
-            let spec = NodeSpec { name: member.clone(), group: index, address: member.to_string(), port: 5432, zone };
+            let (zone, address) = (zones.then(|| ["a", "b"][i % 2].to_owned()), member.to_string());
+            let spec = NodeSpec { address, hostaddr: None, name: member.clone(), group: index, port: 5432, zone };
             desired.nodes.insert(member.clone(), spec);
         }
         desired.groups.push(Group {

@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::orders::{BadOrders, Orders};
+use super::Place;
+use crate::model::orders::{BadOrders, Orders};
 use crate::render::{self, BadParameter, Server};
 
 /// Our file, which `postgresql.conf` includes at its end.
@@ -31,21 +32,22 @@ pub enum NotConfigured {
 ///
 /// # Errors
 /// When it cannot be written, or parameters are refused.
-pub(super) fn write(orders: &Orders, version: u32) -> Result<bool, NotConfigured> {
+pub(super) fn write(place: &Place, orders: &Orders, version: u32) -> Result<bool, NotConfigured> {
     let node = orders.name()?;
-    let socket = orders.socket_directory.to_string_lossy();
+    let socket = place.socket.to_string_lossy();
+    let certificates = place.certificates.as_ref().map(|folder| folder.to_string_lossy());
     let server = Server {
         node: &node,
         version,
-        port: orders.port,
+        port: place.port,
         socket: &socket,
         children_max: orders.children_max,
         route: &orders.route,
+        certificates: certificates.as_deref(),
     };
     let settings = render::settings(&server, &orders.parameters).map_err(NotConfigured::Parameters)?;
-    // Only our own user reaches the socket's folder, and a name in the image's list of users is not needed.
-    let hba = render::hba(&["local all all trust".to_owned()], &orders.hba);
-    let data = &orders.data_directory;
+    let hba = render::hba(&orders.hba, certificates.is_some());
+    let data = &place.data;
     let main = data.join("postgresql.conf");
     let text = fs::read_to_string(&main).map_err(|error| NotConfigured::Disk(main.clone(), error))?;
     let include = format!("include '{FILE}'");
@@ -53,8 +55,9 @@ pub(super) fn write(orders: &Orders, version: u32) -> Result<bool, NotConfigured
     let text = if included { text } else { format!("{}\n{include}\n", text.trim_end()) };
     let mut changed = false;
     // Included last: until it is there nothing names it.
-    for (file, text) in [(data.join(FILE), settings), (data.join("pg_hba.conf"), hba), (main, text)] {
-        changed |= written(&file, &text)?;
+    let ours = [(FILE, settings), ("pg_hba.conf", hba), ("pg_ident.conf", render::ident())];
+    for (file, text) in ours.into_iter().chain([("postgresql.conf", text)]) {
+        changed |= written(&data.join(file), &text)?;
     }
     Ok(changed)
 }

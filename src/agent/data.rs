@@ -9,20 +9,11 @@ use std::path::{Path, PathBuf};
 use tracing::{error, info, warn};
 
 use super::configure::{rename, replace};
-use super::orders::{BadOrders, Orders, Role, Source};
 use super::programs::{Failed, run};
+use crate::model::orders::{BadOrders, Data, Orders, Role, Source};
 
 /// The superuser that every server of a tree has.
 pub(super) const SUPERUSER: &str = "postgres";
-
-/// What is in the data directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Data {
-    /// Nothing, or no directory.
-    None,
-    /// A cluster's, with this system identifier.
-    Of(String),
-}
 
 /// Why there are no data that could be started.
 #[derive(Debug, thiserror::Error)]
@@ -87,21 +78,21 @@ pub(super) async fn look(place: &Path) -> Result<Data, NoData> {
 ///
 /// # Errors
 /// When there are none yet, and why.
-pub(super) async fn ensure(orders: &Orders) -> Result<(), NoData> {
-    let place = &orders.data_directory;
+pub(super) async fn ensure(place: &Path, orders: &Orders) -> Result<Data, NoData> {
     match (look(place).await?, &orders.system_identifier) {
         (Data::Of(found), Some(wanted)) if found != *wanted => {
-            Err(NoData::Stranger { place: place.clone(), found, wanted: wanted.clone() })
+            return Err(NoData::Stranger { place: place.to_owned(), found, wanted: wanted.clone() });
         }
-        (Data::Of(_), _) => Ok(()),
-        (Data::None, None) if orders.role == Role::Primary && orders.sources.is_empty() => {
+        (there @ Data::Of(_), _) => return Ok(there),
+        (_, None) if orders.role == Role::Primary && orders.sources.is_empty() => {
             let part = part(place)?;
             info!("making a new cluster of databases");
             run("initdb", &initdb(&part)).await?;
-            put_in_place(&part, place)
+            put_in_place(&part, place)?;
         }
-        (Data::None, _) => clone(orders).await,
+        _ => clone(place, orders).await?,
     }
+    look(place).await
 }
 
 /// Without a locale the order of texts does not change with the image, under whose indexes it would.
@@ -112,14 +103,14 @@ fn initdb(part: &Path) -> Vec<OsString> {
 }
 
 /// From the first source that lets us. Its slot of our name keeps the WAL until we stream; it may be there already.
-async fn clone(orders: &Orders) -> Result<(), NoData> {
+async fn clone(place: &Path, orders: &Orders) -> Result<(), NoData> {
     let node = orders.name()?;
     for source in &orders.sources {
         if !is_ours(source, orders).await {
             continue;
         }
         for create in [true, false] {
-            let part = part(&orders.data_directory)?;
+            let part = part(place)?;
             info!(source = source.node, "cloning");
             match run("pg_basebackup", &backup(source, &part, node.slot(), create)).await {
                 Ok(_) => {
@@ -127,7 +118,7 @@ async fn clone(orders: &Orders) -> Result<(), NoData> {
                     let settings = part.join("postgresql.auto.conf");
                     replace(&settings, "").map_err(|error| NoData::Disk("write", settings, error))?;
                     info!(source = source.node, "cloned");
-                    return put_in_place(&part, &orders.data_directory);
+                    return put_in_place(&part, place);
                 }
                 Err(why) if create => {
                     info!(source = source.node, %why, "not with a new slot; trying with the one of our name");

@@ -6,25 +6,32 @@
 mod configure;
 mod data;
 mod line;
-pub mod orders;
+mod orders;
+mod port;
 mod programs;
+mod roles;
 mod server;
 
-use std::path::{Path, PathBuf};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::guard::words::{Order, Report, Stop};
+use crate::model::orders::{Account, Data, Orders};
 pub use configure::NotConfigured;
 pub use data::NoData;
 use line::Reports;
-use orders::{BadOrders, Orders};
+pub use orders::NoOrders;
 pub use programs::Failed;
 pub use server::NotOpen;
 
@@ -34,6 +41,47 @@ const LOOK: Duration = Duration::from_secs(1);
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 /// Longest pause between two attempts; who has run for longer than this is started at once.
 const AGAIN_MAX: Duration = Duration::from_secs(30);
+
+/// Where a node is on its machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Where its data are; made by the agent when it is not there. The folder that holds it is on the same volume.
+    pub data: PathBuf,
+    /// The folder of the socket, by which the agent speaks with its PostgreSQL.
+    pub socket: PathBuf,
+    /// The port of PostgreSQL.
+    pub port: u16,
+    /// The folder of its certificate (`tls.crt`, `tls.key`) and of the authority's (`ca.crt`); without one there is no TLS.
+    pub certificates: Option<PathBuf>,
+}
+
+/// What an agent has to know before its first orders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The file of its orders: what was ordered last.
+    pub orders: PathBuf,
+    /// Where its node is.
+    pub place: Place,
+    /// Where orders are taken from the network, which needs certificates; nowhere, where whoever writes the file gives them.
+    pub listen: Option<SocketAddr>,
+}
+
+/// Why an agent cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum NotBegun {
+    /// Its orders.
+    #[error(transparent)]
+    Orders(#[from] NoOrders),
+    /// There are none, and none can come.
+    #[error("there are no orders in {0}, and nobody can give any: write them, or let it listen")]
+    Nothing(PathBuf),
+    /// The address.
+    #[error("cannot listen on {0}")]
+    Listen(SocketAddr, #[source] io::Error),
+    /// Certificates.
+    #[error("to listen on {0} needs certificates")]
+    NoCertificates(SocketAddr),
+}
 
 /// Why PostgreSQL does not run, or not as it was ordered. All of it is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -51,14 +99,33 @@ enum NotAsOrdered {
 /// Runs until it is told to stop, and until PostgreSQL has stopped then; or until the guard is gone.
 ///
 /// # Errors
-/// When the orders cannot be read at the start: without them nothing is known of this node.
-pub async fn run(file: &Path, stop: CancellationToken) -> Result<(), BadOrders> {
-    let orders = Orders::read(file)?;
+/// [`NotBegun`] when it cannot begin.
+pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), NotBegun> {
+    let Settings { orders: file, place, listen } = settings;
+    let orders = orders::read(&file)?;
+    if orders.is_none() && listen.is_none() {
+        return Err(NotBegun::Nothing(file));
+    }
+    // What is there is told before the first orders, as they depend on it.
+    let data = data::look(&place.data).await.unwrap_or_else(|why| {
+        error!("{}", chain(&why));
+        Data::Unknown
+    });
+    let (account, told) = watch::channel(Account { data, ..Account::default() });
     let (tell, news) = watch::channel(orders.clone());
-    let following = tokio::spawn(follow(file.to_owned(), tell));
+    let hurry = Arc::new(Notify::new());
+    if let Some(address) = listen {
+        let certificates = place.certificates.clone().ok_or(NotBegun::NoCertificates(address))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| NotBegun::Listen(address, error))?;
+        let desk = port::Desk { orders: file.clone(), news: Arc::clone(&hurry), account: told };
+        tokio::spawn(port::answer(listener, certificates, desk));
+    }
+    tokio::spawn(follow(file, hurry, tell));
     let (reports, guard) = line::open();
     let mut agent = Agent {
+        place,
         orders,
+        account,
         guard,
         postgres: Postgres::Unknown,
         version: None,
@@ -68,16 +135,17 @@ pub async fn run(file: &Path, stop: CancellationToken) -> Result<(), BadOrders> 
         reload_owed: false,
     };
     agent.live(reports, news, stop).await;
-    following.abort();
     Ok(())
 }
 
 /// Reads the orders again and again. Those that cannot be understood change nothing: the last that could be stay in force.
-async fn follow(file: PathBuf, tell: watch::Sender<Orders>) {
+async fn follow(file: PathBuf, hurry: Arc<Notify>, tell: watch::Sender<Option<Orders>>) {
     let mut told = String::new();
     loop {
-        tokio::time::sleep(LOOK).await;
-        match Orders::read(&file) {
+        let _ = timeout(LOOK, hurry.notified()).await;
+        match orders::read(&file) {
+            // A file that is gone changes nothing either.
+            Ok(None) => {}
             Ok(orders) => {
                 told.clear();
                 tell.send_if_modified(|known| {
@@ -104,7 +172,10 @@ enum Postgres {
 }
 
 struct Agent {
-    orders: Orders,
+    place: Place,
+    /// None before the first have come.
+    orders: Option<Orders>,
+    account: watch::Sender<Account>,
     guard: line::Orders,
     postgres: Postgres,
     /// The major version of the PostgreSQL of this image, once it was asked for.
@@ -120,7 +191,7 @@ struct Agent {
 }
 
 impl Agent {
-    async fn live(&mut self, mut reports: Reports, mut news: watch::Receiver<Orders>, stop: CancellationToken) {
+    async fn live(&mut self, mut reports: Reports, mut news: watch::Receiver<Option<Orders>>, stop: CancellationToken) {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -166,34 +237,36 @@ impl Agent {
 
     fn ordered(&mut self, orders: Orders) {
         info!("there are new orders");
-        (self.orders, self.open, self.again) = (orders, false, AGAIN_MIN);
+        (self.orders, self.open, self.again) = (Some(orders), false, AGAIN_MIN);
         if let Postgres::Stopped(until) = &mut self.postgres {
             *until = Instant::now();
         }
     }
 
     async fn tend(&mut self) -> Result<(), NotAsOrdered> {
+        let Some(orders) = self.orders.clone() else { return Ok(()) };
         match self.postgres {
             Postgres::Unknown | Postgres::Ordered => Ok(()),
             Postgres::Stopped(until) if until > Instant::now() => Ok(()),
-            Postgres::Stopped(_) => self.start().await,
-            Postgres::Runs(pid, _) => self.keep(pid).await,
+            Postgres::Stopped(_) => self.start(&orders).await,
+            Postgres::Runs(pid, _) => self.keep(&orders, pid).await,
         }
     }
 
-    async fn start(&mut self) -> Result<(), NotAsOrdered> {
-        data::ensure(&self.orders).await?;
-        self.configure().await?;
-        configure::as_standby(&self.orders.data_directory)?;
-        info!(node = self.orders.node, "PostgreSQL is started");
+    async fn start(&mut self, orders: &Orders) -> Result<(), NotAsOrdered> {
+        let data = data::ensure(&self.place.data, orders).await?;
+        self.account.send_modify(|account| account.data = data);
+        self.configure(orders).await?;
+        configure::as_standby(&self.place.data)?;
+        info!(node = orders.node, "PostgreSQL is started");
         self.guard.give(Order::Start);
         (self.postgres, self.reload_owed) = (Postgres::Ordered, false);
         Ok(())
     }
 
-    async fn keep(&mut self, postmaster: Pid) -> Result<(), NotAsOrdered> {
-        self.reload_owed |= self.configure().await?;
-        let open = if self.open { Ok(()) } else { server::open(&self.orders).await };
+    async fn keep(&mut self, orders: &Orders, postmaster: Pid) -> Result<(), NotAsOrdered> {
+        self.reload_owed |= self.configure(orders).await?;
+        let open = if self.open { Ok(()) } else { server::open(&self.place, orders).await };
         // One that lets nobody in yet has no handler for the signal yet either, and would die of it.
         if self.reload_owed && !matches!(open, Err(NotOpen::NoAnswer(_))) {
             info!("the configuration is read anew");
@@ -206,12 +279,12 @@ impl Agent {
         Ok(())
     }
 
-    async fn configure(&mut self) -> Result<bool, NotAsOrdered> {
+    async fn configure(&mut self, orders: &Orders) -> Result<bool, NotAsOrdered> {
         let version = match self.version {
             Some(version) => version,
             None => *self.version.insert(programs::version().await?),
         };
-        Ok(configure::write(&self.orders, version)?)
+        Ok(configure::write(&self.place, orders, version)?)
     }
 
     fn tell(&mut self, done: Result<(), NotAsOrdered>) {
@@ -221,6 +294,10 @@ impl Agent {
             Ok(()) | Err(NotAsOrdered::Open(NotOpen::NoAnswer(_))) => {}
             Err(why) => say_once(&mut self.told, &why),
         }
+        let (orders, as_ordered, trouble) = (&self.orders, self.open, &self.told);
+        self.account.send_modify(|account| {
+            (account.orders, account.as_ordered, account.trouble) = (orders.clone(), as_ordered, trouble.clone());
+        });
         let now = Instant::now();
         if matches!(self.postgres, Postgres::Stopped(until) if until <= now) {
             self.postgres = Postgres::Stopped(now + self.next_pause());
@@ -267,17 +344,27 @@ enum Heard {
 }
 
 /// Nothing is lost when this is not waited for to its end.
-async fn hear(reports: &mut Reports, news: &mut watch::Receiver<Orders>, stop: &CancellationToken) -> Heard {
+async fn hear(reports: &mut Reports, news: &mut watch::Receiver<Option<Orders>>, stop: &CancellationToken) -> Heard {
     tokio::select! {
         report = reports.hear() => report.map_or(Heard::Nobody, Heard::Report),
-        Ok(()) = news.changed() => Heard::Orders(news.borrow_and_update().clone()),
+        Some(orders) = changed(news) => Heard::Orders(orders),
         () = stop.cancelled() => Heard::Stop,
     }
 }
 
-fn say_once(told: &mut String, why: &dyn std::error::Error) {
+async fn changed(news: &mut watch::Receiver<Option<Orders>>) -> Option<Orders> {
+    news.changed().await.ok()?;
+    news.borrow_and_update().clone()
+}
+
+/// An error with all that it comes from.
+fn chain(why: &dyn std::error::Error) -> String {
     let chain = std::iter::successors(Some(why), |why| why.source()).map(ToString::to_string);
-    let text = chain.collect::<Vec<_>>().join(": ");
+    chain.collect::<Vec<_>>().join(": ")
+}
+
+fn say_once(told: &mut String, why: &dyn std::error::Error) {
+    let text = chain(why);
     if *told != text {
         error!("{text}");
         *told = text;

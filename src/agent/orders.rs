@@ -1,106 +1,67 @@
-//! What a node is to be, as the operator decided it.
+//! The orders of a node on its disk: they hold as long as no others come, whatever becomes of the operator (law 11).
 
-use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
-use serde::Deserialize;
+use super::configure::replace;
+use crate::model::orders::{BadOrders, Orders};
 
-use crate::model::conninfo::{BadConninfo, SECRETS};
-use crate::model::{BadName, Conninfo, NodeName};
-
-/// The orders of one node. The agent carries them out and decides nothing about them.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Orders {
-    /// The node's name.
-    pub node: String,
-    /// Where its data are; made by the agent when it is not there. The folder that holds it is on the same volume.
-    pub data_directory: PathBuf,
-    /// The folder of the socket, by which the agent speaks with its PostgreSQL.
-    pub socket_directory: PathBuf,
-    /// The port of PostgreSQL.
-    pub port: u16,
-    /// How many servers may ever be its children.
-    pub children_max: u32,
-    /// What it is to be.
-    pub role: Role,
-    /// The system identifier of the tree; none before its first server was made.
-    #[serde(default)]
-    pub system_identifier: Option<String>,
-    /// Whom it may be cloned from, the best first.
-    #[serde(default)]
-    pub sources: Vec<Source>,
-    /// Its `primary_conninfo`.
-    #[serde(default)]
-    pub route: String,
-    /// Users' parameters of PostgreSQL.
-    #[serde(default)]
-    pub parameters: BTreeMap<String, String>,
-    /// Lines of pg_hba.conf for whoever comes over the network, in order.
-    #[serde(default)]
-    pub hba: Vec<String>,
-}
-
-/// What a node is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub enum Role {
-    /// The one that writes.
-    Primary,
-    /// One that follows.
-    Standby,
-}
-
-/// A server to clone from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Source {
-    /// Its name.
-    pub node: String,
-    /// How to reach it as a role that may replicate.
-    pub conninfo: String,
-}
-
-/// Orders that cannot be read.
+/// Orders that are none.
 #[derive(Debug, thiserror::Error)]
-pub enum BadOrders {
+pub enum NoOrders {
     /// The file.
-    #[error("cannot read the orders in {0}")]
-    File(PathBuf, #[source] io::Error),
-    /// What is in it.
-    #[error("the orders in {0} are none")]
-    Text(PathBuf, #[source] serde_yaml::Error),
-    /// The name of the node.
-    #[error("the orders' node")]
-    Name(#[source] BadName),
-    /// A connection string.
-    #[error("the orders' {0}")]
-    Conninfo(&'static str, #[source] BadConninfo),
-    /// A secret in a connection string, which would come to light on command lines and in settings.
-    #[error("the orders' {0} holds a secret, {1}. Name a passfile or a certificate instead")]
-    Secret(&'static str, &'static str),
+    #[error("cannot {0} the orders in {1}")]
+    File(&'static str, PathBuf, #[source] io::Error),
+    /// They cannot be read.
+    #[error("the orders cannot be read")]
+    Text(#[source] serde_yaml::Error),
+    /// They cannot be written.
+    #[error("the orders cannot be written")]
+    Unwritable(#[source] serde_json::Error),
+    /// They cannot be followed.
+    #[error(transparent)]
+    Bad(#[from] BadOrders),
+    /// An operator that leads no more has given them.
+    #[error("these are orders of term {given}, and those of term {followed} are followed")]
+    Outdated {
+        /// Theirs.
+        given: u64,
+        /// Of those that are followed.
+        followed: u64,
+    },
 }
 
-impl Orders {
-    /// # Errors
-    /// When there are none, or they cannot be understood.
-    pub fn read(file: &Path) -> Result<Self, BadOrders> {
-        let text = fs::read_to_string(file).map_err(|error| BadOrders::File(file.to_owned(), error))?;
-        let orders: Self = serde_yaml::from_str(&text).map_err(|error| BadOrders::Text(file.to_owned(), error))?;
-        NodeName::new(&orders.node).map_err(BadOrders::Name)?;
-        let sources = orders.sources.iter().map(|source| ("sources", &source.conninfo));
-        for (what, text) in sources.chain([("route", &orders.route)]) {
-            let conninfo = Conninfo::parse(text).map_err(|bad| BadOrders::Conninfo(what, bad))?;
-            if let Some(secret) = SECRETS.iter().find(|secret| conninfo.get(secret).is_some()) {
-                return Err(BadOrders::Secret(what, secret));
-            }
-        }
-        Ok(orders)
+/// The orders of a file; `None` where there is no file.
+///
+/// # Errors
+/// When they cannot be read, or not be followed.
+pub(super) fn read(file: &Path) -> Result<Option<Orders>, NoOrders> {
+    match std::fs::read_to_string(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(NoOrders::File("read", file.to_owned(), error)),
+        Ok(text) => understood(&text).map(Some),
     }
+}
 
-    /// # Errors
-    /// Never for orders that were read.
-    pub fn name(&self) -> Result<NodeName, BadOrders> {
-        NodeName::new(&self.node).map_err(BadOrders::Name)
+/// # Errors
+/// When they are no orders, or cannot be followed.
+pub(super) fn understood(text: &str) -> Result<Orders, NoOrders> {
+    let orders: Orders = serde_yaml::from_str(text).map_err(NoOrders::Text)?;
+    orders.check()?;
+    Ok(orders)
+}
+
+/// Keeps orders in the place of those that are there.
+///
+/// # Errors
+/// When those that are there are of a later term, or the disk refuses.
+pub(super) fn keep(file: &Path, orders: &Orders) -> Result<(), NoOrders> {
+    // What is there and cannot be read is no reason to be without orders.
+    let followed = read(file).ok().flatten().map_or(0, |followed| followed.term);
+    if orders.term < followed {
+        return Err(NoOrders::Outdated { given: orders.term, followed });
     }
+    // JSON is YAML.
+    let text = serde_json::to_string(orders).map_err(NoOrders::Unwritable)?;
+    replace(file, &text).map_err(|error| NoOrders::File("write", file.to_owned(), error))
 }

@@ -6,8 +6,10 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Config, NoTls};
 use tracing::info;
 
+use super::Place;
 use super::data::SUPERUSER;
-use super::orders::{Orders, Role};
+use super::roles;
+use crate::model::orders::{Orders, Role};
 
 /// How long a login and a question may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,6 +25,9 @@ pub enum NotOpen {
     /// It refuses.
     #[error("PostgreSQL was not promoted")]
     Refused(#[source] Option<tokio_postgres::Error>),
+    /// Our roles cannot be made.
+    #[error("the roles of the operator and of the other servers cannot be made")]
+    Roles(#[source] Option<tokio_postgres::Error>),
     /// It takes writes. Stopping it is not for the agent to decide.
     #[error("it is to be a standby, and takes writes; it is left as it is")]
     IsOpen,
@@ -32,13 +37,14 @@ pub enum NotOpen {
 ///
 /// # Errors
 /// When it cannot be asked, or refuses.
-pub(super) async fn open(orders: &Orders) -> Result<(), NotOpen> {
-    let session = connect(orders).await?;
+pub(super) async fn open(place: &Place, orders: &Orders) -> Result<(), NotOpen> {
+    let session = connect(place).await?;
     let no_answer = |error| NotOpen::NoAnswer(Some(error));
     let question = session.query_one("SELECT pg_is_in_recovery()", &[]);
     let answer = timeout(PATIENCE, question).await.map_err(|_| NotOpen::NoAnswer(None))?.map_err(no_answer)?;
     match (orders.role, answer.get::<_, bool>(0)) {
-        (Role::Standby, true) | (Role::Primary, false) => return Ok(()),
+        (Role::Standby, true) => return Ok(()),
+        (Role::Primary, false) => return roles::ensure(&session).await,
         (Role::Standby, false) => return Err(NotOpen::IsOpen),
         (Role::Primary, true) => {}
     }
@@ -49,12 +55,12 @@ pub(super) async fn open(orders: &Orders) -> Result<(), NotOpen> {
         return Err(NotOpen::Refused(None));
     }
     info!(node = orders.node, "promoted");
-    Ok(())
+    roles::ensure(&session).await
 }
 
-async fn connect(orders: &Orders) -> Result<Client, NotOpen> {
+async fn connect(place: &Place) -> Result<Client, NotOpen> {
     let mut config = Config::new();
-    config.host_path(&orders.socket_directory).port(orders.port).user(SUPERUSER).dbname("postgres");
+    config.host_path(&place.socket).port(place.port).user(SUPERUSER).dbname("postgres");
     config.application_name("waltree agent");
     let connecting = timeout(PATIENCE, config.connect(NoTls)).await.map_err(|_| NotOpen::NoAnswer(None))?;
     let (session, connection) = connecting.map_err(|error| NotOpen::NoAnswer(Some(error)))?;

@@ -215,7 +215,7 @@ impl Reader {
             }),
         };
         let zone = self.place(&format!("{at}.zone"), spec.zone.as_ref());
-        Some(NodeSpec { name: name?, group, address: address.to_owned(), port, zone })
+        Some(NodeSpec { name: name?, group, address: address.to_owned(), hostaddr: None, port, zone })
     }
 }
 

@@ -1,5 +1,6 @@
 //! `waltree agent`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -8,15 +9,30 @@ use nix::sys::signal::SigSet;
 use tokio_util::sync::CancellationToken;
 
 use super::OK;
-use crate::agent;
+use crate::agent::{self, Place, Settings};
 use crate::operator::telemetry;
 
-/// Where the agent has its orders.
+/// Where the agent has its node and its orders.
 #[derive(Debug, Args)]
 pub struct Agent {
-    /// The file of its orders.
+    /// The file of its orders: what was ordered last.
     #[arg(long, env = "WALTREE_ORDERS")]
     orders: PathBuf,
+    /// Where the data of its PostgreSQL are. It makes them, and what is half made beside them.
+    #[arg(long, env = "WALTREE_DATA")]
+    data: PathBuf,
+    /// The folder of the socket of its PostgreSQL: whoever can enter it is let in as anybody.
+    #[arg(long, env = "WALTREE_SOCKET")]
+    socket: PathBuf,
+    /// The port of its PostgreSQL.
+    #[arg(long, env = "WALTREE_PORT", default_value_t = 5432)]
+    port: u16,
+    /// The folder of its certificate (tls.crt, tls.key) and of that of the authority (ca.crt). Default: none, and no TLS.
+    #[arg(long, env = "WALTREE_CERTIFICATES")]
+    certificates: Option<PathBuf>,
+    /// Where it takes orders from an operator that shows its certificate. Default: nowhere; whoever writes the file orders.
+    #[arg(long, env = "WALTREE_LISTEN", requires = "certificates")]
+    listen: Option<SocketAddr>,
     /// What is logged: a level, or a list such as `info,waltree::agent=debug`.
     #[arg(long, env = "WALTREE_LOG", default_value = "info")]
     log: String,
@@ -25,8 +41,8 @@ pub struct Agent {
 /// Runs until SIGTERM, and until PostgreSQL has stopped then.
 ///
 /// # Errors
-/// When there are no orders.
-pub(super) fn run(what: &Agent) -> anyhow::Result<u8> {
+/// When it cannot begin, as without orders.
+pub(super) fn run(what: Agent) -> anyhow::Result<u8> {
     // The guard has them blocked, and what is blocked is inherited.
     SigSet::all().thread_unblock().context("unblock signals")?;
     telemetry::start(&what.log).with_context(|| format!("--log {:?}", what.log))?;
@@ -34,7 +50,9 @@ pub(super) fn run(what: &Agent) -> anyhow::Result<u8> {
     runtime.block_on(async {
         let stop = CancellationToken::new();
         tokio::spawn(super::operator::stop_on_signal(stop.clone())?);
-        agent::run(&what.orders, stop).await.context("the agent")
+        let Agent { orders, data, socket, port, certificates, listen, .. } = what;
+        let place = Place { data, socket, port, certificates };
+        agent::run(Settings { orders, place, listen }, stop).await.context("the agent")
     })?;
     // A thread that waits for the guard's next word would hold the runtime back.
     runtime.shutdown_background();

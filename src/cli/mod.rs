@@ -97,7 +97,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Simulate(what) => simulate::run(&what, &mut out),
         Command::Operator(what) => operator::run(what),
         Command::Guard(what) => guard::run(what),
-        Command::Agent(what) => agent::run(&what),
+        Command::Agent(what) => agent::run(what),
     }
     .map(ExitCode::from)
 }

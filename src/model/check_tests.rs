@@ -23,7 +23,10 @@ fn desired(groups: Vec<Group>) -> Desired {
     for (place, group) in groups.iter().enumerate() {
         for name in &group.members {
             let address = format!("{name}.example");
-            nodes.insert(name.clone(), NodeSpec { name: name.clone(), group: place, address, port: 5432, zone: None });
+            nodes.insert(
+                name.clone(),
+                NodeSpec { name: name.clone(), group: place, address, hostaddr: None, port: 5432, zone: None },
+            );
         }
     }
     Desired {

@@ -39,6 +39,24 @@ pub const SECRETS: [&str; 5] =
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Conninfo(Arc<Vec<(Cow<'static, str>, Cow<'static, str>)>>);
 
+/// One upstream of a route, as it stands in a connection string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// What the server is called: an address, or the name that its certificate has to have.
+    pub host: &'a str,
+    /// The IP that is dialled, where it is known: no name is looked up then.
+    pub hostaddr: Option<&'a str>,
+    /// Its port.
+    pub port: u16,
+}
+
+impl<'a> Entry<'a> {
+    /// A server that is dialled by what it is called.
+    pub fn new(host: &'a str, port: u16) -> Self {
+        Self { host, hostaddr: None, port }
+    }
+}
+
 /// Text that is not `keyword=value ...`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadConninfo {
@@ -132,13 +150,13 @@ impl Conninfo {
     /// This string with the route's entries in place of its own: what a route decides is replaced, everything else
     /// (user, passfile, certificates, dbname, ...) is kept.
     #[must_use]
-    pub fn with_route(&self, application_name: &str, entries: &[(&str, u16)], primary_only: bool) -> Self {
+    pub fn with_route(&self, application_name: &str, entries: &[Entry<'_>], primary_only: bool) -> Self {
         let pairs = self.pairs_with_route(application_name, entries, primary_only);
         Self(Arc::new(pairs.map(|(keyword, value)| (kept(keyword), value.to_text())).collect()))
     }
 
     /// Whether it is what [`Self::with_route`] would make of it.
-    pub fn has_route(&self, application_name: &str, entries: &[(&str, u16)], primary_only: bool) -> bool {
+    pub fn has_route(&self, application_name: &str, entries: &[Entry<'_>], primary_only: bool) -> bool {
         let mut present = self.0.iter();
         let mut pairs = self.pairs_with_route(application_name, entries, primary_only);
         let is_next = |(keyword, value): (&str, Value<'_>)| {
@@ -150,15 +168,18 @@ impl Conninfo {
     fn pairs_with_route<'a>(
         &'a self,
         application_name: &'a str,
-        entries: &'a [(&'a str, u16)],
+        entries: &'a [Entry<'a>],
         primary_only: bool,
     ) -> impl Iterator<Item = (&'a str, Value<'a>)> {
-        let lists = [("host", Value::Hosts(entries)), ("port", Value::Ports(entries))];
+        let addresses = entries.iter().any(|entry| entry.hostaddr.is_some());
+        let addresses = addresses.then_some(("hostaddr", Value::Addresses(entries)));
+        let hosts = std::iter::once(("host", Value::Hosts(entries))).chain(addresses);
+        let lists = hosts.chain([("port", Value::Ports(entries))]);
         let attrs = primary_only.then_some(("target_session_attrs", "primary"));
         let texts = attrs.into_iter().chain([("application_name", application_name)]).chain(LIVENESS);
         let kept = self.0.iter().filter(|(keyword, _)| !OURS.contains(&keyword.as_ref()));
         let texts = texts.chain(kept.map(|(keyword, value)| (keyword.as_ref(), value.as_ref())));
-        lists.into_iter().chain(texts.map(|(keyword, text)| (keyword, Value::Text(text))))
+        lists.chain(texts.map(|(keyword, text)| (keyword, Value::Text(text))))
     }
 }
 
@@ -168,19 +189,20 @@ enum Value<'a> {
     /// As it stands.
     Text(&'a str),
     /// The hosts of a route's entries.
-    Hosts(&'a [(&'a str, u16)]),
+    Hosts(&'a [Entry<'a>]),
+    /// The IPs that are dialled; nothing between two commas is one whose host is looked up.
+    Addresses(&'a [Entry<'a>]),
     /// Their ports.
-    Ports(&'a [(&'a str, u16)]),
+    Ports(&'a [Entry<'a>]),
 }
 
 impl Value<'_> {
     fn to_text(&self) -> Cow<'static, str> {
         match self {
             Self::Text(text) => kept(text),
-            Self::Hosts(entries) => entries.iter().map(|(host, _)| *host).collect::<Vec<_>>().join(",").into(),
-            Self::Ports(entries) => {
-                entries.iter().map(|(_, port)| port.to_string()).collect::<Vec<_>>().join(",").into()
-            }
+            Self::Hosts(entries) => list(entries, |entry| entry.host.to_owned()),
+            Self::Addresses(entries) => list(entries, |entry| entry.hostaddr.unwrap_or_default().to_owned()),
+            Self::Ports(entries) => list(entries, |entry| entry.port.to_string()),
         }
     }
 
@@ -188,14 +210,21 @@ impl Value<'_> {
     fn is(&self, text: &str) -> bool {
         match self {
             Self::Text(own) => *own == text,
-            Self::Hosts(entries) => is_list(text, entries, |rest, (host, _)| rest.strip_prefix(host)),
-            Self::Ports(entries) => is_list(text, entries, |rest, (_, port)| strip_port(rest, port)),
+            Self::Hosts(entries) => is_list(text, entries, |rest, entry| rest.strip_prefix(entry.host)),
+            Self::Addresses(entries) => {
+                is_list(text, entries, |rest, entry| rest.strip_prefix(entry.hostaddr.unwrap_or_default()))
+            }
+            Self::Ports(entries) => is_list(text, entries, |rest, entry| strip_port(rest, entry.port)),
         }
     }
 }
 
+fn list(entries: &[Entry<'_>], text: impl Fn(&Entry<'_>) -> String) -> Cow<'static, str> {
+    entries.iter().map(text).collect::<Vec<_>>().join(",").into()
+}
+
 /// Whether `text` is these entries with commas between them. `strip` takes one away where the text begins with it.
-fn is_list<'a, T: Copy>(text: &'a str, entries: &[T], strip: impl Fn(&'a str, T) -> Option<&'a str>) -> bool {
+fn is_list<'a>(text: &'a str, entries: &[Entry<'_>], strip: impl Fn(&'a str, Entry<'_>) -> Option<&'a str>) -> bool {
     let mut rest = Some(text);
     for (place, entry) in entries.iter().enumerate() {
         let at = rest.and_then(|rest| if place == 0 { Some(rest) } else { rest.strip_prefix(',') });
@@ -279,7 +308,8 @@ mod tests {
     #[test]
     fn the_users_keywords_are_kept_and_ours_replaced() {
         let present = Conninfo::parse("user=repl host=old port=1 passfile='/a b/pw' dbname=postgres hostaddr=1.2.3.4");
-        let new = present.unwrap().with_route("eu-3", &[("10.0.0.1", 5432), ("10.0.0.2", 5433)], false);
+        let new =
+            present.unwrap().with_route("eu-3", &[Entry::new("10.0.0.1", 5432), Entry::new("10.0.0.2", 5433)], false);
         assert_eq!(
             new.to_string(),
             "host=10.0.0.1,10.0.0.2 port=5432,5433 application_name=eu-3 keepalives_idle=1 keepalives_interval=1 \
@@ -337,15 +367,33 @@ mod tests {
 
     #[test]
     fn a_route_is_there_by_its_very_text_only() {
-        let written = Conninfo::default().with_route("n1", &[("b", 1), ("c", 20)], false);
-        assert!(written.has_route("n1", &[("b", 1), ("c", 20)], false));
+        let entries = [Entry::new("b", 1), Entry::new("c", 20)];
+        let written = Conninfo::default().with_route("n1", &entries, false);
+        assert!(written.has_route("n1", &entries, false));
         for (keyword, value) in
             [("port", "01,20"), ("port", "1,2"), ("port", "1"), ("host", "b"), ("host", "b,c,"), ("host", "")]
         {
             let mut other = written.clone();
             other.set(keyword, value);
-            assert!(!other.has_route("n1", &[("b", 1), ("c", 20)], false), "{other:?}");
+            assert!(!other.has_route("n1", &entries, false), "{other:?}");
         }
+    }
+
+    #[test]
+    fn a_server_is_called_by_its_name_and_dialled_by_its_address() {
+        let pod = Entry { host: "b", hostaddr: Some("10.0.0.2"), port: 1 };
+        let entries = [Entry::new("192.0.2.7", 2), pod];
+        let written = Conninfo::parse("user=a hostaddr=1.2.3.4").unwrap().with_route("n1", &entries, false);
+        let text = written.to_string();
+        assert!(
+            text.starts_with("host=192.0.2.7,b hostaddr=,10.0.0.2 port=2,1 ") && text.ends_with(" user=a"),
+            "{text}"
+        );
+        assert_eq!(written.hosts(), [("192.0.2.7".into(), 2), ("b".into(), 1)]);
+        assert!(written.has_route("n1", &entries, false));
+        let moved = Entry { hostaddr: Some("10.0.0.3"), ..pod };
+        assert!(!written.has_route("n1", &[entries[0], moved], false), "its address is another now");
+        assert!(!written.has_route("n1", &[entries[0], Entry::new("b", 1)], false));
     }
 
     proptest! {
@@ -363,7 +411,7 @@ mod tests {
             present in prop::sample::select(vec!["", "user=a host=b port=1", "host=b,c port=1,2 application_name=n1 user=a"]),
             other in prop::bool::ANY,
         ) {
-            let (entries, others) = ([("b", 1), ("c", 2)], [("b", 1)]);
+            let (entries, others) = ([Entry::new("b", 1), Entry::new("c", 2)], [Entry::new("b", 1)]);
             let present = Conninfo::parse(present).unwrap();
             let new = present.with_route("n1", &entries, false);
             prop_assert!(new.has_route("n1", &entries, false) && new.has_route("n1", &entries, other) != other);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use indexmap::IndexMap;
 use rustc_hash::FxBuildHasher;
 
+use super::conninfo::Entry;
 use super::{ByNode, Conninfo, Facts, GroupName, NodeName, Route, SessionAttrs};
 
 /// How much waltree may do by itself.
@@ -90,6 +91,8 @@ pub struct NodeSpec {
     pub group: usize,
     /// Name or IP under which the operator and the other servers reach it.
     pub address: String,
+    /// The IP that is dialled in place of looking `address` up, of a node whose address is the name in its certificate.
+    pub hostaddr: Option<String>,
     /// Its port.
     pub port: u16,
     /// Failure zone, when one was given.
@@ -100,6 +103,11 @@ impl NodeSpec {
     /// Its address and port.
     pub(crate) fn listens(&self) -> (&str, u16) {
         (&self.address, self.port)
+    }
+
+    /// How it stands in a route.
+    pub(crate) fn entry(&self) -> Entry<'_> {
+        Entry { host: &self.address, hostaddr: self.hostaddr.as_deref(), port: self.port }
     }
 }
 
@@ -182,9 +190,9 @@ impl Desired {
     }
 
     /// Where the entries of a route listen, as far as they are ours.
-    fn hosts(&self, route: &Route) -> Vec<(&str, u16)> {
+    fn hosts(&self, route: &Route) -> Vec<Entry<'_>> {
         let specs = route.entries.iter().filter_map(|name| self.nodes.get(name));
-        specs.map(NodeSpec::listens).collect()
+        specs.map(NodeSpec::entry).collect()
     }
 
     /// Children that one node may have in normal times.
@@ -199,7 +207,7 @@ impl Desired {
 }
 
 /// See [`Desired::has_installed`]; `hosts` is where the entries of the route listen.
-pub(crate) fn has_installed(node: &NodeName, hosts: &[(&str, u16)], attrs: SessionAttrs, facts: &Facts) -> bool {
+pub(crate) fn has_installed(node: &NodeName, hosts: &[Entry<'_>], attrs: SessionAttrs, facts: &Facts) -> bool {
     facts.route.pending.is_none()
         && facts.route.slot == node.slot()
         && facts.route.conninfo.has_route(node.as_str(), hosts, attrs == SessionAttrs::Primary)

@@ -13,6 +13,7 @@ pub mod lsn;
 pub mod memory;
 pub mod name;
 pub mod observed;
+pub mod orders;
 pub mod primary;
 pub mod rooted;
 pub mod route;

@@ -1,5 +1,6 @@
 //! How a server is reached.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Fence;
@@ -33,6 +34,8 @@ pub struct ServerAccess {
 pub struct ServerSpec {
     /// Name or IP.
     pub address: String,
+    /// The IP that is dialled in place of looking the name up, where it is known.
+    pub hostaddr: Option<IpAddr>,
     /// Port.
     pub port: u16,
     /// How to log in.

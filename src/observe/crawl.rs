@@ -93,6 +93,7 @@ async fn look(fleet: &Fleet, access: &ServerAccess, entries: &mut [Entry]) {
     let name = |place: usize| NodeName::new(&format!("s{place}")).ok();
     let spec = |(address, port): &Listener| ServerSpec {
         address: address.clone(),
+        hostaddr: None,
         port: *port,
         access: access.clone(),
         // Without a fence nothing can be written, whatever is asked.

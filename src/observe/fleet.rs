@@ -55,7 +55,8 @@ impl Fleet {
             if present.is_some_and(|server| &server.spec == spec) {
                 continue;
             }
-            let same = present.filter(|s| (&s.spec.address, s.spec.port) == (&spec.address, spec.port));
+            let at = |spec: &ServerSpec| (spec.address.clone(), spec.hostaddr, spec.port);
+            let same = present.filter(|server| at(&server.spec) == at(spec));
             // What was said to a session without this fence is not what holds under it.
             let last = same.and_then(|server| server.sighting.borrow().view.last.clone());
             let view = NodeView { last, unseen: Some(not_yet()) };

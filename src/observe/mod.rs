@@ -5,6 +5,7 @@
 //! is written is none of this folder's business ([`Writer`]).
 
 mod access;
+mod caller;
 mod crawl;
 mod credentials;
 mod decode;
@@ -19,6 +20,7 @@ mod tls;
 mod unseen;
 
 pub use access::{ServerAccess, ServerSpec, SslMode, Timing};
+pub use caller::{Caller, NoAnswer};
 pub use crawl::{Crawl, Listener, crawl};
 pub use credentials::{Credentials, MissingCredentials, Wallet};
 pub use decode::read;
@@ -26,3 +28,4 @@ pub use fence::{Fence, NoRight};
 pub use fleet::{Clock, Fleet};
 pub use replication::{NoReplication, Replication};
 pub use session::Writer;
+pub use tls::BadTls;

@@ -275,7 +275,7 @@ async fn within<T>(deadline: Duration, what: &str, work: impl Future<Output = Re
 
 /// By ourselves, so that a name that does not resolve is not taken for a server that refuses.
 async fn resolve(spec: &ServerSpec) -> Result<Vec<IpAddr>, Unseen> {
-    if let Ok(address) = spec.address.parse() {
+    if let Some(address) = spec.hostaddr.or_else(|| spec.address.parse().ok()) {
         return Ok(vec![address]);
     }
     let unknown = |reason: &str| unseen(WhyUnseen::AddressUnknown, format!("{:?}: {reason}", spec.address));

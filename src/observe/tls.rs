@@ -14,21 +14,33 @@ use super::{Credentials, SslMode};
 
 /// Why no TLS can be offered. Never holds key material.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadTls {
+pub enum BadTls {
+    /// It is not there.
     #[error(
         "no certificate of an authority is given, which verify-ca and verify-full need: key \"ca.crt\" of the Secret"
     )]
     NoCa,
+    /// It is none.
     #[error("the key {0:?} of the Secret holds no PEM certificate or key that can be used")]
     BadPem(&'static str),
+    /// A name.
+    #[error("the name is none that a certificate can have")]
+    BadName,
+    /// Ours.
     #[error("the client certificate cannot be used")]
     BadCertificate(#[source] Error),
+    /// The library.
     #[error("TLS cannot be set up")]
     Setup(#[source] Error),
 }
 
 /// A connector that proves what `mode` asks for.
 pub(super) fn connector(mode: SslMode, credentials: &Credentials) -> Result<MakeRustlsConnect, BadTls> {
+    client(mode, credentials).map(MakeRustlsConnect::new)
+}
+
+/// The same for whoever speaks something else than PostgreSQL does.
+pub(super) fn client(mode: SslMode, credentials: &Credentials) -> Result<ClientConfig, BadTls> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -42,7 +54,7 @@ pub(super) fn connector(mode: SslMode, credentials: &Credentials) -> Result<Make
         }
         _ => builder.with_no_client_auth(),
     };
-    Ok(MakeRustlsConnect::new(config))
+    Ok(config)
 }
 
 fn certificates(pem: &[u8], key: &'static str) -> Result<Vec<CertificateDer<'static>>, BadTls> {

@@ -52,7 +52,10 @@ impl LiveCluster {
         let fence = self.fence.as_ref().filter(|_| desired.automation != Automation::Observe);
         let spec = |(name, node): (&NodeName, &crate::model::NodeSpec)| {
             let access = access.get(name).cloned().unwrap_or_default();
-            let spec = ServerSpec { address: node.address.clone(), port: node.port, access, fence: fence.cloned() };
+            // What is no IP is looked up like any name.
+            let hostaddr = node.hostaddr.as_ref().and_then(|address| address.parse().ok());
+            let (address, port) = (node.address.clone(), node.port);
+            let spec = ServerSpec { address, hostaddr, port, access, fence: fence.cloned() };
             (name.clone(), spec)
         };
         desired.nodes.iter().map(spec).collect()

@@ -1,5 +1,6 @@
 //! Watches, the straight line, leadership, shutdown.
 
+pub mod authority;
 pub mod clerk;
 pub mod clock;
 pub mod cluster;

@@ -362,7 +362,7 @@ impl<'a> Node<'a> {
             let entries = last.route.conninfo.listeners().filter_map(|(host, port)| addresses.at(host, port));
             let entries = entries.map(|(place, name)| At { place, name }).collect();
             let route = standing::installed(entries, last)?;
-            let hosts: Vec<_> = route.entries.iter().map(|entry| desired.nodes[entry.place].listens()).collect();
+            let hosts: Vec<_> = route.entries.iter().map(|entry| desired.nodes[entry.place].entry()).collect();
             Some(Installed { exactly: has_installed(name, &hosts, route.attrs, last), route })
         });
         let edge = near(&sight.edges, place, name);

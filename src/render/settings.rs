@@ -85,6 +85,8 @@ pub struct Server<'a> {
     pub children_max: u32,
     /// Its `primary_conninfo`; empty for one that has no upstream yet.
     pub route: &'a str,
+    /// The folder of its certificate and of the authority's; `None` where there is no TLS.
+    pub certificates: Option<&'a str>,
 }
 
 /// A parameter of users that cannot be written.
@@ -134,6 +136,7 @@ pub fn settings(server: &Server<'_>, users: &BTreeMap<String, String>) -> Result
         ("primary_slot_name", if server.route.is_empty() { "" } else { server.node.slot() }),
     ];
     all.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    all.extend(tls(server.certificates));
     Ok(lines(all.iter().map(|(name, value)| format!("{name} = {}", quoted(value)))))
 }
 
@@ -163,9 +166,11 @@ fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
-/// The text of `pg_hba.conf`: ours, then the lines of users. Whoever is let in by ours is let in whatever users say.
-pub fn hba(ours: &[String], users: &[String]) -> String {
-    lines(ours.iter().chain(users).cloned())
+fn tls(certificates: Option<&str>) -> Vec<(String, String)> {
+    let Some(folder) = certificates else { return Vec::new() };
+    let files = [("ssl_cert_file", "tls.crt"), ("ssl_key_file", "tls.key"), ("ssl_ca_file", "ca.crt")];
+    let files = files.map(|(name, file)| (name.to_owned(), format!("{folder}/{file}")));
+    std::iter::once(("ssl".to_owned(), "on".to_owned())).chain(files).collect()
 }
 
 fn lines(all: impl Iterator<Item = String>) -> String {
@@ -177,7 +182,15 @@ mod tests {
     use super::*;
 
     fn server(node: &NodeName) -> Server<'_> {
-        Server { node, version: 18, port: 5432, socket: "/run/pg", children_max: 8, route: "host=r1" }
+        Server {
+            node,
+            version: 18,
+            port: 5432,
+            socket: "/run/pg",
+            children_max: 8,
+            route: "host=r1",
+            certificates: None,
+        }
     }
 
     fn rendered(users: &[(&str, &str)]) -> Result<String, Vec<BadParameter>> {

@@ -43,8 +43,8 @@ pub(crate) fn desired(shape: &Shape) -> Desired {
         let members: Vec<_> = (0..size).map(|i| name(&format!("{group_name}-{i}"))).collect();
         for (i, member) in members.iter().enumerate() {
             let zone = (shape.zones > 0).then(|| format!("z{}", i % shape.zones));
-            let port = 5432;
-            let spec = NodeSpec { name: member.clone(), group: index, address: member.to_string(), port, zone };
+            let (name, address) = (member.clone(), member.to_string());
+            let spec = NodeSpec { name, group: index, address, hostaddr: None, port: 5432, zone };
             desired.nodes.insert(member.clone(), spec);
         }
         desired.groups.push(Group {

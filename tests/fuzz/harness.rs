@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use waltree::api::ReplicaTopologySpec;
-use waltree::model::conninfo::Conninfo;
+use waltree::model::conninfo::{Conninfo, Entry};
 use waltree::model::tree::Union;
 use waltree::model::{ByNode, Desired, Facts, Memory, Millis, NodeName, NodeView, Observed, Unseen, WhyUnseen};
 use waltree::plan::{Plan, Step, plan};
@@ -84,9 +84,10 @@ pub(crate) fn conninfo(text: &str) -> bool {
     let read = Conninfo::parse(text);
     if let Ok(read) = &read {
         assert_eq!(Conninfo::parse(&read.to_string()).as_ref(), Ok(read), "{read}");
-        let route = read.with_route("eu-3", &[("192.0.2.1", 5432), ("192.0.2.2", 5433)], true);
+        let entries = [Entry::new("192.0.2.1", 5432), Entry::new("192.0.2.2", 5433)];
+        let route = read.with_route("eu-3", &entries, true);
         assert_eq!(route.hosts(), [("192.0.2.1".to_owned(), 5432), ("192.0.2.2".to_owned(), 5433)]);
-        assert_eq!(route.with_route("eu-3", &[("192.0.2.1", 5432), ("192.0.2.2", 5433)], true), route);
+        assert_eq!(route.with_route("eu-3", &entries, true), route);
         read.hosts();
         for keyword in ["password", "sslpassword"] {
             let mut with = read.clone();

@@ -29,6 +29,7 @@ pub fn fence(term: u64, identity: &str) -> Fence {
 pub fn spec(tree: &Tree, node: &str, fence: Option<&Fence>) -> ServerSpec {
     ServerSpec {
         address: "127.0.0.1".into(),
+        hostaddr: None,
         port: tree.port(node),
         access: ServerAccess { secret: None, ssl_mode: SslMode::Disable },
         fence: fence.cloned(),

@@ -222,7 +222,10 @@ impl Writing<'_> {
         for (group, name) in self.groups.iter().enumerate().flat_map(|(i, g)| g.members.iter().map(move |m| (i, m))) {
             let server = &self.found[place_of[name]];
             let (address, port) = (server.address.clone(), server.port);
-            nodes.insert(name.clone(), NodeSpec { name: name.clone(), group, address, port, zone: None });
+            nodes.insert(
+                name.clone(),
+                NodeSpec { name: name.clone(), group, address, hostaddr: None, port, zone: None },
+            );
         }
         let mut desired = Desired {
             automation: Automation::Heal,
