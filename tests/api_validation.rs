@@ -110,7 +110,7 @@ fn rules() -> Vec<(&'static str, Value, Value)> {
         ("A group names as upstreams only groups that are written above", third(json!(["eu"])), third(json!(["asia"]))),
         ("Exactly one group, the root group, has no upstreams", third(json!(["core"])), third(json!([]))),
         (
-            "relays must be smaller than the number of hosts",
+            "relays must be smaller than the number of replicas or hosts",
             with("/groups/1/relays", json!(3)),
             with("/groups/1/relays", json!(4)),
         ),

@@ -78,7 +78,7 @@ const FOLDERS: &[Folder] = &[
     },
     Folder {
         name: "act",
-        may_use: &["api", "model", "observe::NoReplication", "observe::Writer", "plan::Step", "plan::step"],
+        may_use: &["api", "model", "render", "observe::NoReplication", "observe::Writer", "plan::Step", "plan::step"],
         sql: Sql::Any,
         ..PLAIN
     },
@@ -92,7 +92,7 @@ const FOLDERS: &[Folder] = &[
     Folder { name: "render", may_use: &["api", "model"], never: &["kube::Client", "tokio", "tokio_postgres"], ..PLAIN },
     Folder { name: "agent", may_use: &["guard::words", "model", "render"], never: &["kube"], sql: Sql::Any, ..PLAIN },
     Folder { name: "guard", crates: &["nix", "thiserror"], ..PLAIN },
-    Folder { name: "operator", may_use: &["act", "api", "model", "observe", "plan", "web"], ..PLAIN },
+    Folder { name: "operator", may_use: &["act", "api", "model", "observe", "plan", "render", "web"], ..PLAIN },
     Folder {
         name: "cli",
         may_use: &["agent", "api", "guard", "model", "observe", "operator", "plan", "simulate", "web"],

@@ -5,6 +5,7 @@
 
 mod feedback;
 mod heartbeat;
+pub mod pods;
 mod route;
 mod slots;
 

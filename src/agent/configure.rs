@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::Place;
@@ -67,6 +68,9 @@ pub(super) fn write(place: &Place, orders: &Orders, version: u32) -> Result<bool
 /// # Errors
 /// When it cannot be written.
 pub(super) fn as_standby(data: &Path) -> Result<(), NotConfigured> {
+    // Kubernetes gives a volume to a group by letting the group write everywhere, and PostgreSQL refuses to begin then.
+    let own = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(data, own).map_err(|error| NotConfigured::Disk(data.to_owned(), error))?;
     written(&data.join("standby.signal"), "").map(drop)
 }
 

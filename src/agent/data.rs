@@ -44,6 +44,12 @@ pub enum NoData {
         /// Whose they should be.
         wanted: String,
     },
+    /// The one that writes has none, and its tree has.
+    #[error(
+        "{0} is empty, and this tree has rows: no new cluster is made in their place, and whoever writes is cloned from \
+         nobody. Bring its data back, or promote a standby"
+    )]
+    Lost(PathBuf),
     /// Nobody can be cloned from.
     #[error("none of the {0} servers could be cloned from; it is tried again")]
     NoSource(usize),
@@ -90,6 +96,7 @@ pub(super) async fn ensure(place: &Path, orders: &Orders) -> Result<Data, NoData
             run("initdb", &initdb(&part)).await?;
             put_in_place(&part, place)?;
         }
+        _ if orders.role == Role::Primary => return Err(NoData::Lost(place.to_owned())),
         _ => clone(place, orders).await?,
     }
     look(place).await

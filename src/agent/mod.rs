@@ -237,6 +237,10 @@ impl Agent {
 
     fn ordered(&mut self, orders: Orders) {
         info!("there are new orders");
+        // At once: what they ask for may take hours, and whoever gave them asks whether they are followed.
+        self.account.send_modify(|account| {
+            (account.orders, account.as_ordered) = (Some(orders.clone()), false);
+        });
         (self.orders, self.open, self.again) = (Some(orders), false, AGAIN_MIN);
         if let Postgres::Stopped(until) = &mut self.postgres {
             *until = Instant::now();
@@ -244,6 +248,10 @@ impl Agent {
     }
 
     async fn tend(&mut self) -> Result<(), NotAsOrdered> {
+        if self.account.borrow().data == Data::Unknown {
+            let data = data::look(&self.place.data).await?;
+            self.account.send_modify(|account| account.data = data);
+        }
         let Some(orders) = self.orders.clone() else { return Ok(()) };
         match self.postgres {
             Postgres::Unknown | Postgres::Ordered => Ok(()),
@@ -289,7 +297,7 @@ impl Agent {
 
     fn tell(&mut self, done: Result<(), NotAsOrdered>) {
         match done {
-            Ok(()) if self.open => self.told.clear(),
+            Ok(()) if self.open || self.orders.is_none() => self.told.clear(),
             // It waits, or is starting.
             Ok(()) | Err(NotAsOrdered::Open(NotOpen::NoAnswer(_))) => {}
             Err(why) => say_once(&mut self.told, &why),

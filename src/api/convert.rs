@@ -30,6 +30,15 @@ pub fn access(spec: &ReplicaTopologySpec, node: &NodeName) -> Option<Access> {
     })
 }
 
+/// The nodes of a spec that are pods.
+pub fn pods(spec: &ReplicaTopologySpec) -> Vec<NodeName> {
+    let of_group = |group: &GroupSpec| -> Vec<NodeName> {
+        let ordinals = 1..=group.replicas.unwrap_or_default();
+        ordinals.filter_map(|ordinal| NodeName::new(&format!("{}-{ordinal}", group.name)).ok()).collect()
+    };
+    spec.groups.iter().flat_map(of_group).collect()
+}
+
 impl TryFrom<&ReplicaTopologySpec> for Desired {
     type Error = Vec<Rejection>;
 
@@ -56,8 +65,28 @@ impl TryFrom<&ReplicaTopologySpec> for Desired {
         if reader.rejections.is_empty() {
             reader.rejections = check(&desired);
         }
+        if reader.rejections.is_empty() {
+            reader.rejections = mixed(&desired);
+        }
         if reader.rejections.is_empty() { Ok(desired) } else { Err(reader.rejections) }
     }
+}
+
+/// Pods and hosts in one tree: neither reaches the other yet.
+fn mixed(desired: &Desired) -> Vec<Rejection> {
+    let is_pods = |group: &Group| group.management == Management::Agent;
+    let root = desired.root().is_some_and(is_pods);
+    let odd = desired.groups.iter().enumerate().find(|(_, group)| is_pods(group) != root);
+    let told = odd.map(|(place, group)| {
+        let (is, are) = if root { ("hosts", "replicas") } else { ("replicas", "hosts") };
+        let cure =
+            format!("a topology has either replicas or hosts: give {} {are}, or make two topologies", group.name);
+        Rejection::new(
+            format!("spec.groups[{place}].{is}"),
+            format!("{} has {is}, and others have {are}: {cure}", group.name),
+        )
+    });
+    told.into_iter().collect()
 }
 
 /// Reads values and gathers what is wrong with them.
@@ -187,17 +216,50 @@ impl Reader {
         }
         let region = self.place(&at("region"), spec.region.as_ref());
         self.at_most(&at("hosts"), "hosts", spec.hosts.len(), HOSTS_MAX);
-        let mut members = Vec::with_capacity(spec.hosts.len());
+        let mut members = self.pods(place, spec, nodes);
         for (index, host) in spec.hosts.iter().enumerate() {
             let Some(node) = self.host(&at(&format!("hosts[{index}]")), place, host) else { continue };
             members.push(node.name.clone());
             nodes.entry(node.name.clone()).or_insert(node);
         }
         let management = match spec.management {
+            _ if spec.replicas.is_some() => Management::Agent,
             Some(ManagementMode::Observe) => Management::Observe,
             Some(ManagementMode::Routes) | None => Management::Routes,
         };
         Some(Group { name: name?, upstreams, relays, region, management, fan_out, members })
+    }
+
+    /// The servers of a group that are pods. What says how somebody else's servers are reached says nothing of them.
+    fn pods(&mut self, place: usize, spec: &GroupSpec, nodes: &mut BTreeMap<NodeName, NodeSpec>) -> Vec<NodeName> {
+        let Some(replicas) = spec.replicas else { return Vec::new() };
+        let at = |field: &str| format!("spec.groups[{place}].{field}");
+        let group = &spec.name;
+        if !spec.hosts.is_empty() {
+            let message = format!("{group} has replicas and hosts: write one of the two, or make two groups");
+            self.reject(&at("hosts"), message);
+        }
+        let foreign = [
+            ("management", spec.management.is_some()),
+            ("credentialsSecretRef", spec.credentials_secret_ref.is_some()),
+            ("sslMode", spec.ssl_mode.is_some()),
+        ];
+        for (field, _) in foreign.into_iter().filter(|(_, is_there)| *is_there) {
+            let message = format!("{group} has replicas, which waltree runs and reaches by itself: leave {field} out");
+            self.reject(&at(field), message);
+        }
+        let most = i32::try_from(HOSTS_MAX).unwrap_or(i32::MAX);
+        let count: i32 = self.number(&at("replicas"), Some(replicas), 1..=most, 0);
+        let mut members = Vec::new();
+        for ordinal in 1..=count {
+            let field = at("name");
+            let Some(name) = self.name(&field, NodeName::new(&format!("{group}-{ordinal}"))) else { break };
+            let address = name.to_string();
+            let node = NodeSpec { name: name.clone(), group: place, address, hostaddr: None, port: 5432, zone: None };
+            members.push(name.clone());
+            nodes.entry(name).or_insert(node);
+        }
+        members
     }
 
     fn host(&mut self, at: &str, group: usize, spec: &HostSpec) -> Option<NodeSpec> {

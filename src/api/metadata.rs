@@ -2,12 +2,17 @@
 
 use kube::api::ObjectMeta;
 
+use super::convert::pods;
+use super::topology::ReplicaTopology;
 use crate::model::check::Rejection;
 
 /// Longest name of an object, in bytes.
 const NAME_BYTES_MAX: usize = 253;
 /// Longest label of a DNS name, name of a namespace, and value of a Kubernetes label.
 const LABEL_BYTES_MAX: usize = 63;
+
+/// Longest name of a StatefulSet, in bytes: with a checksum behind it, it is the value of a label.
+const SET_BYTES_MAX: usize = 52;
 
 /// What the API server would not take of the metadata.
 pub fn metadata_faults(metadata: &ObjectMeta) -> Vec<Rejection> {
@@ -39,6 +44,28 @@ pub fn metadata_faults(metadata: &ObjectMeta) -> Vec<Rejection> {
         }
     }
     found.extend(metadata.annotations.iter().flatten().filter_map(|(key, _)| keys("annotations", key)));
+    found
+}
+
+/// What of a topology's name does not go with pods: their objects are called by it and by the node's.
+pub fn pod_name_faults(topology: &ReplicaTopology) -> Vec<Rejection> {
+    let name = topology.metadata.name.as_deref().unwrap_or_default();
+    let longest = pods(&topology.spec).into_iter().map(|node| node.as_str().len()).max();
+    let Some(longest) = longest else { return Vec::new() };
+    let mut found = Vec::new();
+    if !is_namespace(name) || !name.starts_with(|c: char| c.is_ascii_lowercase()) {
+        let message =
+            format!("{name:?} is no name for pods: use lower-case letters, digits and '-', beginning with a letter");
+        found.push(Rejection::new("metadata.name", message));
+    }
+    let length = name.len() + 1 + longest;
+    if length > SET_BYTES_MAX {
+        let message = format!(
+            "{name:?} and the longest name of a node make {length} characters, and a StatefulSet's name has {SET_BYTES_MAX} \
+             at most: shorten this, or the name of a group"
+        );
+        found.push(Rejection::new("metadata.name", message));
+    }
     found
 }
 

@@ -14,8 +14,8 @@ mod typed;
 
 pub use acknowledge::{Acknowledgement, acknowledgement};
 pub use conditions::ConditionType;
-pub use convert::{Access, access};
-pub use metadata::metadata_faults;
+pub use convert::{Access, access, pods};
+pub use metadata::{metadata_faults, pod_name_faults};
 pub use reason::Reason;
 pub use status::ReplicaTopologyStatus;
 pub use topology::{ReplicaTopology, ReplicaTopologySpec};

@@ -41,6 +41,8 @@ pub const SECONDS_MAX: i32 = 86_400;
 pub const NAME_PATTERN: &str = "^[a-z]([-a-z0-9]*[a-z0-9])?$";
 /// A region or zone: the same as the value of a Kubernetes label.
 pub const PLACE_PATTERN: &str = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
+/// An image, as container runtimes take it: no blanks, and nothing that YAML or a shell would read.
+pub const IMAGE_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._:/@-]*$";
 /// The name of a Kubernetes Secret.
 pub const SECRET_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 
@@ -68,6 +70,9 @@ pub const SECRET_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 #[x_kube(validation = Rule::new("self.groups[0].name == oldSelf.groups[0].name")
     .message("The first group is the root group; it cannot be removed or renamed. Make another topology instead.")
     .field_path(".groups"))]
+#[x_kube(validation = Rule::new("has(self.storage) == has(oldSelf.storage) && (!has(self.storage) || self.storage == oldSelf.storage)")
+    .message("The volumes are made, and storage cannot be changed yet. Make another topology instead.")
+    .field_path(".storage"))]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = plain)]
 pub struct ReplicaTopologySpec {
@@ -81,6 +86,12 @@ pub struct ReplicaTopologySpec {
     /// When a server counts as failed, and when as well again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healing: Option<HealingSpec>,
+    /// The PostgreSQL servers that waltree runs itself, in pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<PostgresSpec>,
+    /// The volume of each server that waltree runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StorageSpec>,
     /// Groups of servers, top to bottom: a group names only groups written above it. The first is the root group: it has
     /// no upstreams, and one of its servers is the primary.
     #[x_kube(
@@ -153,11 +164,40 @@ pub struct HealingSpec {
     pub settle_seconds: Option<i32>,
 }
 
+/// The PostgreSQL servers that waltree runs itself.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = plain)]
+pub struct PostgresSpec {
+    /// An image of PostgreSQL, 15 or later, whose programs are on its PATH, as those of Docker's official one are.
+    /// Default: postgres:17.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = IMAGE_PATTERN))]
+    pub image: Option<String>,
+}
+
+/// The volume of each server.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = plain)]
+pub struct StorageSpec {
+    /// How much a server is given, as a quantity. Default: 1Gi.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 16), regex(pattern = QUANTITY_PATTERN))]
+    pub size: Option<String>,
+    /// The StorageClass. Default: that of the cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = SECRET_PATTERN))]
+    pub class_name: Option<String>,
+}
+
 /// A group of servers with the same upstream groups.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
 #[x_kube(
-    validation = Rule::new("!has(self.relays) || self.relays < self.hosts.size()")
-        .message("relays must be smaller than the number of hosts: the first hosts are the relays and feed the others.")
+    validation = Rule::new("has(self.replicas) != has(self.hosts)")
+        .message("A group has either replicas, which waltree runs in pods, or hosts, which exist already. Write one of the two."),
+    validation = Rule::new("!has(self.relays) || self.relays < (has(self.replicas) ? self.replicas : has(self.hosts) ? self.hosts.size() : 0)")
+        .message("relays must be smaller than the number of replicas or hosts: the first of them are the relays and feed the others.")
         .field_path(".relays"),
     validation = Rule::new("!has(self.relays) || self.relays == 0 || (has(self.upstreams) && self.upstreams.size() > 0)")
         .message("The root group has no relays: its primary feeds its other servers. Leave relays out.")
@@ -182,7 +222,11 @@ pub struct GroupSpec {
         inner(length(min = 1, max = crate::model::name::NAME_BYTES_MAX), regex(pattern = NAME_PATTERN))
     )]
     pub upstreams: Option<Vec<String>>,
-    /// How many of the first hosts feed the others of this group. 0: every host hangs directly below the upstream groups.
+    /// How many servers waltree runs for this group, in pods: GROUP-1, GROUP-2 and so on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = HOSTS_MAX))]
+    pub replicas: Option<i32>,
+    /// How many of the first servers feed the others of this group. 0: each hangs directly below the upstream groups.
     /// Default: 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = HOSTS_MAX - 1))]
@@ -212,6 +256,7 @@ pub struct GroupSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ssl_mode: Option<SslMode>,
     /// Servers that exist already. In a group with relays the first are the relays.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     #[schemars(length(min = 1, max = HOSTS_MAX))]
     pub hosts: Vec<HostSpec>,

@@ -106,7 +106,7 @@ pub async fn look(client: &Client, namespace: &str, topology: &ReplicaTopology) 
         }
     }
     let cluster = LiveCluster::new(wallet, timing, None, memory);
-    cluster.set_access(accesses(&topology.spec));
+    cluster.set_access(accesses(topology));
     let mut earlier = cluster.observe(&desired).await.nodes;
     tokio::time::sleep(timing.tick + timing.tick / 2).await;
     let mut observed = cluster.observe(&desired).await;

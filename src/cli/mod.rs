@@ -12,6 +12,7 @@ mod operator;
 pub mod plugin;
 mod proposal;
 mod simulate;
+mod unpack;
 mod validate;
 mod what_if;
 mod why;
@@ -60,6 +61,8 @@ pub enum Command {
     Guard(guard::Guard),
     /// See to the PostgreSQL of one node, below a guard.
     Agent(agent::Agent),
+    /// Put this program where a container of another image finds it.
+    Unpack(unpack::Unpack),
 }
 
 /// The arguments, or the exit code when there is nothing to be done by them: after `--help` 0, and where they are wrong that of
@@ -98,6 +101,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Operator(what) => operator::run(what),
         Command::Guard(what) => guard::run(what),
         Command::Agent(what) => agent::run(what),
+        Command::Unpack(what) => unpack::run(&what),
     }
     .map(ExitCode::from)
 }

@@ -26,6 +26,9 @@ pub struct Operator {
     /// Namespace of the Lease by which one operator leads. Default: that of the kubeconfig, or the pod's.
     #[arg(long, env = "WALTREE_LEASE_NAMESPACE")]
     lease_namespace: Option<String>,
+    /// The image that pods copy this program from: that of the operator itself.
+    #[arg(long, env = "WALTREE_IMAGE", default_value = concat!("waltree:", env!("CARGO_PKG_VERSION")))]
+    image: String,
     /// What is logged: a level, or a list such as `info,waltree::observe=debug`.
     #[arg(long, env = "WALTREE_LOG", default_value = "info")]
     log: String,
@@ -48,6 +51,7 @@ async fn serve(what: Operator) -> anyhow::Result<()> {
         namespace: what.namespace,
         listen: what.listen,
         identity: what.identity.map_or_else(hostname, Ok)?,
+        program: what.image,
         lease_namespace: what.lease_namespace.unwrap_or_else(|| config.default_namespace.clone()),
     };
     let client = Client::try_from(config).context("the cluster's address or certificate")?;

@@ -167,7 +167,10 @@ fn judge(place: &str, value: &Value, named: &mut Named) -> Judgement {
         Err(rejection) => return Judgement::Refused(vec![rejection]),
     }
     let mut rejections = match typed(value) {
-        Ok(topology) => api::metadata_faults(&topology.metadata).into_iter().chain(not_planned(&topology)).collect(),
+        Ok(topology) => {
+            let faults = api::metadata_faults(&topology.metadata).into_iter().chain(api::pod_name_faults(&topology));
+            faults.chain(not_planned(&topology)).collect()
+        }
         // What else could be said would follow from these.
         Err(faults) => faults,
     };

@@ -24,6 +24,18 @@ pub enum Management {
     Observe,
     /// The route too: `primary_conninfo` and `primary_slot_name` by SQL.
     Routes,
+    /// Everything: it runs in a pod of ours, below our agent.
+    Agent,
+}
+
+impl Management {
+    /// Whether routes are set.
+    pub fn sets_routes(self) -> bool {
+        match self {
+            Self::Observe => false,
+            Self::Routes | Self::Agent => true,
+        }
+    }
 }
 
 /// What no node may exceed.
@@ -170,6 +182,11 @@ impl Desired {
     /// The root group; `None` only in a topology that [`super::check`] refuses.
     pub fn root(&self) -> Option<&Group> {
         self.groups.iter().find(|group| group.is_root())
+    }
+
+    /// Whether its primary runs in a pod of ours.
+    pub fn runs_pods(&self) -> bool {
+        self.root().is_some_and(|root| root.management == Management::Agent)
     }
 
     /// Who listens where, for looking up many addresses.

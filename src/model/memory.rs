@@ -18,8 +18,7 @@ pub use namesakes::Namesake;
 use super::primary::{Primary, true_primary};
 use super::unseen::blind;
 use super::{
-    ByNode, Conninfo, Desired, Facts, Lsn, Management, Millis, NodeName, NodeView, Route, Sight, Timeline, WhyUnseen,
-    near,
+    ByNode, Conninfo, Desired, Facts, Lsn, Millis, NodeName, NodeView, Route, Sight, Timeline, WhyUnseen, near,
 };
 
 /// Samples of the primary's position that are kept at least: at one a second, two minutes, and always twice the patience, so
@@ -328,7 +327,7 @@ impl Memory {
             let reached = facts.and_then(|facts| self.newest_reached(facts, facts.position));
             let shown = facts.and_then(|facts| self.newest_reached(facts, facts.shown()));
             let node = self.node_mut(place, name);
-            node.routed = desired.groups.get(spec.group).is_some_and(|group| group.management == Management::Routes);
+            node.routed = desired.groups.get(spec.group).is_some_and(|group| group.management.sets_routes());
             match facts {
                 None => {
                     let why = nodes.get(name).and_then(|view| view.unseen.as_ref()).map(|unseen| unseen.why);
@@ -368,8 +367,10 @@ impl Memory {
         let Primary::Known { name, system_identifier } = true_primary(desired, nodes, self) else { return };
         let Some(facts) = nodes.get(&name).and_then(NodeView::seen) else { return };
         // For good, so not on the word of a minority: a mistyped address may be another cluster's primary.
+        // What we run ourselves is called by no address of anybody, and the first server of a tree is alone for a while.
         let ours = |view: &&NodeView| view.seen().is_some_and(|seen| seen.system_identifier == system_identifier);
-        if self.system_identifier.is_none() && nodes.values().filter(ours).count() * 2 > desired.nodes.len() {
+        let known = || nodes.values().filter(ours).count() * 2 > desired.nodes.len();
+        if self.system_identifier.is_none() && (desired.runs_pods() || known()) {
             self.system_identifier = Some(system_identifier);
         }
         if self.primary.as_ref() != Some(&name) || self.timeline != facts.timeline {

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod name;
 pub mod observed;
 pub mod orders;
+pub mod pods;
 pub mod primary;
 pub mod rooted;
 pub mod route;

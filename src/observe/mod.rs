@@ -5,12 +5,14 @@
 //! is written is none of this folder's business ([`Writer`]).
 
 mod access;
+mod agents;
 mod caller;
 mod crawl;
 mod credentials;
 mod decode;
 mod fence;
 mod fleet;
+mod objects;
 mod query;
 mod replication;
 mod rights;
@@ -20,12 +22,14 @@ mod tls;
 mod unseen;
 
 pub use access::{ServerAccess, ServerSpec, SslMode, Timing};
+pub use agents::Agents;
 pub use caller::{Caller, NoAnswer};
 pub use crawl::{Crawl, Listener, crawl};
 pub use credentials::{Credentials, MissingCredentials, Wallet};
 pub use decode::read;
 pub use fence::{Fence, NoRight};
 pub use fleet::{Clock, Fleet};
+pub use objects::Objects;
 pub use replication::{NoReplication, Replication};
 pub use session::Writer;
 pub use tls::BadTls;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 
+use crate::model::pods::Pods;
 use crate::model::{Desired, Millis, Observed};
 use crate::plan::{Outcome, Plan};
 
@@ -9,6 +10,12 @@ use crate::plan::{Outcome, Plan};
 pub trait Cluster {
     /// The boot-time clock, in milliseconds.
     fn now(&self) -> Millis;
+
+    /// What is known of the nodes of `desired` that are to be pods; nothing where there are none.
+    fn pods(&self, desired: &Desired) -> impl Future<Output = Pods> + Send {
+        let _ = desired;
+        std::future::ready(Pods::new())
+    }
 
     /// Looks at every node of `desired`. Never fails: what cannot be seen is [`crate::model::Unseen`].
     fn observe(&self, desired: &Desired) -> impl Future<Output = Observed> + Send;

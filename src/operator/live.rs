@@ -7,9 +7,13 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::{Instant, timeout_at};
 
+use super::pods::Keeper;
 use super::{Cluster, clock};
 use crate::act::{self, NotDone};
-use crate::model::{Automation, Desired, Memory, Millis, NodeName, Observed};
+use crate::model::pods::Pods;
+use crate::model::{
+    Automation, Desired, Management, Memory, Millis, NodeName, NodeSpec, NodeView, Observed, Unseen, WhyUnseen,
+};
 use crate::observe::{Fence, Fleet, ServerAccess, ServerSpec, Timing, Wallet, Writer};
 use crate::plan::{self, Done, Outcome, Plan, Planned, Step};
 
@@ -24,6 +28,7 @@ pub struct LiveCluster {
     access: Mutex<BTreeMap<NodeName, ServerAccess>>,
     fence: Option<Fence>,
     memory: Mutex<Arc<Memory>>,
+    keeper: Option<Arc<Keeper>>,
 }
 
 impl LiveCluster {
@@ -32,7 +37,13 @@ impl LiveCluster {
     pub fn new(wallet: Wallet, timing: Timing, fence: Option<Fence>, memory: Memory) -> Self {
         let topology = fence.as_ref().map_or("", |fence| fence.scope.as_str());
         let fleet = Fleet::of_topology(topology, wallet, timing, clock::now);
-        Self { fleet, access: Mutex::default(), fence, memory: Mutex::new(Arc::new(memory)) }
+        Self { fleet, access: Mutex::default(), fence, memory: Mutex::new(Arc::new(memory)), keeper: None }
+    }
+
+    /// The same, with somebody who sees to pods.
+    #[must_use]
+    pub fn with_keeper(self, keeper: Arc<Keeper>) -> Self {
+        Self { keeper: Some(keeper), ..self }
     }
 
     /// How each server is reached, from the next look on. A node that is not named is logged in to with defaults.
@@ -43,14 +54,23 @@ impl LiveCluster {
     /// Returns when something changed that is worth a pass: a server came into or went out of sight, or its role,
     /// upstream or route is another.
     pub async fn changed(&self) {
-        self.fleet.changed().await;
+        let pods = async {
+            match &self.keeper {
+                Some(keeper) => keeper.changed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.fleet.changed() => {}
+            () = pods => {}
+        }
     }
 
     fn specs(&self, desired: &Desired) -> BTreeMap<NodeName, ServerSpec> {
         let access = lock(&self.access);
         // Whoever only observes takes no lock, so that nothing at all is changed by it.
         let fence = self.fence.as_ref().filter(|_| desired.automation != Automation::Observe);
-        let spec = |(name, node): (&NodeName, &crate::model::NodeSpec)| {
+        let spec = |(name, node): (&NodeName, &NodeSpec)| {
             let access = access.get(name).cloned().unwrap_or_default();
             // What is no IP is looked up like any name.
             let hostaddr = node.hostaddr.as_ref().and_then(|address| address.parse().ok());
@@ -58,7 +78,11 @@ impl LiveCluster {
             let spec = ServerSpec { address, hostaddr, port, access, fence: fence.cloned() };
             (name.clone(), spec)
         };
-        desired.nodes.iter().map(spec).collect()
+        // A pod is called by a name that nobody looks up.
+        let has_address = |(name, node): &(&NodeName, &NodeSpec)| {
+            node.hostaddr.is_some() || desired.group_of(name).is_none_or(|group| group.management != Management::Agent)
+        };
+        desired.nodes.iter().filter(has_address).map(spec).collect()
     }
 
     /// The steps of one server, in their order, as far as it gets in time. What is not begun then did not fail: the next
@@ -100,10 +124,23 @@ impl Cluster for LiveCluster {
         clock::now()
     }
 
+    async fn pods(&self, desired: &Desired) -> Pods {
+        self.keeper.as_ref().map(|keeper| keeper.pods(desired)).unwrap_or_default()
+    }
+
     async fn observe(&self, desired: &Desired) -> Observed {
         self.fleet.watch(&self.specs(desired));
         self.fleet.tried().await;
-        let nodes = self.fleet.views();
+        let mut nodes = self.fleet.views();
+        for node in desired.nodes.keys() {
+            nodes.entry(node.clone()).or_insert_with(without_address);
+        }
+        nodes.sort_unstable_keys();
+        // Its agent knows better than we do why a server is not there.
+        for (node, view) in nodes.iter_mut().filter(|(_, view)| view.unseen.is_some()) {
+            let told = self.keeper.as_ref().and_then(|keeper| keeper.trouble(node));
+            view.unseen.iter_mut().zip(told).for_each(|(unseen, told)| unseen.detail = told);
+        }
         let mut memory = lock(&self.memory);
         Arc::make_mut(&mut memory).advance(desired, &nodes, clock::now());
         let patience = desired.healing.suspect_after_milliseconds;
@@ -112,6 +149,9 @@ impl Cluster for LiveCluster {
     }
 
     async fn carry_out(&self, plan: &Plan) -> Outcome {
+        if let Some(keeper) = &self.keeper {
+            keeper.carry_out(&plan.deeds);
+        }
         let servers = plan.by_server();
         let touched: Vec<&NodeName> = plan.steps.iter().flat_map(|planned| touches(&planned.step)).collect();
         let mut done =
@@ -132,6 +172,12 @@ impl Cluster for LiveCluster {
 fn touches(step: &Step) -> Vec<&NodeName> {
     let upstream = if let Step::SetRoute { route, .. } = step { route.first() } else { None };
     std::iter::once(step.server()).chain(upstream).collect()
+}
+
+/// What is seen of a pod before its Service has an address.
+fn without_address() -> NodeView {
+    let detail = "its Service has no address yet".to_owned();
+    NodeView { last: None, unseen: Some(Unseen { why: WhyUnseen::Starting, detail }) }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod events;
 pub mod leadership;
 pub mod live;
+pub mod pods;
 pub mod reach;
 pub mod reconcile;
 pub mod report;

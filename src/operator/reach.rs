@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 
 use crate::api::topology::SslMode as Wanted;
-use crate::api::{ReplicaTopology, ReplicaTopologySpec, access};
+use crate::api::{ReplicaTopology, access, pods};
 use crate::model::memory::Leaver;
 use crate::model::{Memory, Millis, NodeName, Timeline};
 use crate::observe::{ServerAccess, SslMode};
+use crate::render::pods::operator_name;
 
 /// How each server is reached.
-pub fn accesses(spec: &ReplicaTopologySpec) -> BTreeMap<NodeName, ServerAccess> {
+pub fn accesses(topology: &ReplicaTopology) -> BTreeMap<NodeName, ServerAccess> {
+    let spec = &topology.spec;
+    // What waltree runs it reaches by a certificate of its own making.
+    let own = ServerAccess { secret: Some(operator_name(topology)), ssl_mode: SslMode::VerifyFull };
+    let pods = pods(spec).into_iter().map(|node| (node, own.clone()));
     let hosts = spec.groups.iter().flat_map(|group| &group.hosts);
     let names = hosts.filter_map(|host| NodeName::new(&host.name).ok());
     let one = |node: NodeName| {
@@ -22,7 +27,7 @@ pub fn accesses(spec: &ReplicaTopologySpec) -> BTreeMap<NodeName, ServerAccess> 
         };
         Some((node, ServerAccess { secret: access.secret, ssl_mode }))
     };
-    names.filter_map(one).collect()
+    names.filter_map(one).chain(pods).collect()
 }
 
 /// What an earlier operator left in the status: whose data this is, which history was the newest, and who has been in the

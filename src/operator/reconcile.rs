@@ -8,10 +8,10 @@ use jiff::Timestamp;
 
 use super::Cluster;
 use super::report::{rejected, status};
-use crate::api::{Acknowledgement, ReplicaTopology, ReplicaTopologyStatus, acknowledgement};
+use crate::api::{Acknowledgement, ReplicaTopology, ReplicaTopologyStatus, acknowledgement, pod_name_faults};
 use crate::model::rooted::Rooted;
 use crate::model::{Desired, Finding, NodeName, Sight};
-use crate::plan::{Outcome, Plan, Step, plan};
+use crate::plan::{self, Outcome, Plan, Step, plan};
 
 /// How often a topology that was refused is looked at again; a change of its spec wakes at once.
 const REFUSED_AGAIN_AFTER: Duration = Duration::from_secs(300);
@@ -51,7 +51,8 @@ pub async fn reconcile<C: Cluster>(
     cluster: &C,
     wall: Timestamp,
 ) -> Pass {
-    match Desired::try_from(&topology.spec) {
+    let names = pod_name_faults(topology);
+    match if names.is_empty() { Desired::try_from(&topology.spec) } else { Err(names) } {
         Ok(spec) => walk(topology, &spec, previous, cluster, wall).await,
         Err(rejections) => {
             let generation = topology.metadata.generation.unwrap_or_default();
@@ -77,8 +78,12 @@ pub async fn walk<C: Cluster>(
         (deleting || acknowledged.is_some()).then(|| Desired { deleting, acknowledged: nodes(), ..spec.clone() });
     let desired = of_now.as_ref().unwrap_or(spec);
 
+    let pods = cluster.pods(desired).await;
+    let located = (!pods.is_empty()).then(|| desired.clone().located(&pods));
+    let desired = located.as_ref().unwrap_or(desired);
     let observed = cluster.observe(desired).await;
-    let plan = plan(desired, &observed, cluster.now());
+    let mut plan = plan(desired, &observed, cluster.now());
+    plan::pods::tend(desired, &observed, &pods, &mut plan);
     let outcome = cluster.carry_out(&plan).await;
     let mut status = status(desired, &observed, &plan, &outcome, previous, generation, wall);
 
@@ -94,6 +99,7 @@ pub async fn walk<C: Cluster>(
         out_of_reach: observed.memory.out_of_reach(desired, &observed.nodes),
         not_dropped: refused(&plan, &outcome),
         at_rest: plan.steps.is_empty()
+            && plan.deeds.is_empty()
             && plan.postponed.is_empty()
             && plan.waits.is_empty()
             && observed.nodes.values().all(|view| view.seen().is_some()),

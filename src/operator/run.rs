@@ -40,6 +40,8 @@ pub struct Settings {
     pub identity: String,
     /// Namespace of the Lease.
     pub lease_namespace: String,
+    /// The image that our own program is copied from into pods.
+    pub program: String,
 }
 
 /// What ends an operator.
@@ -160,6 +162,7 @@ impl Operator {
             client: self.client.clone(),
             term,
             identity: self.settings.identity.clone(),
+            program: self.settings.program.clone(),
             reporter,
             metrics: Arc::clone(&self.metrics),
             waker: self.waker.clone(),

@@ -20,6 +20,7 @@ use super::clock;
 use super::events::{Known, Notice, acknowledged, deeds, slots_left};
 use super::leadership::Term;
 use super::live::LiveCluster;
+use super::pods::Keeper;
 use super::reach::{accesses, remembered};
 use super::reconcile::{Pass, reconcile};
 use super::wake::Waker;
@@ -60,6 +61,8 @@ pub struct Desk {
     pub term: Term,
     /// Who we are.
     pub identity: String,
+    /// The image of our own program.
+    pub program: String,
     /// Who we are in events.
     pub reporter: Reporter,
     /// Figures.
@@ -73,6 +76,7 @@ pub struct Desk {
 /// One topology that is tended.
 pub struct Tended {
     cluster: Arc<LiveCluster>,
+    keeper: Arc<Keeper>,
     clerk: Clerk,
     reported: Option<ReplicaTopologyStatus>,
     known: Known,
@@ -85,6 +89,7 @@ pub struct Tended {
 impl Drop for Tended {
     fn drop(&mut self) {
         self.waking.abort();
+        self.keeper.stop();
     }
 }
 
@@ -140,7 +145,8 @@ impl Desk {
         let began = clock::now();
         let tended = self.tended(topology);
         let mut tended = tended.lock().await;
-        tended.cluster.set_access(accesses(&topology.spec));
+        tended.cluster.set_access(accesses(topology));
+        tended.keeper.set(Arc::new(topology.clone()));
         // The watch may not have shown us yet what we wrote.
         let previous = tended.reported.as_ref().or(topology.status.as_ref());
         let pass = reconcile(topology, previous, tended.cluster.as_ref(), Timestamp::now()).await;
@@ -171,8 +177,10 @@ impl Desk {
         let Tree { namespace, .. } = tree(topology);
         let fence = Fence { scope: tree(topology).to_string(), term: self.term.0, identity: self.identity.clone() };
         let wallet = Wallet::secrets(Api::namespaced(self.client.clone(), &namespace));
-        let cluster =
-            Arc::new(LiveCluster::new(wallet, Timing::default(), Some(fence), remembered(topology, clock::now())));
+        let cluster = LiveCluster::new(wallet, Timing::default(), Some(fence), remembered(topology, clock::now()));
+        let (client, term) = (self.client.clone(), self.term.0);
+        let keeper = Arc::new(Keeper::new(client, Arc::new(topology.clone()), self.program.clone(), term));
+        let cluster = Arc::new(cluster.with_keeper(Arc::clone(&keeper)));
         let (waker, woken) = (self.waker.clone(), Arc::clone(&cluster));
         let waking = tokio::spawn(async move {
             loop {
@@ -183,6 +191,7 @@ impl Desk {
         let (events, metrics) = ((self.client.clone(), self.reporter.clone()), Arc::clone(&self.metrics));
         Tended {
             cluster,
+            keeper,
             clerk: Clerk::new(topology, self.topologies(topology), events, metrics),
             reported: None,
             known: Known::default(),

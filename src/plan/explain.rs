@@ -9,7 +9,7 @@ use super::traffic::bytes_between;
 use super::world::{At, RouteAt};
 use super::{Plan, Readiness, Standing, Step, Wait, World, ready, standing};
 use crate::model::tree::Edge;
-use crate::model::{ByNode, Desired, Facts, Management, Millis, NodeName, Observed, Route};
+use crate::model::{ByNode, Desired, Facts, Millis, NodeName, Observed, Route};
 
 /// One possible upstream of a node, the most preferred first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,7 +133,7 @@ pub fn intents(desired: &Desired, observed: &Observed, plan: &Plan) -> Vec<Inten
         .collect();
     let intent = |node: &NodeName| {
         let wanted = plan.wanted.get(node)?;
-        let ours = desired.group_of(node).is_some_and(|group| group.management == Management::Routes);
+        let ours = desired.group_of(node).is_some_and(|group| group.management.sets_routes());
         let last = observed.last(node);
         let is_there = last.is_some_and(|facts| desired.has_installed(node, wanted, facts));
         let edge = plan.sight.edges.get(node);

@@ -13,6 +13,7 @@ pub mod explain;
 mod fallbacks;
 mod heartbeat;
 mod others;
+pub mod pods;
 mod prefer;
 mod ready;
 mod record;
@@ -30,6 +31,7 @@ mod world;
 
 pub use adopt::{Adoption, adopt};
 pub use explain::{Candidate, Explanation, Intent, explain, fallbacks as installed_fallbacks, intents};
+pub use pods::Deed;
 pub use record::record;
 pub use routes::ORDER_MILLISECONDS;
 pub use slots::TEARDOWN_MILLISECONDS;
@@ -41,7 +43,7 @@ use std::sync::Arc;
 
 use self::want::Wanted;
 use self::world::World;
-use crate::model::{Automation, Desired, Management, Millis, Observed, Sight};
+use crate::model::{Automation, Desired, Millis, Observed, Sight};
 
 /// How often a calm topology is looked at, in milliseconds.
 pub const TICK_MILLISECONDS: u64 = 1_000;
@@ -100,7 +102,7 @@ fn postpone(world: &World<'_>, plan: &mut Plan) {
 /// Moves what automation or management forbids from the steps to what is withheld.
 fn withhold(world: &World<'_>, plan: &mut Plan) {
     let allowed = |planned: &Planned| {
-        let routes = world.management(planned.step.server()) == Management::Routes;
+        let routes = world.management(planned.step.server()).sets_routes();
         let of_routes = [StepKind::SetRoute, StepKind::Reload, StepKind::Heartbeat, StepKind::TryDisk];
         let needs_routes = of_routes.contains(&planned.step.kind());
         world.desired.automation == Automation::Heal && (routes || !needs_routes)

@@ -38,7 +38,7 @@ pub(super) fn rests(world: &World<'_>, owner: At<'_>, on: At<'_>) -> bool {
 
 /// Whether somebody else drops our slots on a server, whose, and how to stop it.
 pub(super) fn removed(world: &World<'_>, on: At<'_>) -> Option<(Diagnosis, String)> {
-    let is_ours = |owner: &At<'_>| world.management(*owner) == Management::Routes;
+    let is_ours = |owner: &At<'_>| world.management(*owner).sets_routes();
     // On a server of ours once is an accident, or a server that was made anew.
     let least = if world.management(on) == Management::Observe { 1 } else { 2 };
     let often = world.memory(on)?.kept.removed(least);

@@ -15,10 +15,10 @@ use super::step::{Plan, Planned, Step, StepKind, Wait, WaitReason, Why};
 use super::want::Wanted;
 use super::world::{At, RouteAt};
 use super::{World, diagnose, others};
+use crate::model::Facts;
 use crate::model::memory::NodeMemory;
 use crate::model::observed::Slot;
 use crate::model::tree::Edge;
-use crate::model::{Facts, Management};
 
 /// Within this time a server that only reconnects is back, in milliseconds: twice the default of
 /// `wal_retrieve_retry_interval`.
@@ -69,8 +69,7 @@ pub(super) fn prepare_and_release(world: &World<'_>, wanted: &Wanted<'_>, plan: 
 }
 
 fn will_use(world: &World<'_>, owner: At<'_>, facts: &Facts, route: &RouteAt<'_>) -> bool {
-    let writable =
-        world.management(owner) == Management::Routes && diagnose::unwritable(world, owner, facts, route).is_none();
+    let writable = world.management(owner).sets_routes() && diagnose::unwritable(world, owner, facts, route).is_none();
     writable || world.has_installed(owner, route)
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::pods::Deed;
 use super::tolerates::Tolerates;
 use crate::model::rooted::Rooted;
 use crate::model::{ByNode, Conninfo, Finding, Lsn, NodeName, Route, Sight};
@@ -319,6 +320,8 @@ pub struct Plan {
     pub shortages: Vec<String>,
     /// What would be survived.
     pub tolerates: Tolerates,
+    /// What is done about pods.
+    pub deeds: Vec<Deed>,
     /// When to look again at the latest, in milliseconds.
     pub look_again_after_milliseconds: u64,
 }

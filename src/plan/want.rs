@@ -7,7 +7,7 @@ use super::standing::Standing;
 use super::step::{Plan, Readiness};
 use super::world::{At, RouteAt};
 use super::{World, ready, slots};
-use crate::model::{Group, Management};
+use crate::model::Group;
 
 /// The wanted routes, by the places of the nodes in them: every pass looks at all of them.
 #[derive(Default)]
@@ -40,7 +40,7 @@ pub(super) fn want<'a>(world: &'a World<'a>, plan: &mut Plan) -> Wanted<'a> {
     plan.fallbacks.reserve(wanted.routes.len());
     // A server whose route is not ours to set needs no fallbacks: none is prepared for it.
     let barred = |node: At<'_>| world.standing(node) == Standing::Barred || world.is_twice(node.name);
-    let ours = |node: At<'_>| !barred(node) && world.management(node) == Management::Routes;
+    let ours = |node: At<'_>| !barred(node) && world.management(node).sets_routes();
     for (node, route) in wanted.routes.iter().filter(|(node, _)| ours(*node)) {
         let states: Vec<_> = route.fallbacks().iter().map(|up| (*up, ready::fallback(world, *node, *up))).collect();
         // Where there is no slot, nothing is ready.
@@ -64,7 +64,7 @@ fn shortages(world: &World<'_>, wanted: &Wanted<'_>) -> Vec<String> {
     };
     let without = |node: &&At<'_>| {
         let bare = wanted.get(**node).filter(|route| route.fallbacks().is_empty());
-        bare.is_some_and(|route| world.management(**node) == Management::Routes && !spared(**node, route))
+        bare.is_some_and(|route| world.management(**node).sets_routes() && !spared(**node, route))
     };
     let sentence = |(group, members): (&Group, &Vec<At<'_>>)| {
         let count = members.iter().filter(without).count();

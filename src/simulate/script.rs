@@ -169,7 +169,10 @@ impl Stage {
     /// All servers stream from the first, as somebody may have left them.
     fn begin(&mut self) -> Result<(), String> {
         let spec = self.shape.spec()?;
-        let first = spec.groups.first().and_then(|group| NodeName::new(&group.hosts.first()?.name).ok());
+        let first = spec.groups.first().and_then(|group| {
+            let host = group.hosts.first().map(|host| host.name.clone());
+            NodeName::new(&host.unwrap_or_else(|| format!("{}-1", group.name))).ok()
+        });
         let drama = Drama::new(spec, self.seed, |node| first.clone().unwrap_or_else(|| node.clone()));
         self.drama = Some(drama.map_err(|rejections| rejections[0].to_string())?);
         Ok(())

@@ -10,7 +10,7 @@ use super::postgres::{eventually, run};
 use super::programs::binaries;
 
 /// Ends the guard that has this pid and all that is below it, when the pipe closes that only the test process holds. Whoever
-/// is killed leaves a segment of shared memory behind, of which a machine has room for 4096.
+/// is killed leaves segments of shared memory behind, of which a machine has room for 4096.
 const KEEPER: &str = r#"
 cat >/dev/null
 [ "$(readlink "/proc/$1/exe")" = "$2/waltree" ] || exit 0
@@ -18,12 +18,14 @@ below() { for pid; do echo "$pid"; below $(cat /proc/$pid/task/*/children 2>/dev
 segment=$(sed -n '7s/.* //p' "$3/postmaster.pid" 2>/dev/null)
 kill -STOP "$1"
 all=$(below $(cat /proc/$1/task/*/children))
+shared=$(for pid in $all; do grep -ho '/dev/shm/PostgreSQL\.[0-9]*' "/proc/$pid/maps" 2>/dev/null; done | sort -u)
 kill -KILL "$1" $all 2>/dev/null
 for pid in $all; do
   tries=250
   while kill -0 "$pid" 2>/dev/null && [ $tries -gt 0 ]; do sleep 0.02; tries=$((tries - 1)); done
 done
 [ -z "$segment" ] || ipcrm -m "$segment"
+[ -z "$shared" ] || rm -f $shared
 "#;
 
 /// A guard over the data of one server. Whatever becomes of the test process, nothing of it is left behind.

@@ -15,6 +15,7 @@ pub mod nodes;
 pub mod operator;
 pub mod owner;
 pub mod patroni;
+pub mod pods;
 pub mod postgres;
 pub mod process;
 pub mod programs;

@@ -93,6 +93,16 @@ impl Cluster {
         assert!(self.keeper.wait().expect("wait for the keeper").success());
     }
 
+    /// Brings an image to every node.
+    pub fn bring(&self, archive: &Path) {
+        let nodes = fs::read_to_string(self.state.join("nodes")).expect("it has nodes");
+        for node in 1..=nodes.trim().parse().expect("a number") {
+            let socket = self.state.join(format!("node-{node}/containerd.sock"));
+            let mut import = Command::new("ctr");
+            run(import.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images", "import"]).arg(archive));
+        }
+    }
+
     /// Makes a namespace in which only pods run that give up every right they do not need (`restricted`).
     pub fn namespace(&'static self, name: &str) -> Namespace {
         let manifest = format!(

@@ -64,6 +64,7 @@ impl Operator {
             listen: address,
             identity: identity.to_owned(),
             lease_namespace: home.to_owned(),
+            program: "waltree.test/waltree:1".to_owned(),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(settings, client, stop.clone()));

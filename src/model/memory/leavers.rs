@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Memory, NodeMemory};
-use crate::model::{ByNode, Desired, Management, Millis, NodeName, NodeView};
+use crate::model::{ByNode, Desired, Millis, NodeName, NodeView};
 
 /// A node that was taken out of the spec.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -82,8 +82,7 @@ impl Memory {
 
 /// Whose slots were on a node when it was seen last, of those whose routes are ours.
 fn slots_on(desired: &Desired, node: &NodeMemory) -> BTreeSet<NodeName> {
-    let is_ours =
-        |owner: &NodeName| desired.group_of(owner).is_some_and(|group| group.management == Management::Routes);
+    let is_ours = |owner: &NodeName| desired.group_of(owner).is_some_and(|group| group.management.sets_routes());
     let is_there = |owner: &NodeName| node.kept.slot(owner.slot()).is_some_and(|kept| kept.there);
     desired.nodes.keys().filter(|owner| is_ours(owner) && is_there(owner)).cloned().collect()
 }

@@ -270,7 +270,7 @@ fn converged(view: &View<'_>) -> Verdict {
     }
     if let Some(alone) = view.plan.wanted.keys().find(|node| is_alone(view, node)) {
         let ours = view.desired.automation == Automation::Heal
-            && view.desired.group_of(alone).is_some_and(|group| group.management == Management::Routes);
+            && view.desired.group_of(alone).is_some_and(|group| group.management.sets_routes());
         let what = if ours {
             format!("connects again by itself, or is pointed elsewhere when it does not. {NOTHING}")
         } else {

@@ -1,0 +1,82 @@
+//! Writes to Kubernetes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
+use kube::{Client, ResourceExt as _};
+use serde_json::Value;
+
+/// Deadline of one request: a frozen API server accepts TCP and says nothing.
+const REQUEST: Duration = Duration::from_secs(5);
+
+/// Why an object is not as it is to be.
+#[derive(Debug, thiserror::Error)]
+pub enum NotMade {
+    /// The API server said no, or nothing that can be understood.
+    #[error("{0} {1} is not made")]
+    Refused(String, String, #[source] Box<kube::Error>),
+    /// It said nothing.
+    #[error("{0} {1} is not made: no answer within {REQUEST:?}")]
+    Overdue(String, String),
+    /// It is another's, or what is left of one that was deleted, which is removed in a while.
+    #[error("{0} {1} is there and belongs to another object; delete it if nobody needs it")]
+    Anothers(String, String),
+    /// It is no object.
+    #[error("{0} is no object")]
+    NoObject(String, #[source] serde_json::Error),
+}
+
+/// Applies one object as it is to be, as `manager`. What others have set beside it stays.
+///
+/// # Errors
+/// When the API server does not take it.
+pub async fn apply(client: &Client, manager: &str, object: &Value) -> Result<(), NotMade> {
+    let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
+    let (group, version) = version.split_once('/').unwrap_or(("", &version));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &text("/metadata/namespace"), &resource);
+    let parameters = PatchParams::apply(manager).force();
+    let patch = Patch::Apply(object);
+    let request = api.patch(&name, &parameters, &patch);
+    match tokio::time::timeout(REQUEST, request).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(NotMade::Refused(kind, name, Box::new(error))),
+        Err(_) => Err(NotMade::Overdue(kind, name)),
+    }
+}
+
+/// The content of a Secret that is made once: what is there stays. `metadata` is all of it but what is in it.
+///
+/// # Errors
+/// When the API server does not take it.
+pub async fn secret(
+    client: &Client,
+    manager: &str,
+    metadata: &Value,
+    content: BTreeMap<String, Vec<u8>>,
+) -> Result<BTreeMap<String, ByteString>, NotMade> {
+    let metadata = serde_json::from_value(metadata.clone());
+    let metadata = metadata.map_err(|error| NotMade::NoObject("Secret".to_owned(), error))?;
+    let content = content.into_iter().map(|(key, bytes)| (key, ByteString(bytes))).collect();
+    let secret = Secret { metadata, data: Some(content), ..Secret::default() };
+    let api: Api<Secret> = Api::namespaced(client.clone(), &secret.namespace().unwrap_or_default());
+    let name = secret.name_any();
+    let parameters = PostParams { field_manager: Some(manager.to_owned()), ..PostParams::default() };
+    let made = async {
+        match api.create(&parameters, &secret).await {
+            Err(kube::Error::Api(answer)) if answer.code == 409 => api.get(&name).await,
+            made => made,
+        }
+    };
+    let owner = |secret: &Secret| secret.owner_references().first().map(|owner| owner.uid.clone());
+    match tokio::time::timeout(REQUEST, made).await {
+        Ok(Ok(there)) if owner(&there) != owner(&secret) => Err(NotMade::Anothers("Secret".to_owned(), name)),
+        Ok(Ok(there)) => Ok(there.data.unwrap_or_default()),
+        Ok(Err(error)) => Err(NotMade::Refused("Secret".to_owned(), name, Box::new(error))),
+        Err(_) => Err(NotMade::Overdue("Secret".to_owned(), name)),
+    }
+}

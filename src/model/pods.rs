@@ -1,0 +1,46 @@
+//! What is known of nodes that run in pods of ours, beside what their servers say.
+
+use std::collections::BTreeMap;
+
+use super::orders::{Account, Role};
+use super::{Desired, NodeName};
+
+/// Every node that is to be a pod.
+pub type Pods = BTreeMap<NodeName, Pod>;
+
+/// One node that is to be a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pod {
+    /// Whether its objects in Kubernetes are there and as they are to be.
+    pub is_made: bool,
+    /// The IP that stays the same whatever becomes of the pod: its Service's. `None` until there is one.
+    pub hostaddr: Option<String>,
+    /// What its agent says; `None` where it is not heard.
+    pub account: Option<Account>,
+    /// Whether what the spec says of its server, parameters for one, is in the orders that its agent follows.
+    pub is_current: bool,
+}
+
+/// What a node is ordered to be, as far as that is a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// Its role.
+    pub role: Role,
+    /// Whose data it has to have; `None` for the first server of a tree that has none yet.
+    pub system_identifier: Option<u64>,
+    /// Whom it may be cloned from, the best first.
+    pub sources: Vec<NodeName>,
+}
+
+impl Desired {
+    /// The same, with the addresses that the pods have.
+    #[must_use]
+    pub fn located(mut self, pods: &Pods) -> Self {
+        for (name, pod) in pods {
+            if let Some(node) = self.nodes.get_mut(name) {
+                node.hostaddr.clone_from(&pod.hostaddr);
+            }
+        }
+        self
+    }
+}
