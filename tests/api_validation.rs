@@ -110,6 +110,11 @@ fn rules() -> Vec<(&'static str, Value, Value)> {
         ("A group names as upstreams only groups that are written above", third(json!(["eu"])), third(json!(["asia"]))),
         ("Exactly one group, the root group, has no upstreams", third(json!(["core"])), third(json!([]))),
         (
+            "A group has either replicas, which waltree runs in pods, or hosts",
+            json!({"groups": [{"name": "core", "replicas": 3}]}),
+            json!({"groups": [{"name": "core"}]}),
+        ),
+        (
             "relays must be smaller than the number of replicas or hosts",
             with("/groups/1/relays", json!(3)),
             with("/groups/1/relays", json!(4)),
@@ -148,13 +153,14 @@ fn every_rule_of_the_definition_is_asked_about_here() {
     written_rules(&serde_json::to_value(api::crd()).unwrap(), &mut written);
     let asked = rules();
     for message in &written {
-        let transition = message.starts_with("The first group is the root group");
+        let changes = ["The first group is the root group", "The volumes are made, and storage cannot be changed yet"];
+        let transition = changes.iter().any(|rule| message.starts_with(rule));
         assert!(
             transition || asked.iter().any(|(rule, ..)| message.starts_with(rule)),
             "nobody asks about {message:?}"
         );
     }
-    assert_eq!(written.len(), asked.len() + 1);
+    assert_eq!(written.len(), asked.len() + 2);
 }
 
 /// Calls `field` with path, schema and whether it must be given, for every property below `schema`.
@@ -217,6 +223,10 @@ async fn the_root_group_cannot_be_renamed_or_removed_and_others_can_be_changed()
     };
     let renamed = json!({"groups": [{"name": "heart", "hosts": [host("core-1"), host("core-2")]}]});
     let removed = json!({"groups": [{"name": "eu", "hosts": [host("eu-1")]}]});
+    let mut stored = good();
+    stored["storage"] = json!({"size": "2Gi"});
+    let refusal = change(&stored).await.unwrap_err();
+    assert!(refusal.contains("storage cannot be changed yet"), "{refusal}");
     for wrong in [renamed, removed] {
         let refusal = change(&wrong).await.unwrap_err();
         assert!(refusal.contains("The first group is the root group; it cannot be removed or renamed"), "{refusal}");

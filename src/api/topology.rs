@@ -222,7 +222,7 @@ pub struct GroupSpec {
         inner(length(min = 1, max = crate::model::name::NAME_BYTES_MAX), regex(pattern = NAME_PATTERN))
     )]
     pub upstreams: Option<Vec<String>>,
-    /// How many servers waltree runs for this group, in pods: GROUP-1, GROUP-2 and so on.
+    /// How many servers waltree runs for this group, in pods: GROUP-1, GROUP-2 and so on. Default: none, and hosts instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = HOSTS_MAX))]
     pub replicas: Option<i32>,
@@ -256,6 +256,7 @@ pub struct GroupSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ssl_mode: Option<SslMode>,
     /// Servers that exist already. In a group with relays the first are the relays.
+    /// Default: none, and replicas instead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     #[schemars(length(min = 1, max = HOSTS_MAX))]
