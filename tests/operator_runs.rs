@@ -165,8 +165,16 @@ async fn a_topology_is_built_healed_reported_and_taken_down_with_the_operators_o
     }
     assert_eq!(tree.value("eu-3", upstream).await, feeds(&tree, "eu-1"), "replication goes on");
     assert!(operator.shows("waltree_topologies 0").await);
-    // In such a life every right is used, and what is not granted cannot be: each is granted because it is needed.
-    assert_eq!(server.deeds(), granted("deploy/rbac.yaml"));
+    // Where there is nobody who runs them, pods get no further than their objects.
+    let pods = "{apiVersion: waltree.dev/v1alpha1, kind: ReplicaTopology, metadata: {name: pods},
+                 spec: {groups: [{name: core, replicas: 1}]}}";
+    assert!(server.kubectl(&["apply", "-n", "default", "-f", "-"], pods).status.success());
+    eventually("its objects are made", async || server.deeds().contains(&deed("apps", "statefulsets", "patch"))).await;
+    // In such a life every right is used, and what is not granted cannot be: each is granted because it is needed. What is
+    // applied may have to be created, which is asked about within the patch.
+    let mut deeds = server.deeds();
+    deeds.extend([deed("", "services", "create"), deed("apps", "statefulsets", "create")]);
+    assert_eq!(deeds, granted("deploy/rbac.yaml"));
     assert_eq!(granted("deploy/rbac-namespaced.yaml"), granted("deploy/rbac.yaml"));
 }
 
