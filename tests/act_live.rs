@@ -17,7 +17,7 @@ use support::postgres::{Tree, eventually};
 use support::staleness::{Staleness, Writer};
 use waltree::model::{
     Automation, ByNode, Desired, Facts, Group, GroupName, Healing, Limits, Management, Memory, NodeName, NodeSpec,
-    Observed, WhyUnseen,
+    Observed, Reads, WhyUnseen,
 };
 use waltree::observe::{ServerAccess, SslMode, Timing, Wallet};
 use waltree::operator::{Cluster, LiveCluster, clock};
@@ -55,6 +55,7 @@ fn desired(tree: &Tree, automation: Automation) -> Desired {
         acknowledged: BTreeSet::new(),
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 1000, lag_seconds: 30, settle_seconds: 1 },
+        reads: Reads::default(),
         nodes: groups.iter().enumerate().flat_map(spec).collect(),
         groups,
     }

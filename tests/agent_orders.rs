@@ -11,12 +11,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use jiff::Timestamp;
+use postgres_protocol::password::scram_sha_256;
 use support::guarded::Guarded;
 use support::owner::{give, own_dir};
 use support::postgres::{eventually, free_port, run};
 use support::programs::binaries;
 use waltree::model::NodeName;
-use waltree::model::orders::{Data, Orders, Role, STANDBY_ROLE, Source};
+use waltree::model::orders::{Application, Data, Orders, Role, STANDBY_ROLE, Source};
 use waltree::observe::{Caller, Credentials, NoAnswer};
 use waltree::operator::authority::{Authority, Certified};
 
@@ -34,7 +35,7 @@ struct Node {
     folder: PathBuf,
     port: u16,
     agent: SocketAddr,
-    _guarded: Guarded,
+    guarded: Guarded,
 }
 
 fn name(text: &str) -> NodeName {
@@ -53,7 +54,9 @@ impl Nodes {
     /// Writes a certificate as a Secret that is mounted shows it.
     fn keep(&self, folder: &str, certified: &Certified) -> PathBuf {
         let folder = self.folder.join(folder);
-        own_dir(&folder);
+        if !folder.exists() {
+            own_dir(&folder);
+        }
         let ca = &self.authority.own().certificate;
         for (file, text) in [("tls.crt", &certified.certificate), ("tls.key", &certified.key), ("ca.crt", ca)] {
             fs::write(folder.join(file), text).unwrap();
@@ -67,7 +70,7 @@ impl Nodes {
         let folder = self.folder.join(node);
         own_dir(&folder);
         let name = name(node);
-        let certified = self.authority.node(&name, Timestamp::now()).unwrap();
+        let certified = self.authority.node(&name, Vec::new(), Timestamp::now()).unwrap();
         let certificates = self.keep(&format!("{node}-tls"), &certified);
         let (port, agent) = (free_port(), SocketAddr::from(([127, 0, 0, 1], free_port())));
         let data = folder.join("pg");
@@ -82,7 +85,7 @@ impl Nodes {
         ];
         let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
         let guarded = Guarded::start(&folder, &data, &[], VERSION, &environment);
-        Node { name, folder, port, agent, _guarded: guarded }
+        Node { name, folder, port, agent, guarded }
     }
 
     fn credentials(&self, certified: Certified) -> Credentials {
@@ -129,6 +132,7 @@ impl Node {
             system_identifier: None,
             sources: Vec::new(),
             route: String::new(),
+            application: None,
             parameters: [].into(),
             hba: Vec::new(),
         }
@@ -213,7 +217,7 @@ async fn who_is_not_the_operator_is_not_heard() {
 
     let other = Authority::new("shop/orders", Timestamp::now()).unwrap();
     let stranger = other.operator(Timestamp::now()).unwrap();
-    let node = nodes.authority.node(&name("eu-1"), Timestamp::now()).unwrap();
+    let node = nodes.authority.node(&name("eu-1"), Vec::new(), Timestamp::now()).unwrap();
     for (who, certified) in [("another authority's operator", stranger), ("a node", node)] {
         let caller = primary.caller(&nodes.credentials(certified));
         assert!(caller.order(&orders).await.is_err(), "{who} gave orders");
@@ -253,4 +257,111 @@ async fn orders_of_an_operator_that_leads_no_more_and_those_that_hold_a_secret_a
         caller.account().await.is_ok_and(|account| account.as_ordered && account.orders.as_ref() == Some(&newer))
     })
     .await;
+}
+
+/// Who logs in with a password, over TLS.
+fn with_password(primary: &Node, user: &str, password: &str, database: &str) -> String {
+    format!(
+        "host={} hostaddr=127.0.0.1 port={} user={user} password={password} dbname={database} sslmode=require",
+        primary.name, primary.port
+    )
+}
+
+#[tokio::test]
+async fn an_application_gets_its_database_once_and_its_password_whenever_it_is_another() {
+    let nodes = Nodes::new();
+    let (primary, caller) = primary(&nodes).await;
+    let with = |password: &str, version: &str| Orders {
+        application: Some(Application {
+            database: "shop".to_owned(),
+            owner: "clerk".to_owned(),
+            verifier: scram_sha_256(password.as_bytes()),
+            secret_version: version.to_owned(),
+        }),
+        ..primary.orders(Role::Primary)
+    };
+    let follow = async |orders: Orders| {
+        caller.order(&orders).await.unwrap();
+        eventually("the orders are followed", async || {
+            caller.account().await.is_ok_and(|account| account.as_ordered && account.orders.as_ref() == Some(&orders))
+        })
+        .await;
+    };
+    follow(with("first", "1")).await;
+    let first = with_password(&primary, "clerk", "first", "shop");
+    psql(&first, "CREATE TABLE sold AS SELECT 42 AS row").unwrap();
+    assert_eq!(psql(&first, "SELECT row FROM sold"), Ok("42".to_owned()));
+    assert!(psql(&first, "CREATE ROLE other").unwrap_err().contains("permission denied"));
+
+    follow(with("second", "2")).await;
+    assert!(psql(&first, "SELECT 1").unwrap_err().contains("password authentication failed"));
+    let second = with_password(&primary, "clerk", "second", "shop");
+    assert_eq!(psql(&second, "SELECT row FROM sold"), Ok("42".to_owned()));
+
+    // Whoever took the database away had a reason.
+    let by_socket = format!("host={} port={} user=postgres dbname=postgres", primary.folder.display(), primary.port);
+    psql(&by_socket, "DROP DATABASE shop").unwrap();
+    follow(with("third", "3")).await;
+    let databases = psql(&by_socket, "SELECT count(*) FROM pg_database WHERE datname = 'shop'");
+    assert_eq!(databases, Ok("0".to_owned()));
+    let log = fs::read_to_string(primary.folder.join("log")).unwrap();
+    assert!(!log.contains("SCRAM-SHA-256$") && log.contains("the application's password is set"), "{log}");
+}
+
+#[tokio::test]
+async fn what_postgresql_does_not_take_is_left_out_and_told_and_what_it_takes_at_its_start_too() {
+    let nodes = Nodes::new();
+    let (primary, caller) = primary(&nodes).await;
+    let parameters = [("work_mem", "much"), ("max_connections", "150"), ("log_min_messages", "notice"), ("a.b", "c")];
+    let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let line = "host all all 192.0.2.0/99 trust";
+    let orders = Orders {
+        parameters: parameters.into(),
+        hba: vec![line.to_owned(), "host all all 192.0.2.1/32 reject".to_owned()],
+        ..primary.orders(Role::Primary)
+    };
+    caller.order(&orders).await.unwrap();
+    let account = async || caller.account().await.unwrap();
+    eventually("it is told what is left out", async || {
+        let told = account().await.trouble;
+        told.contains("postgres.parameters.work_mem: invalid value") && told.contains(line)
+    })
+    .await;
+    eventually("and what waits for a start", async || account().await.restart_for == ["max_connections"]).await;
+    assert!(account().await.as_ordered);
+    let by_socket = format!("host={} port={} user=postgres dbname=postgres", primary.folder.display(), primary.port);
+    let settings = "SELECT current_setting('work_mem'), current_setting('log_min_messages'),
+                    (SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL OR address = '192.0.2.1')";
+    assert_eq!(psql(&by_socket, settings), Ok("4MB|notice|1".to_owned()));
+
+    // Nothing that it refuses is in its way when it starts.
+    let pid = fs::read_to_string(primary.folder.join("pg/postmaster.pid")).unwrap();
+    primary.guarded.signal("KILL", pid.lines().next().unwrap().parse().unwrap());
+    eventually("it has taken in what waited", async || {
+        psql(&by_socket, "SELECT current_setting('max_connections')") == Ok("150".to_owned())
+    })
+    .await;
+    eventually("and nothing waits any more", async || account().await.restart_for.is_empty()).await;
+
+    // Less than its standbys were told it has would keep them from starting.
+    let parameters = [("max_connections".to_owned(), "120".to_owned())].into();
+    caller.order(&Orders { parameters, hba: Vec::new(), ..orders }).await.unwrap();
+    eventually("what was wrong is corrected", async || account().await.trouble.is_empty()).await;
+    assert_eq!(psql(&by_socket, "SHOW max_connections"), Ok("150".to_owned()));
+}
+
+#[tokio::test]
+async fn another_certificate_is_shown_without_a_restart() {
+    let nodes = Nodes::new();
+    let (primary, _) = primary(&nodes).await;
+    nodes.keep("operator", &nodes.authority.operator(Timestamp::now()).unwrap());
+    let way = nodes.way(&primary, "operator").replace("operator-tls", "operator").replace(STANDBY_ROLE, "waltree");
+    let way = |name: &str| format!("{} dbname=postgres", way.replace("host=core-1", &format!("host={name}")));
+    let started = "SELECT pg_postmaster_start_time()";
+    let before = psql(&way("core-1"), started).unwrap();
+    assert!(psql(&way("later"), started).unwrap_err().contains("certificate"));
+
+    let certified = nodes.authority.node(&primary.name, vec!["later".to_owned()], Timestamp::now()).unwrap();
+    nodes.keep("core-1-tls", &certified);
+    eventually("it shows the new one", async || psql(&way("later"), started).as_ref() == Ok(&before)).await;
 }

@@ -130,6 +130,16 @@ fn rules() -> Vec<(&'static str, Value, Value)> {
             with("/groups/1/hosts/0/address", json!("2001:db8::1")),
             with("/groups/1/hosts/0/address", json!("192.0.2.1:5433")),
         ),
+        (
+            "Every PostgreSQL has a database of this name already",
+            with("/postgres", json!({"bootstrap": {"database": "shop"}})),
+            with("/postgres", json!({"bootstrap": {"database": "template1"}})),
+        ),
+        (
+            "This role is PostgreSQL's own, or waltree's",
+            with("/postgres", json!({"bootstrap": {"owner": "clerk"}})),
+            with("/postgres", json!({"bootstrap": {"owner": "pg_clerk"}})),
+        ),
         ("A group names each upstream once", third(json!(["eu", "core"])), third(json!(["core", "core"]))),
     ]
 }
@@ -153,14 +163,18 @@ fn every_rule_of_the_definition_is_asked_about_here() {
     written_rules(&serde_json::to_value(api::crd()).unwrap(), &mut written);
     let asked = rules();
     for message in &written {
-        let changes = ["The first group is the root group", "The volumes are made, and storage cannot be changed yet"];
+        let changes = [
+            "The first group is the root group",
+            "The volumes are made, and storage cannot be changed yet",
+            "The database is made, and postgres.bootstrap cannot be changed",
+        ];
         let transition = changes.iter().any(|rule| message.starts_with(rule));
         assert!(
             transition || asked.iter().any(|(rule, ..)| message.starts_with(rule)),
             "nobody asks about {message:?}"
         );
     }
-    assert_eq!(written.len(), asked.len() + 2);
+    assert_eq!(written.len(), asked.len() + 3);
 }
 
 /// Calls `field` with path, schema and whether it must be given, for every property below `schema`.
@@ -227,6 +241,10 @@ async fn the_root_group_cannot_be_renamed_or_removed_and_others_can_be_changed()
     stored["storage"] = json!({"size": "2Gi"});
     let refusal = change(&stored).await.unwrap_err();
     assert!(refusal.contains("storage cannot be changed yet"), "{refusal}");
+    stored = good();
+    stored["postgres"] = json!({"image": "postgres:18", "bootstrap": {"owner": "clerk"}});
+    let refusal = change(&stored).await.unwrap_err();
+    assert!(refusal.contains("postgres.bootstrap cannot be changed"), "{refusal}");
     for wrong in [renamed, removed] {
         let refusal = change(&wrong).await.unwrap_err();
         assert!(refusal.contains("The first group is the root group; it cannot be removed or renamed"), "{refusal}");
@@ -279,6 +297,12 @@ async fn texts_that_mean_something_else_elsewhere_are_refused_by_both() {
         with("/groups/1/sslMode", json!("Prefer")),
         with("/groups/1/credentialsSecretRef", json!({"name": "Orders_SQL"})),
         with("/groups/1/hosts", json!([])),
+        with("/postgres", json!({"bootstrap": {"owner": "My Shop"}})),
+        with("/postgres", json!({"hba": ["h".repeat(1025)]})),
+        with(
+            "/postgres",
+            json!({"parameters": (0..401).map(|n| (format!("a.p{n}"), json!("1"))).collect::<serde_json::Map<_, _>>()}),
+        ),
         json!({"groups": []}),
     ];
     for spec in wrong {

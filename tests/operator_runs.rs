@@ -126,6 +126,52 @@ async fn reasons(client: &Client) -> Vec<String> {
     events.items.into_iter().filter_map(|event| Some(format!("{} {}", event.action?, event.reason?))).collect()
 }
 
+/// Pods get no further than their objects there.
+async fn pods_without_anybody_who_runs_them(server: &ApiServer) {
+    let pods = "{apiVersion: waltree.dev/v1alpha1, kind: ReplicaTopology, metadata: {name: pods},
+                 spec: {groups: [{name: core, replicas: 1}]}}";
+    assert!(server.kubectl(&["apply", "-n", "default", "-f", "-"], pods).status.success());
+    eventually("its objects are made", async || server.deeds().contains(&deed("apps", "statefulsets", "patch"))).await;
+    // Nobody makes the pod here, and whoever made it has it say what it is not.
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: pods-core-1-0, labels: {waltree.dev/topology: pods,
+               waltree.dev/node: core-1, waltree.dev/role: standby}}, spec: {automountServiceAccountToken: false, containers: [{name: postgres, image: none}]}}";
+    apply(server, "default", "{apiVersion: v1, kind: ServiceAccount, metadata: {name: default}}");
+    apply(server, "default", pod);
+    eventually("its label is set right", async || server.deeds().contains(&deed("", "pods", "patch"))).await;
+    // A password of somebody's own choice: the rest of the Secret follows.
+    let password = r#"{"stringData": {"password": "chosen"}}"#;
+    let changed = ["patch", "secret", "pods-app", "-n", "default", "--type=merge", "-p", password];
+    let there = ["wait", "--for=create", "secret/pods-app", "-n", "default", "--timeout=60s"];
+    for command in [&there[..], &changed] {
+        let done = server.kubectl(command, "");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    let uri = ["get", "secret", "pods-app", "-n", "default", "-o", "go-template={{.data.uri | base64decode}}"];
+    eventually("its URI has the password", async || {
+        String::from_utf8_lossy(&server.kubectl(&uri, "").stdout).contains("://app:chosen@pods-rw.default.svc:5432/app")
+    })
+    .await;
+    // Certificates are made anew in time, and whatever of them somebody deletes as well.
+    let field = |secret: &str, field: &str| {
+        let get = ["get", "secret", secret, "-n", "default", "-o", &format!("jsonpath={field}")];
+        String::from_utf8(server.kubectl(&get, "").stdout).unwrap()
+    };
+    let (before, authority) = (field("pods-core-1-tls", "{.data.tls\\.crt}"), field("pods-ca", "{.data.ca\\.crt}"));
+    assert!(!before.is_empty() && !authority.is_empty());
+    let old = ["annotate", "secret", "pods-core-1-tls", "-n", "default", "--overwrite"];
+    let old = [&old[..], &["waltree.dev/renew-after=2020-01-01T00:00:00Z"]].concat();
+    assert!(server.kubectl(&old, "").status.success());
+    eventually("it is made anew", async || field("pods-core-1-tls", "{.data.tls\\.crt}") != before).await;
+    let before = field("pods-core-1-tls", "{.data.tls\\.crt}");
+    let gone = ["delete", "secret", "pods-core-1-tls", "pods-ca", "-n", "default"];
+    assert!(server.kubectl(&gone, "").status.success());
+    eventually("both are there again", async || {
+        let made = field("pods-core-1-tls", "{.data.tls\\.crt}");
+        !made.is_empty() && made != before && field("pods-ca", "{.data.ca\\.crt}") == authority
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topology_is_built_healed_reported_and_taken_down_with_the_operators_own_rights() {
     let (server, mut tree) = (ApiServer::start(), star().await);
@@ -165,15 +211,12 @@ async fn a_topology_is_built_healed_reported_and_taken_down_with_the_operators_o
     }
     assert_eq!(tree.value("eu-3", upstream).await, feeds(&tree, "eu-1"), "replication goes on");
     assert!(operator.shows("waltree_topologies 0").await);
-    // Where there is nobody who runs them, pods get no further than their objects.
-    let pods = "{apiVersion: waltree.dev/v1alpha1, kind: ReplicaTopology, metadata: {name: pods},
-                 spec: {groups: [{name: core, replicas: 1}]}}";
-    assert!(server.kubectl(&["apply", "-n", "default", "-f", "-"], pods).status.success());
-    eventually("its objects are made", async || server.deeds().contains(&deed("apps", "statefulsets", "patch"))).await;
+    pods_without_anybody_who_runs_them(&server).await;
     // In such a life every right is used, and what is not granted cannot be: each is granted because it is needed. What is
     // applied may have to be created, which is asked about within the patch.
     let mut deeds = server.deeds();
-    deeds.extend([deed("", "services", "create"), deed("apps", "statefulsets", "create")]);
+    let applied = [("", "services"), ("apps", "statefulsets"), ("policy", "poddisruptionbudgets")];
+    deeds.extend(applied.map(|(group, resource)| deed(group, resource, "create")));
     assert_eq!(deeds, granted("deploy/rbac.yaml"));
     assert_eq!(granted("deploy/rbac-namespaced.yaml"), granted("deploy/rbac.yaml"));
 }
@@ -330,12 +373,16 @@ async fn a_topology_of_one_namespace_is_tended_with_rights_in_it_only_and_nothin
         let from = passes().await;
         eventually("more passes", async || passes().await >= from + count).await;
     };
-    let version = async || ready(&client, "shop").await.unwrap().metadata.resource_version;
+    // Who wrote it last is in its metadata, and what is in its status.
+    let stored = async || {
+        let topology = ready(&client, "shop").await.unwrap();
+        (topology.metadata.resource_version, serde_yaml::to_string(&topology.status).unwrap())
+    };
     // Until it has come to rest; then the same again, in which nothing may be written.
-    let mut before = version().await;
+    let mut before = stored().await;
     for tries in 1.. {
         rest(5.0).await;
-        let now = version().await;
+        let now = stored().await;
         if now == before {
             break;
         }
@@ -344,7 +391,8 @@ async fn a_topology_of_one_namespace_is_tended_with_rights_in_it_only_and_nothin
     }
     let writes = operator.figure("waltree_status_writes_total").await;
     rest(10.0).await;
-    assert_eq!(version().await, before);
+    let (version, status) = stored().await;
+    assert_eq!(version, before.0, "it was\n{}\nand is\n{status}", before.1);
     assert_eq!(operator.figure("waltree_status_writes_total").await, writes);
     assert!(writes.is_some_and(|writes| writes >= 1.0));
 }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use waltree::api::ReplicaTopologySpec;
 use waltree::model::orders::{Account, Data, Orders, Role, Source};
-use waltree::model::pods::{Assignment, Pod, Pods};
+use waltree::model::pods::{Assignment, Labels, Pod, Pods};
 use waltree::model::primary::Primary;
 use waltree::model::rooted::Rooted;
-use waltree::model::{ByNode, Desired, Memory, NodeName, Observed, Sight};
+use waltree::model::{ByNode, Desired, Diagnosis, Finding, Memory, NodeName, Observed, Sight};
 use waltree::plan::pods::tend;
-use waltree::plan::{Deed, Plan};
+use waltree::plan::{Deed, Plan, Remark};
 
 const IDENTIFIER: u64 = 7_000_000_000_000_000_001;
 
@@ -59,6 +59,7 @@ fn orders(node: &str, role: Role, sources: &[&str]) -> Orders {
         system_identifier: Some(IDENTIFIER.to_string()),
         sources: sources.iter().map(source).collect(),
         route: String::new(),
+        application: None,
         parameters: [].into(),
         hba: Vec::new(),
     }
@@ -67,7 +68,14 @@ fn orders(node: &str, role: Role, sources: &[&str]) -> Orders {
 /// A pod that is made, whose agent says this.
 fn heard(node: &str, data: Data, orders: Option<Orders>) -> (NodeName, Pod) {
     let account = Account { data, orders, ..Account::default() };
-    let pod = Pod { is_made: true, hostaddr: Some("192.0.2.1".to_owned()), account: Some(account), is_current: true };
+    let pod = Pod {
+        is_made: true,
+        hostaddr: Some("192.0.2.1".to_owned()),
+        account: Some(account),
+        is_current: true,
+        is_writer: Some(node == "core-1"),
+        labelled: Some(Some(Labels::first(if node == "core-1" { Role::Primary } else { Role::Standby }))),
+    };
     (name(node), pod)
 }
 
@@ -211,4 +219,99 @@ fn a_region_grows_from_its_own_relay_and_no_clone_crosses_into_it_twice() {
     let rooted = ["core-1", "core-2", "eu-1", "eu-2"];
     let sources = ["eu-1", "eu-2", "core-2", "core-1"];
     assert_eq!(deeds(&desired, &observed, pods, &rooted), [order("eu-3", Role::Standby, Some(IDENTIFIER), &sources)]);
+}
+
+/// Three pods that are as they are to be, after the first of the tree has begun to write.
+fn three() -> Pods {
+    let node = |node: &str, role| heard(node, data(), Some(orders(node, role, &[])));
+    [node("core-1", Role::Primary), node("core-2", Role::Standby), node("core-3", Role::Standby)].into()
+}
+
+#[test]
+fn clients_are_led_to_another_only_when_that_is_seen_to_be_the_primary() {
+    let (desired, pods) = (desired(""), three());
+    let rooted = ["core-1", "core-2", "core-3"];
+    assert_eq!(deeds(&desired, &known("core-1", true), pods.clone(), &rooted), []);
+    // It is not seen any more: where they are led they stay.
+    assert_eq!(deeds(&desired, &known("core-2", false), pods.clone(), &rooted), []);
+
+    let found = deeds(&desired, &known("core-2", true), pods.clone(), &rooted);
+    let label = |node: &str, role| Deed::Label { node: name(node), labels: Labels::first(role) };
+    let expected =
+        [Deed::Publish { writer: name("core-2") }, label("core-1", Role::Standby), label("core-2", Role::Primary)];
+    assert_eq!(found[..3], expected);
+
+    // What is there is not known: nothing is told, whatever else is done.
+    let unlisted = |(node, pod): (NodeName, Pod)| (node, Pod { is_writer: None, labelled: None, ..pod });
+    let unlisted: Pods = pods.into_iter().map(unlisted).collect();
+    let found = deeds(&desired, &known("core-2", true), unlisted, &rooted);
+    assert!(found.iter().all(|deed| matches!(deed, Deed::Order { .. })), "{found:?}");
+}
+
+#[test]
+fn before_anybody_writes_clients_are_led_to_who_is_to() {
+    let none = |(node, pod): (NodeName, Pod)| (node, Pod { is_writer: Some(false), labelled: None, ..pod });
+    let empty: Pods = [silent("core-1"), silent("core-2"), silent("core-3")].into_iter().map(none).collect();
+    assert_eq!(deeds(&desired(""), &unknown(), empty, &[]), [Deed::Publish { writer: name("core-1") }]);
+}
+
+#[test]
+fn what_an_agent_says_of_its_server_is_remarked() {
+    let mut pods = three();
+    let says = |pods: &mut Pods, node: &str, change: &dyn Fn(&mut Account)| {
+        change(pods.get_mut(&name(node)).unwrap().account.as_mut().unwrap());
+    };
+    says(&mut pods, "core-2", &|account| account.restart_for = vec!["max_connections".to_owned()]);
+    says(&mut pods, "core-3", &|account| account.trouble = "no place".to_owned());
+    let mut plan = Plan::default();
+    tend(&desired(""), &known("core-1", true), &pods, &mut plan);
+    let remarks: Vec<_> = plan.remarks.values().cloned().collect();
+    let restart = Remark::RestartFor(vec!["max_connections".to_owned()]);
+    assert_eq!(remarks, [restart, Remark::Trouble("no place".to_owned())]);
+}
+
+/// What the labels of three pods become, of whom core-2 and core-3 are so rooted and were labelled so.
+fn labels(rooted: [&Rooted; 2], were: [bool; 2], diverged: bool) -> (Vec<(bool, bool)>, bool) {
+    let mut plan = Plan::default();
+    let nodes = ["core-2", "core-3"];
+    let sight = Arc::make_mut(&mut plan.sight);
+    sight.rooted = nodes.iter().zip(rooted).map(|(node, rooted)| (name(node), rooted.clone())).collect();
+    if diverged {
+        let (node, message) = (name("core-2"), String::new());
+        plan.findings.push(Finding { node, diagnosis: Diagnosis::Diverged, message });
+    }
+    let mut pods = three();
+    for (node, reads) in nodes.iter().zip(were) {
+        pods.get_mut(&name(node)).unwrap().labelled = Some(Some(Labels { reads, ..Labels::first(Role::Standby) }));
+    }
+    tend(&desired("reads: {maxStalenessSeconds: 10},"), &known("core-1", true), &pods, &mut plan);
+    for deed in &plan.deeds {
+        if let Deed::Label { node, labels } = deed {
+            pods.get_mut(node).unwrap().labelled = Some(Some(*labels));
+        }
+    }
+    let labels = nodes.map(|node| pods[&name(node)].labelled.unwrap().unwrap());
+    (labels.map(|labels| (labels.reads, labels.reads_in_group)).to_vec(), plan.all_too_stale)
+}
+
+#[test]
+fn readers_are_led_away_from_who_is_stale_unless_all_are() {
+    let lags = |seconds: u64| {
+        let milliseconds = seconds * 1000;
+        Rooted::Yes { hops: 1, lag_milliseconds: 0, shown_lag_milliseconds: milliseconds }
+    };
+    let (no, unknown) = (Rooted::No("alone".to_owned()), Rooted::Unknown("unseen".to_owned()));
+    let (yes, out) = ((true, true), (false, false));
+    let led = |rooted: [&Rooted; 2], were: [bool; 2]| labels(rooted, were, false);
+    assert_eq!(led([&lags(0), &lags(9)], [true; 2]), (vec![yes, yes], false));
+    assert_eq!(led([&lags(11), &lags(0)], [true; 2]), (vec![out, yes], false));
+    assert_eq!(led([&no, &lags(0)], [true; 2]), (vec![out, yes], false));
+    // Back when it is clearly fresh again, and not before.
+    assert_eq!(led([&lags(9), &lags(0)], [false, true]), (vec![out, yes], false));
+    assert_eq!(led([&lags(5), &lags(0)], [false, true]), (vec![yes, yes], false));
+    // What is not known changes nothing.
+    assert_eq!(led([&unknown, &unknown], [false, true]), (vec![out, yes], false));
+    // Old rows are better than none; wrong ones are not.
+    assert_eq!(led([&lags(11), &no], [true, false]), (vec![yes, yes], true));
+    assert_eq!(labels([&lags(0), &no], [true, true], true), (vec![out, yes], true));
 }

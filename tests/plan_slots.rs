@@ -9,10 +9,9 @@ use std::sync::Arc;
 
 use fleet::Fleet;
 use waltree::model::memory::{FailedStep, Namesake};
-use waltree::model::observed::Sender;
 use waltree::model::{
     Automation, ByNode, Desired, Diagnosis, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Memory, Millis,
-    NodeName, NodeSpec, Observed, Unseen, WhyUnseen, conninfo::Entry,
+    NodeName, NodeSpec, Observed, Reads, Unseen, WhyUnseen, conninfo::Entry, observed::Sender,
 };
 use waltree::plan::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Why, plan, record};
 
@@ -31,6 +30,7 @@ fn desired() -> Desired {
         acknowledged: BTreeSet::new(),
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: BOUND },
         healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 3_600, settle_seconds: 5 },
+        reads: Reads::default(),
         groups: Vec::new(),
         nodes: ByNode::default(),
     };

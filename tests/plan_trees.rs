@@ -12,7 +12,7 @@ use std::sync::Arc;
 use fleet::{Fleet, SEGMENT};
 use waltree::model::{
     Automation, ByNode, Desired, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Millis, NodeName, NodeSpec,
-    memory::NodeMemory, rooted::Rooted,
+    Reads, memory::NodeMemory, rooted::Rooted,
 };
 use waltree::plan::{Done, Outcome, Standing, StepKind, Why, explain, plan, record};
 
@@ -28,6 +28,7 @@ fn desired(groups: &[(&str, usize, usize, &[&str])], fan_out: usize, zones: bool
         acknowledged: BTreeSet::new(),
         limits: Limits { fan_out, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 30, settle_seconds: 5 },
+        reads: Reads::default(),
         groups: Vec::new(),
         nodes: ByNode::default(),
     };
@@ -458,8 +459,7 @@ fn a_primary_that_is_in_the_spec_twice_counts_once_and_nobody_is_moved() {
         assert_eq!(touched, BTreeSet::new());
         let says =
             "core-1 and core-2 are one server: take one of them out of the spec; it is not written to until then.";
-        let same = ["core-1", "core-2"].map(|node| (node.to_owned(), "SameServer".to_owned(), says.to_owned()));
-        assert_eq!(told, BTreeSet::from(same));
+        assert_eq!(told, ["core-1", "core-2"].map(|node| (node.into(), "SameServer".into(), says.into())).into());
         let (_, made) = fleet.plan();
         assert!(made.sight.rooted.values().all(Rooted::is_yes), "{:?}", made.sight.rooted);
     }

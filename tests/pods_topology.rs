@@ -16,6 +16,51 @@ fn three(namespace: &Namespace) {
     );
 }
 
+/// The pods behind a Service that are ready.
+fn behind(namespace: &Namespace, service: &str) -> Vec<String> {
+    let slices = format!("--selector=kubernetes.io/service-name={service}");
+    let ready = "-o=jsonpath={range .items[*].endpoints[?(@.conditions.ready==true)]}{.targetRef.name} {end}";
+    let said = namespace.kubectl(&["get", "endpointslices", &slices, ready], "").stdout;
+    let mut pods: Vec<String> = String::from_utf8(said).unwrap().split_whitespace().map(str::to_owned).collect();
+    pods.sort();
+    pods
+}
+
+/// What the URI of the Secret answers, checked by its certificate, to somebody in a pod. Services are found by DNS, which is
+/// not there.
+fn application(namespace: &Namespace, service: &str, sql: &str) -> String {
+    let uri = namespace.kubectl(&["get", "secret", "orders-app", "-o=go-template={{.data.uri | base64decode}}"], "");
+    let uri = String::from_utf8(uri.stdout).unwrap();
+    let address = namespace.field(&format!("service/{service}"), ".spec.clusterIP");
+    let checked = format!("sslmode=verify-full&sslrootcert=/etc/waltree/certificates/ca.crt&hostaddr={address}");
+    let uri = uri.replace("sslmode=require", &checked).replace("orders-rw", service);
+    let psql = ["exec", "orders-core-3-0", "--", "psql", "-XAtq", "-d", &uri, "-c", sql];
+    let done = namespace.kubectl(&psql, "");
+    let said = [done.stdout, done.stderr].concat();
+    String::from_utf8_lossy(&said).trim().to_owned()
+}
+
+async fn clients_find_it(namespace: &Namespace) {
+    assert_eq!(application(namespace, "orders-rw", "CREATE TABLE sold AS SELECT 7 AS row"), "");
+    let standby = "SELECT row, pg_is_in_recovery(), current_user FROM sold";
+    eventually("its row is read on a standby", async || application(namespace, "orders-ro", standby) == "7|t|app")
+        .await;
+    assert_eq!(behind(namespace, "orders-rw"), ["orders-core-1-0"]);
+    let standbys = ["orders-core-2-0", "orders-core-3-0"];
+    for service in ["orders-ro", "orders-ro-core"] {
+        eventually("readers are led to standbys", async || behind(namespace, service) == standbys).await;
+    }
+    assert_eq!(behind(namespace, "orders-r").len(), 3);
+    // One that says nothing any more is left, though its port is open.
+    let all = "$p $(cat /proc/$p/task/$p/children)";
+    let stop = format!("p=$(head -n 1 /var/lib/waltree/pg/postmaster.pid); kill -STOP {all}");
+    assert!(namespace.kubectl(&["exec", "orders-core-2-0", "--", "sh", "-c", &stop], "").status.success());
+    eventually("it is left", async || behind(namespace, "orders-ro") == ["orders-core-3-0"]).await;
+    let go_on = stop.replace("STOP", "CONT");
+    assert!(namespace.kubectl(&["exec", "orders-core-2-0", "--", "sh", "-c", &go_on], "").status.success());
+    eventually("it is back", async || behind(namespace, "orders-ro") == standbys).await;
+}
+
 #[tokio::test]
 async fn three_pods_begin_from_nothing_and_one_that_is_deleted_comes_back_with_its_data() {
     if !runs_pods() {
@@ -34,6 +79,8 @@ async fn three_pods_begin_from_nothing_and_one_that_is_deleted_comes_back_with_i
     for pod in ["orders-core-2-0", "orders-core-3-0"] {
         eventually("the row is there", async || sql(&namespace, pod, "SELECT row FROM kept") == "42").await;
     }
+
+    clients_find_it(&namespace).await;
 
     let uid = namespace.field("pod/orders-core-2-0", ".metadata.uid");
     assert!(

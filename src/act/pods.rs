@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
 use kube::{Client, ResourceExt as _};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Deadline of one request: a frozen API server accepts TCP and says nothing.
 const REQUEST: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ pub async fn apply(client: &Client, manager: &str, object: &Value) -> Result<(),
     }
 }
 
-/// The content of a Secret that is made once: what is there stays. `metadata` is all of it but what is in it.
+/// A Secret that is made once: what is there stays. `metadata` is all of it but what is in it.
 ///
 /// # Errors
 /// When the API server does not take it.
@@ -58,7 +58,7 @@ pub async fn secret(
     manager: &str,
     metadata: &Value,
     content: BTreeMap<String, Vec<u8>>,
-) -> Result<BTreeMap<String, ByteString>, NotMade> {
+) -> Result<Secret, NotMade> {
     let metadata = serde_json::from_value(metadata.clone());
     let metadata = metadata.map_err(|error| NotMade::NoObject("Secret".to_owned(), error))?;
     let content = content.into_iter().map(|(key, bytes)| (key, ByteString(bytes))).collect();
@@ -66,17 +66,53 @@ pub async fn secret(
     let api: Api<Secret> = Api::namespaced(client.clone(), &secret.namespace().unwrap_or_default());
     let name = secret.name_any();
     let parameters = PostParams { field_manager: Some(manager.to_owned()), ..PostParams::default() };
+    // It is looked at again and again, and made once.
     let made = async {
-        match api.create(&parameters, &secret).await {
-            Err(kube::Error::Api(answer)) if answer.code == 409 => api.get(&name).await,
-            made => made,
+        match api.get_opt(&name).await? {
+            Some(there) => Ok(there),
+            None => api.create(&parameters, &secret).await,
         }
     };
     let owner = |secret: &Secret| secret.owner_references().first().map(|owner| owner.uid.clone());
     match tokio::time::timeout(REQUEST, made).await {
         Ok(Ok(there)) if owner(&there) != owner(&secret) => Err(NotMade::Anothers("Secret".to_owned(), name)),
-        Ok(Ok(there)) => Ok(there.data.unwrap_or_default()),
+        Ok(Ok(there)) => Ok(there),
         Ok(Err(error)) => Err(NotMade::Refused("Secret".to_owned(), name, Box::new(error))),
         Err(_) => Err(NotMade::Overdue("Secret".to_owned(), name)),
+    }
+}
+
+/// Sets some of what is in a Secret, and leaves the rest as it is.
+///
+/// # Errors
+/// When the API server does not take it.
+pub async fn amend(
+    client: &Client,
+    manager: &str,
+    metadata: &Value,
+    content: &BTreeMap<String, Vec<u8>>,
+) -> Result<(), NotMade> {
+    let content: BTreeMap<&String, ByteString> =
+        content.iter().map(|(key, bytes)| (key, ByteString(bytes.clone()))).collect();
+    apply(client, manager, &json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": content})).await
+}
+
+/// Sets labels of a pod. One that is gone needs none: whoever takes its place has it from its StatefulSet.
+///
+/// # Errors
+/// When the API server does not take it.
+pub async fn label(
+    client: &Client,
+    manager: &str,
+    (namespace, pod): (&str, &str),
+    labels: &BTreeMap<&str, &str>,
+) -> Result<(), NotMade> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let parameters = PatchParams { field_manager: Some(manager.to_owned()), ..PatchParams::default() };
+    let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+    match tokio::time::timeout(REQUEST, api.patch_metadata(pod, &parameters, &patch)).await {
+        Ok(Err(kube::Error::Api(answer))) if answer.code == 404 => Ok(()),
+        Ok(done) => done.map(drop).map_err(|error| NotMade::Refused("Pod".to_owned(), pod.to_owned(), Box::new(error))),
+        Err(_) => Err(NotMade::Overdue("Pod".to_owned(), pod.to_owned())),
     }
 }

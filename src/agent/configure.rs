@@ -1,5 +1,6 @@
 //! The files of a data directory that are ours: configuration, who is let in, and that it starts as a standby.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,8 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::Place;
 use crate::model::orders::{BadOrders, Orders};
-use crate::render::{self, BadParameter, Server};
+use crate::model::parameters::BadParameter;
+use crate::render::{self, Server};
 
+/// Who is let in.
+const HBA: &str = "pg_hba.conf";
 /// Our file, which `postgresql.conf` includes at its end.
 const FILE: &str = "waltree.conf";
 
@@ -19,8 +23,11 @@ pub enum NotConfigured {
     #[error("cannot write {0}")]
     Disk(PathBuf, #[source] io::Error),
     /// Parameters of users.
-    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("postgres.parameters: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Parameters(Vec<BadParameter>),
+    /// PostgreSQL, and it is not for users to mend.
+    #[error("PostgreSQL does not take its configuration: {0}")]
+    Refused(String),
     /// The orders.
     #[error(transparent)]
     Orders(#[from] BadOrders),
@@ -33,7 +40,12 @@ pub enum NotConfigured {
 ///
 /// # Errors
 /// When it cannot be written, or parameters are refused.
-pub(super) fn write(place: &Place, orders: &Orders, version: u32) -> Result<bool, NotConfigured> {
+pub(super) fn write(
+    place: &Place,
+    orders: &Orders,
+    version: u32,
+    floors: &BTreeMap<String, u64>,
+) -> Result<bool, NotConfigured> {
     let node = orders.name()?;
     let socket = place.socket.to_string_lossy();
     let certificates = place.certificates.as_ref().map(|folder| folder.to_string_lossy());
@@ -43,6 +55,7 @@ pub(super) fn write(place: &Place, orders: &Orders, version: u32) -> Result<bool
         port: place.port,
         socket: &socket,
         children_max: orders.children_max,
+        floors,
         route: &orders.route,
         certificates: certificates.as_deref(),
     };
@@ -56,11 +69,17 @@ pub(super) fn write(place: &Place, orders: &Orders, version: u32) -> Result<bool
     let text = if included { text } else { format!("{}\n{include}\n", text.trim_end()) };
     let mut changed = false;
     // Included last: until it is there nothing names it.
-    let ours = [(FILE, settings), ("pg_hba.conf", hba), ("pg_ident.conf", render::ident())];
+    let ours = [(FILE, settings), (HBA, hba), ("pg_ident.conf", render::ident())];
     for (file, text) in ours.into_iter().chain([("postgresql.conf", text)]) {
         changed |= written(&data.join(file), &text)?;
     }
     Ok(changed)
+}
+
+/// The lines of pg_hba.conf that are there.
+pub(super) fn lines_there(data: &Path) -> Vec<String> {
+    let text = fs::read_to_string(data.join(HBA)).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
 }
 
 /// To be called before every start.

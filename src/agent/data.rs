@@ -1,5 +1,6 @@
 //! The data directory: what is there, and how it comes to be. It appears whole or not at all.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
@@ -77,6 +78,25 @@ pub(super) async fn look(place: &Path) -> Result<Data, NoData> {
         Some(identifier) => Ok(Data::Of(identifier.trim().to_owned())),
         None => Err(Failed::Said { program: "pg_controldata".to_owned(), said }.into()),
     }
+}
+
+/// What a standby may not have less of than its primary has, by their names in `pg_controldata` (postgres-facts.md 8).
+const FLOORS: &[(&str, &str)] = &[
+    ("max_connections setting:", "max_connections"),
+    ("max_worker_processes setting:", "max_worker_processes"),
+    ("max_wal_senders setting:", "max_wal_senders"),
+    ("max_prepared_xacts setting:", "max_prepared_transactions"),
+    ("max_locks_per_xact setting:", "max_locks_per_transaction"),
+];
+
+/// What the data say that a server needs to start on them.
+///
+/// # Errors
+/// When they cannot be read.
+pub(super) async fn floors(place: &Path) -> Result<BTreeMap<String, u64>, NoData> {
+    let said = run("pg_controldata", &["-D".into(), place.as_os_str().to_owned()]).await?;
+    let value = |begin: &str| said.lines().find_map(|line| line.strip_prefix(begin)?.trim().parse().ok());
+    Ok(FLOORS.iter().filter_map(|(begin, name)| Some(((*name).to_owned(), value(begin)?))).collect())
 }
 
 /// Sees to it that there are data of this tree. A new cluster is only made for a primary while the tree has no system

@@ -3,12 +3,16 @@
 //!
 //! PostgreSQL outlives it: an agent that begins anew is told by the guard what runs, and goes on from there.
 
+mod application;
 mod configure;
 mod data;
+mod files;
 mod line;
 mod orders;
 mod port;
 mod programs;
+mod pulse;
+mod refused;
 mod roles;
 mod server;
 
@@ -30,6 +34,7 @@ use crate::guard::words::{Order, Report, Stop};
 use crate::model::orders::{Account, Data, Orders};
 pub use configure::NotConfigured;
 pub use data::NoData;
+use files::Files;
 use line::Reports;
 pub use orders::NoOrders;
 pub use programs::Failed;
@@ -64,6 +69,8 @@ pub struct Settings {
     pub place: Place,
     /// Where orders are taken from the network, which needs certificates; nowhere, where whoever writes the file gives them.
     pub listen: Option<SocketAddr>,
+    /// Where anybody is told whether PostgreSQL answers; nowhere, where nobody asks.
+    pub health: Option<SocketAddr>,
 }
 
 /// Why an agent cannot begin.
@@ -101,7 +108,7 @@ enum NotAsOrdered {
 /// # Errors
 /// [`NotBegun`] when it cannot begin.
 pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), NotBegun> {
-    let Settings { orders: file, place, listen } = settings;
+    let Settings { orders: file, place, listen, health } = settings;
     let orders = orders::read(&file)?;
     if orders.is_none() && listen.is_none() {
         return Err(NotBegun::Nothing(file));
@@ -120,6 +127,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), NotB
         let desk = port::Desk { orders: file.clone(), news: Arc::clone(&hurry), account: told };
         tokio::spawn(port::answer(listener, certificates, desk));
     }
+    if let Some(address) = health {
+        let listener = TcpListener::bind(address).await.map_err(|error| NotBegun::Listen(address, error))?;
+        tokio::spawn(pulse::answer(listener, place.clone()));
+    }
     tokio::spawn(follow(file, hurry, tell));
     let (reports, guard) = line::open();
     let mut agent = Agent {
@@ -128,11 +139,12 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), NotB
         account,
         guard,
         postgres: Postgres::Unknown,
-        version: None,
+        files: Files::default(),
         again: AGAIN_MIN,
         told: String::new(),
         open: false,
         reload_owed: false,
+        looks_for_restart: 0,
     };
     agent.live(reports, news, stop).await;
     Ok(())
@@ -178,8 +190,7 @@ struct Agent {
     account: watch::Sender<Account>,
     guard: line::Orders,
     postgres: Postgres,
-    /// The major version of the PostgreSQL of this image, once it was asked for.
-    version: Option<u32>,
+    files: Files,
     /// The pause before the next start.
     again: Duration,
     /// What was said last of why something is not as ordered.
@@ -188,6 +199,8 @@ struct Agent {
     open: bool,
     /// Whether files were written that it has not read: by this agent, or perhaps by the one before.
     reload_owed: bool,
+    /// At how many looks to come it is asked what it takes at its next start only: it takes a moment to know.
+    looks_for_restart: u8,
 }
 
 impl Agent {
@@ -208,7 +221,7 @@ impl Agent {
             };
             match heard {
                 Heard::Report(report) => self.reported(report),
-                Heard::Orders(orders) => self.ordered(orders),
+                Heard::Orders(orders) => self.ordered(*orders),
                 Heard::Stop => return self.leave(reports).await,
                 Heard::Nobody => return,
             }
@@ -225,6 +238,7 @@ impl Agent {
             Report::Stopped => Postgres::Stopped(now),
             Report::Ended(how) => {
                 let lived = matches!(self.postgres, Postgres::Runs(_, since) if now - since > AGAIN_MAX);
+                self.files.ended(self.open || lived);
                 self.again = if lived { AGAIN_MIN } else { self.again };
                 let pause = if lived { Duration::ZERO } else { self.next_pause() };
                 warn!(?pause, "PostgreSQL has ended, {how}");
@@ -242,6 +256,7 @@ impl Agent {
             (account.orders, account.as_ordered) = (Some(orders.clone()), false);
         });
         (self.orders, self.open, self.again) = (Some(orders), false, AGAIN_MIN);
+        self.files.forget();
         if let Postgres::Stopped(until) = &mut self.postgres {
             *until = Instant::now();
         }
@@ -264,8 +279,11 @@ impl Agent {
     async fn start(&mut self, orders: &Orders) -> Result<(), NotAsOrdered> {
         let data = data::ensure(&self.place.data, orders).await?;
         self.account.send_modify(|account| account.data = data);
-        self.configure(orders).await?;
+        self.files.of_other_data();
+        self.files.write(&self.place, orders, false).await?;
         configure::as_standby(&self.place.data)?;
+        // What it reads at its start is what it has.
+        self.files.are_certificates_new(&self.place);
         info!(node = orders.node, "PostgreSQL is started");
         self.guard.give(Order::Start);
         (self.postgres, self.reload_owed) = (Postgres::Ordered, false);
@@ -273,26 +291,25 @@ impl Agent {
     }
 
     async fn keep(&mut self, orders: &Orders, postmaster: Pid) -> Result<(), NotAsOrdered> {
-        self.reload_owed |= self.configure(orders).await?;
         let open = if self.open { Ok(()) } else { server::open(&self.place, orders).await };
+        let answers = !matches!(open, Err(NotOpen::NoAnswer(_)));
+        self.reload_owed |= self.files.write(&self.place, orders, answers).await?;
+        self.reload_owed |= self.files.are_certificates_new(&self.place);
         // One that lets nobody in yet has no handler for the signal yet either, and would die of it.
-        if self.reload_owed && !matches!(open, Err(NotOpen::NoAnswer(_))) {
+        if self.reload_owed && answers {
+            self.files.judge(&self.place, orders, server::refused_lines(&self.place).await?).await?;
             info!("the configuration is read anew");
             // The guard says when it has ended; until then the pid is its own.
             let _ = kill(postmaster, Signal::SIGHUP);
-            self.reload_owed = false;
+            (self.reload_owed, self.looks_for_restart) = (false, 3);
+        } else if answers && self.looks_for_restart > 0 {
+            self.looks_for_restart -= 1;
+            let names = server::restart_for(&self.place).await?;
+            self.account.send_modify(|account| account.restart_for = names);
         }
         open?;
         self.open = true;
         Ok(())
-    }
-
-    async fn configure(&mut self, orders: &Orders) -> Result<bool, NotAsOrdered> {
-        let version = match self.version {
-            Some(version) => version,
-            None => *self.version.insert(programs::version().await?),
-        };
-        Ok(configure::write(&self.place, orders, version)?)
     }
 
     fn tell(&mut self, done: Result<(), NotAsOrdered>) {
@@ -302,9 +319,10 @@ impl Agent {
             Ok(()) | Err(NotAsOrdered::Open(NotOpen::NoAnswer(_))) => {}
             Err(why) => say_once(&mut self.told, &why),
         }
-        let (orders, as_ordered, trouble) = (&self.orders, self.open, &self.told);
+        let trouble = if self.told.is_empty() { self.files.told() } else { self.told.clone() };
+        let (orders, as_ordered) = (&self.orders, self.open);
         self.account.send_modify(|account| {
-            (account.orders, account.as_ordered, account.trouble) = (orders.clone(), as_ordered, trouble.clone());
+            (account.orders, account.as_ordered, account.trouble) = (orders.clone(), as_ordered, trouble);
         });
         let now = Instant::now();
         if matches!(self.postgres, Postgres::Stopped(until) if until <= now) {
@@ -345,7 +363,7 @@ impl Agent {
 /// What an agent waits for.
 enum Heard {
     Report(Report),
-    Orders(Orders),
+    Orders(Box<Orders>),
     Stop,
     /// The guard is gone.
     Nobody,
@@ -355,7 +373,7 @@ enum Heard {
 async fn hear(reports: &mut Reports, news: &mut watch::Receiver<Option<Orders>>, stop: &CancellationToken) -> Heard {
     tokio::select! {
         report = reports.hear() => report.map_or(Heard::Nobody, Heard::Report),
-        Some(orders) = changed(news) => Heard::Orders(orders),
+        Some(orders) = changed(news) => Heard::Orders(Box::new(orders)),
         () = stop.cancelled() => Heard::Stop,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, killpg};
@@ -63,6 +64,20 @@ impl Drop for Group {
     fn drop(&mut self) {
         // None is left where it has ended in order.
         let _ = killpg(Pid::from_raw(self.0.cast_signed()), Signal::SIGKILL);
+    }
+}
+
+/// What PostgreSQL says against the settings in a data directory, whether it runs or not; nothing where it takes them.
+///
+/// # Errors
+/// When it cannot be asked.
+pub(super) async fn faults(data: &Path) -> Result<Option<String>, Failed> {
+    // Any setting that no running server is needed for: to tell it, it reads all of them.
+    let arguments = [OsStr::new("-D"), data.as_os_str(), OsStr::new("-C"), OsStr::new("config_file")];
+    match run("postgres", &arguments).await {
+        Ok(_) => Ok(None),
+        Err(Failed::Ended { said, .. }) => Ok(Some(said)),
+        Err(failed) => Err(failed),
     }
 }
 

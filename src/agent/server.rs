@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config, NoTls, Row};
 use tracing::info;
 
 use super::Place;
+use super::configure::lines_there;
 use super::data::SUPERUSER;
-use super::roles;
+use super::{application, roles};
 use crate::model::orders::{Orders, Role};
 
 /// How long a login and a question may take.
@@ -28,6 +29,9 @@ pub enum NotOpen {
     /// Our roles cannot be made.
     #[error("the roles of the operator and of the other servers cannot be made")]
     Roles(#[source] Option<tokio_postgres::Error>),
+    /// The database of the application, or its role.
+    #[error("the database {0} and its owner {1} are not as they are to be")]
+    Application(String, String, #[source] Option<tokio_postgres::Error>),
     /// It takes writes. Stopping it is not for the agent to decide.
     #[error("it is to be a standby, and takes writes; it is left as it is")]
     IsOpen,
@@ -44,7 +48,7 @@ pub(super) async fn open(place: &Place, orders: &Orders) -> Result<(), NotOpen> 
     let answer = timeout(PATIENCE, question).await.map_err(|_| NotOpen::NoAnswer(None))?.map_err(no_answer)?;
     match (orders.role, answer.get::<_, bool>(0)) {
         (Role::Standby, true) => return Ok(()),
-        (Role::Primary, false) => return roles::ensure(&session).await,
+        (Role::Primary, false) => return let_in(&session, orders).await,
         (Role::Standby, false) => return Err(NotOpen::IsOpen),
         (Role::Primary, true) => {}
     }
@@ -55,10 +59,45 @@ pub(super) async fn open(place: &Place, orders: &Orders) -> Result<(), NotOpen> 
         return Err(NotOpen::Refused(None));
     }
     info!(node = orders.node, "promoted");
-    roles::ensure(&session).await
+    let_in(&session, orders).await
 }
 
-async fn connect(place: &Place) -> Result<Client, NotOpen> {
+/// Whoever has to get into a primary.
+async fn let_in(primary: &Client, orders: &Orders) -> Result<(), NotOpen> {
+    roles::ensure(primary).await?;
+    match &orders.application {
+        Some(application) => application::ensure(primary, application).await,
+        None => Ok(()),
+    }
+}
+
+/// Lines of pg_hba.conf that it does not take, as they are on the disk now, with what it says of them.
+///
+/// # Errors
+/// When it cannot be asked.
+pub(super) async fn refused_lines(place: &Place) -> Result<Vec<(String, String)>, NotOpen> {
+    let lines = lines_there(&place.data);
+    let faults = ask(place, "SELECT line_number, error FROM pg_hba_file_rules WHERE error IS NOT NULL").await?;
+    let line = |number: i32| lines.get(usize::try_from(number).ok()?.checked_sub(1)?).cloned();
+    Ok(faults.iter().filter_map(|fault| Some((line(fault.get(0))?, fault.get(1)))).collect())
+}
+
+/// Parameters whose new values it takes at its next start.
+///
+/// # Errors
+/// When it cannot be asked.
+pub(super) async fn restart_for(place: &Place) -> Result<Vec<String>, NotOpen> {
+    let names = ask(place, "SELECT name FROM pg_settings WHERE pending_restart ORDER BY name").await?;
+    Ok(names.iter().map(|name| name.get(0)).collect())
+}
+
+async fn ask(place: &Place, sql: &str) -> Result<Vec<Row>, NotOpen> {
+    let session = connect(place).await?;
+    let answer = timeout(PATIENCE, session.query(sql, &[])).await.map_err(|_| NotOpen::NoAnswer(None))?;
+    answer.map_err(|error| NotOpen::NoAnswer(Some(error)))
+}
+
+pub(super) async fn connect(place: &Place) -> Result<Client, NotOpen> {
     let mut config = Config::new();
     config.host_path(&place.socket).port(place.port).user(SUPERUSER).dbname("postgres");
     config.application_name("waltree agent");

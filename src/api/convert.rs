@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::metadata::{is_object_name, object_name_cure};
 use super::topology::{
     AutomationMode, CROSS_REGION_STREAMS_MAX, DEPTH_MAX, FAN_OUT_MAX, GROUPS_MAX, GroupSpec, HOSTS_MAX, HealingSpec,
-    HostSpec, LimitsSpec, ManagementMode, RETAINED_WAL_BYTES_MAX, RETAINED_WAL_BYTES_MIN, ReplicaTopologySpec,
-    SECONDS_MAX, SUSPECT_AFTER_MILLISECONDS_MAX, SUSPECT_AFTER_MILLISECONDS_MIN, SslMode, UPSTREAMS_MAX,
+    HostSpec, LimitsSpec, ManagementMode, RETAINED_WAL_BYTES_MAX, RETAINED_WAL_BYTES_MIN, ReadsSpec,
+    ReplicaTopologySpec, SECONDS_MAX, SUSPECT_AFTER_MILLISECONDS_MAX, SUSPECT_AFTER_MILLISECONDS_MIN, SslMode,
+    UPSTREAMS_MAX,
 };
-use super::{address, quantity};
+use super::{address, quantity, servers};
 use crate::model::check::{Rejection, check};
-use crate::model::{Automation, BadName, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
+use crate::model::{
+    Automation, BadName, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec, Reads,
+};
 
 /// How the operator gets into one server.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +51,8 @@ impl TryFrom<&ReplicaTopologySpec> for Desired {
         let mut reader = Reader::default();
         let limits = reader.limits(spec.limits.as_ref());
         let healing = reader.healing(spec.healing.as_ref());
+        let reads = reader.reads(spec.reads.as_ref());
+        reader.rejections.extend(spec.postgres.iter().flat_map(servers::faults));
         reader.at_most("spec.groups", "groups", spec.groups.len(), GROUPS_MAX);
         let mut nodes = BTreeMap::new();
         let mut groups = Vec::with_capacity(spec.groups.len());
@@ -60,7 +65,7 @@ impl TryFrom<&ReplicaTopologySpec> for Desired {
         };
         let nodes = nodes.into_iter().collect();
         let desired =
-            Self { automation, deleting: false, acknowledged: BTreeSet::new(), limits, healing, groups, nodes };
+            Self { automation, deleting: false, acknowledged: BTreeSet::new(), limits, healing, reads, groups, nodes };
         // A group whose name cannot be read is missing from `desired`, so every other check would only mislead.
         if reader.rejections.is_empty() {
             reader.rejections = check(&desired);
@@ -190,6 +195,13 @@ impl Reader {
             lag_seconds: self.number("spec.healing.lagSeconds", spec.lag_seconds, 1..=SECONDS_MAX, 30),
             settle_seconds: self.number("spec.healing.settleSeconds", spec.settle_seconds, 0..=SECONDS_MAX, 60),
         }
+    }
+
+    fn reads(&mut self, spec: Option<&ReadsSpec>) -> Reads {
+        let given = spec.and_then(|spec| spec.max_staleness_seconds);
+        let default = Reads::default().max_staleness_seconds;
+        let field = "spec.reads.maxStalenessSeconds";
+        Reads { max_staleness_seconds: self.number(field, given, 1..=SECONDS_MAX, default) }
     }
 
     fn group(

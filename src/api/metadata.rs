@@ -58,6 +58,16 @@ pub fn pod_name_faults(topology: &ReplicaTopology) -> Vec<Rejection> {
             format!("{name:?} is no name for pods: use lower-case letters, digits and '-', beginning with a letter");
         found.push(Rejection::new("metadata.name", message));
     }
+    // The Service of a group's readers is called like that of a node.
+    let groups = || topology.spec.groups.iter().map(|group| group.name.as_str());
+    for (place, group) in groups().enumerate() {
+        let service = format!("ro-{group}");
+        if pods(&topology.spec).iter().any(|node| node.as_str() == service) {
+            let message =
+                format!("{group:?} has a Service called {service}, and a node is called so too: rename the group");
+            found.push(Rejection::new(format!("spec.groups[{place}].name"), message));
+        }
+    }
     let length = name.len() + 1 + longest;
     if length > SET_BYTES_MAX {
         let message = format!(

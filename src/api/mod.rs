@@ -8,6 +8,7 @@ mod metadata;
 pub mod quantity;
 pub mod reason;
 mod schema;
+mod servers;
 pub mod status;
 pub mod topology;
 mod typed;

@@ -39,6 +39,8 @@ pub enum Plain {
     EveryGroupServes,
     /// A group has no node that is rooted and not lagging.
     GroupDown,
+    /// No standby in a pod is as fresh as `reads.maxStalenessSeconds` asks; readers get what there is.
+    AllTooStale,
     /// Every node has a path to the primary.
     AllRooted,
     /// A node has no path to the primary.
@@ -61,6 +63,10 @@ pub enum Plain {
     Blocked,
     /// There are steps that `Observe` forbids.
     ObserveOnly,
+    /// A server in a pod is not as it was asked for; the message says what PostgreSQL or its agent says.
+    NotAsOrdered,
+    /// A server in a pod takes a new value of a parameter at its next start.
+    RestartNeeded,
     /// The topology is being deleted.
     Deleting,
     /// There is nothing to do.
@@ -102,10 +108,10 @@ impl Reason {
                 Plain::PrimarySeen => &[Writable],
                 Plain::NoPrimary => &[Ready, Writable, Rooted, Converged],
                 Plain::EveryGroupServes => &[Serving],
-                Plain::GroupDown => &[Ready, Serving],
+                Plain::GroupDown | Plain::AllTooStale => &[Ready, Serving],
                 Plain::AllRooted | Plain::Unrooted => &[Rooted],
                 Plain::Unproven | Plain::NoFallbacks | Plain::NotReady | Plain::TooFew => &[FallbacksReady],
-                Plain::StepFailed | Plain::ObserveOnly => &[Converged],
+                Plain::StepFailed | Plain::ObserveOnly | Plain::NotAsOrdered | Plain::RestartNeeded => &[Converged],
                 Plain::Working | Plain::Waiting | Plain::Blocked => &[Converged, Progressing],
                 Plain::Deleting | Plain::Idle => &[Progressing],
                 Plain::OnFallback => &[],

@@ -4,6 +4,8 @@
 #![allow(unreachable_pub, reason = "KubeSchema repeats each struct, its `pub` included, inside a function")]
 #![allow(clippy::duplicated_attributes, reason = "each printed column has a name and a type of its own")]
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -43,6 +45,16 @@ pub const NAME_PATTERN: &str = "^[a-z]([-a-z0-9]*[a-z0-9])?$";
 pub const PLACE_PATTERN: &str = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
 /// An image, as container runtimes take it: no blanks, and nothing that YAML or a shell would read.
 pub const IMAGE_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._:/@-]*$";
+/// Most parameters of PostgreSQL: it has some four hundred.
+pub const PARAMETERS_MAX: usize = 400;
+/// Most lines of pg_hba.conf.
+pub const HBA_LINES_MAX: usize = 256;
+/// Longest line of pg_hba.conf, in bytes.
+pub const HBA_LINE_BYTES_MAX: usize = 1024;
+/// A name in SQL that nobody has to quote.
+pub const SQL_NAME_PATTERN: &str = "^[a-z][a-z0-9_]*$";
+/// Longest name in SQL, in bytes.
+pub const SQL_NAME_BYTES_MAX: usize = 63;
 /// The name of a Kubernetes Secret.
 pub const SECRET_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 
@@ -73,6 +85,9 @@ pub const SECRET_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
 #[x_kube(validation = Rule::new("has(self.storage) == has(oldSelf.storage) && (!has(self.storage) || self.storage == oldSelf.storage)")
     .message("The volumes are made, and storage cannot be changed yet. Make another topology instead.")
     .field_path(".storage"))]
+#[x_kube(validation = Rule::new("(has(self.postgres) && has(self.postgres.bootstrap)) == (has(oldSelf.postgres) && has(oldSelf.postgres.bootstrap)) && (!has(self.postgres) || !has(self.postgres.bootstrap) || self.postgres.bootstrap == oldSelf.postgres.bootstrap)")
+    .message("The database is made, and postgres.bootstrap cannot be changed. Make other databases and roles with SQL.")
+    .field_path(".postgres"))]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = plain)]
 pub struct ReplicaTopologySpec {
@@ -86,6 +101,9 @@ pub struct ReplicaTopologySpec {
     /// When a server counts as failed, and when as well again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub healing: Option<HealingSpec>,
+    /// What the Services of readers lead to, of servers that run in pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reads: Option<ReadsSpec>,
     /// The PostgreSQL servers that waltree runs itself, in pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub postgres: Option<PostgresSpec>,
@@ -164,6 +182,18 @@ pub struct HealingSpec {
     pub settle_seconds: Option<i32>,
 }
 
+/// What the Services of readers lead to.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = plain)]
+pub struct ReadsSpec {
+    /// How old what a standby shows may be, in seconds. Beyond it readers are led to others, until it is no more than half as
+    /// old; where no other is left they are led to it still, and Serving says so. Default: 30.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = SECONDS_MAX))]
+    pub max_staleness_seconds: Option<i32>,
+}
+
 /// The PostgreSQL servers that waltree runs itself.
 #[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
@@ -174,6 +204,41 @@ pub struct PostgresSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512), regex(pattern = IMAGE_PATTERN))]
     pub image: Option<String>,
+    /// Parameters of PostgreSQL, each value as text: over those that waltree begins with, under the few that it sets itself,
+    /// which are refused by name. One that PostgreSQL does not take is left out and told; one that it takes at its start only is
+    /// told until then. Default: none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = PARAMETERS_MAX))]
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of pg_hba.conf about whoever comes over the network, after those of waltree's own roles and before the last, which
+    /// lets in by password over TLS. Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    #[schemars(length(max = HBA_LINES_MAX), inner(length(min = 1, max = HBA_LINE_BYTES_MAX)))]
+    pub hba: Vec<String>,
+    /// The database that the first server is made with. Default: app, owned by app.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<BootstrapSpec>,
+}
+
+/// The database of an application, made once, when the first server is. Its password is in the Secret NAME-app, with the URI
+/// to log in by; whoever changes it there changes it.
+#[derive(KubeSchema, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = plain)]
+pub struct BootstrapSpec {
+    /// Its name: lower-case letters, digits and '_', beginning with a letter. Default: app.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = SQL_NAME_BYTES_MAX), regex(pattern = SQL_NAME_PATTERN))]
+    #[x_kube(validation = Rule::new("!(self in ['postgres', 'template0', 'template1'])")
+        .message("Every PostgreSQL has a database of this name already. Choose another."))]
+    pub database: Option<String>,
+    /// The role that owns it and logs in: lower-case letters, digits and '_', beginning with a letter. Default: app.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = SQL_NAME_BYTES_MAX), regex(pattern = SQL_NAME_PATTERN))]
+    #[x_kube(validation = Rule::new("!(self in ['postgres', 'public', 'none', 'waltree', 'waltree_standby']) && !self.startsWith('pg_')")
+        .message("This role is PostgreSQL's own, or waltree's. Choose another."))]
+    pub owner: Option<String>,
 }
 
 /// The volume of each server.

@@ -33,6 +33,9 @@ pub struct Agent {
     /// Where it takes orders from an operator that shows its certificate. Default: nowhere; whoever writes the file orders.
     #[arg(long, env = "WALTREE_LISTEN", requires = "certificates")]
     listen: Option<SocketAddr>,
+    /// Where it says at /readyz, to anybody, whether its PostgreSQL answers. Default: nowhere.
+    #[arg(long, env = "WALTREE_HEALTH")]
+    health: Option<SocketAddr>,
     /// What is logged: a level, or a list such as `info,waltree::agent=debug`.
     #[arg(long, env = "WALTREE_LOG", default_value = "info")]
     log: String,
@@ -50,9 +53,9 @@ pub(super) fn run(what: Agent) -> anyhow::Result<u8> {
     runtime.block_on(async {
         let stop = CancellationToken::new();
         tokio::spawn(super::operator::stop_on_signal(stop.clone())?);
-        let Agent { orders, data, socket, port, certificates, listen, .. } = what;
+        let Agent { orders, data, socket, port, certificates, listen, health, .. } = what;
         let place = Place { data, socket, port, certificates };
-        agent::run(Settings { orders, place, listen }, stop).await.context("the agent")
+        agent::run(Settings { orders, place, listen, health }, stop).await.context("the agent")
     })?;
     // A thread that waits for the guard's next word would hold the runtime back.
     runtime.shutdown_background();

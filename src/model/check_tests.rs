@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::model::{Automation, Healing, Limits, Management, NodeName, NodeSpec};
+use crate::model::{Automation, Healing, Limits, Management, NodeName, NodeSpec, Reads};
 
 /// A group of `count` hosts below `upstreams`, of which the first `relays` feed the others.
 fn group(name: &str, upstreams: &[&str], relays: usize, count: usize) -> Group {
@@ -35,6 +35,7 @@ fn desired(groups: Vec<Group>) -> Desired {
         acknowledged: BTreeSet::new(),
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 2000, lag_seconds: 30, settle_seconds: 60 },
+        reads: Reads::default(),
         groups,
         nodes: nodes.into_iter().collect(),
     }

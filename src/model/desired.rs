@@ -62,6 +62,20 @@ pub struct Healing {
     pub settle_seconds: u64,
 }
 
+/// What readers are given, of servers in pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reads {
+    /// How old what a standby shows may be while another shows newer, in seconds.
+    pub max_staleness_seconds: u64,
+}
+
+impl Default for Reads {
+    /// As old as what counts as lagging by default.
+    fn default() -> Self {
+        Self { max_staleness_seconds: 30 }
+    }
+}
+
 /// A group of nodes with the same upstream groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
@@ -136,6 +150,8 @@ pub struct Desired {
     pub limits: Limits,
     /// When a node counts as failed, and as well again.
     pub healing: Healing,
+    /// What readers are given.
+    pub reads: Reads,
     /// Groups in the written order; a group names only groups before it as upstreams.
     pub groups: Vec<Group>,
     /// Every node of every group.

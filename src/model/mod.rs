@@ -14,6 +14,7 @@ pub mod memory;
 pub mod name;
 pub mod observed;
 pub mod orders;
+pub mod parameters;
 pub mod pods;
 pub mod primary;
 pub mod rooted;
@@ -23,7 +24,7 @@ pub mod tree;
 pub mod unseen;
 
 pub use conninfo::Conninfo;
-pub use desired::{Addresses, Automation, Desired, Group, Healing, Limits, Management, NodeSpec, burst};
+pub use desired::{Addresses, Automation, Desired, Group, Healing, Limits, Management, NodeSpec, Reads, burst};
 pub use diagnosis::{Diagnosis, Finding, about};
 pub use found::Found;
 pub use loss::Loss;

@@ -35,12 +35,29 @@ pub struct Orders {
     /// Its `primary_conninfo`, where no `ALTER SYSTEM` says otherwise.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub route: String,
+    /// What the primary has for clients; nothing where that is not known, and of a standby.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub application: Option<Application>,
     /// Users' parameters of PostgreSQL.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parameters: BTreeMap<String, String>,
     /// Users' lines of pg_hba.conf for whoever comes over the network, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hba: Vec<String>,
+}
+
+/// The database that is made for an application, and the role that owns it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Application {
+    /// The database.
+    pub database: String,
+    /// The role.
+    pub owner: String,
+    /// What its password is checked by, as PostgreSQL keeps it: the password is not in it.
+    pub verifier: String,
+    /// Which writing of the Secret the password was in: another one has another verifier.
+    pub secret_version: String,
 }
 
 /// What a node is to be.
@@ -73,7 +90,10 @@ pub struct Account {
     pub orders: Option<Orders>,
     /// Whether PostgreSQL was seen to be what it is ordered to be.
     pub as_ordered: bool,
-    /// What keeps it from that, in words; empty where nothing does.
+    /// Parameters whose new values it takes at its next start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restart_for: Vec<String>,
+    /// What keeps it from that, or from a part of it, in words; empty where nothing does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub trouble: String,
 }

@@ -19,6 +19,29 @@ pub struct Pod {
     pub account: Option<Account>,
     /// Whether what the spec says of its server, parameters for one, is in the orders that its agent follows.
     pub is_current: bool,
+    /// Whether whatever clients find the tree by is there, and the Service for writers leads to this node; `None` where that
+    /// is not known.
+    pub is_writer: Option<bool>,
+    /// What the labels of its pod in Kubernetes say; `None` where there is no pod, and `Some(None)` where they say nothing.
+    pub labelled: Option<Option<Labels>>,
+}
+
+/// By what Services find a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Labels {
+    /// What its server is.
+    pub role: Role,
+    /// Whether readers are led to it who are led to any.
+    pub reads: bool,
+    /// Whether readers are led to it who are led to those of its group.
+    pub reads_in_group: bool,
+}
+
+impl Labels {
+    /// What a pod begins with: whoever is made anew while nobody of ours is there serves once it is ready.
+    pub fn first(role: Role) -> Self {
+        Self { role, reads: true, reads_in_group: true }
+    }
 }
 
 /// What a node is ordered to be, as far as that is a decision.

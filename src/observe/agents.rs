@@ -52,6 +52,11 @@ impl Agents {
         }
     }
 
+    /// Ends every line: who we are is shown anew.
+    pub fn forget(&self) {
+        self.agents().clear();
+    }
+
     fn start(&self, at: SocketAddr, caller: Caller) -> Agent {
         let (tell, account) = watch::channel(None);
         let (caller, poke) = (Arc::new(caller), Arc::new(Notify::new()));

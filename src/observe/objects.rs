@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Pod, PodStatus, Service};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::Api;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -21,8 +22,10 @@ pub struct Objects {
     namespace: String,
     services: Store<Service>,
     sets: Store<StatefulSet>,
+    budgets: Store<PodDisruptionBudget>,
+    pods: Store<Pod>,
     wake: Arc<Notify>,
-    ready: Arc<std::sync::OnceLock<()>>,
+    ready: Arc<OnceLock<()>>,
     _watches: JoinSet<()>,
 }
 
@@ -32,16 +35,20 @@ impl Objects {
         let (wake, mut watches) = (Arc::new(Notify::new()), JoinSet::new());
         let services = follow(Api::namespaced(client.clone(), namespace), label, &wake, &mut watches);
         let sets = follow(Api::namespaced(client.clone(), namespace), label, &wake, &mut watches);
-        let ready = Arc::new(std::sync::OnceLock::new());
-        let (listed, all) = (Arc::clone(&ready), (services.clone(), sets.clone()));
-        let news = Arc::clone(&wake);
+        let budgets = follow(Api::namespaced(client.clone(), namespace), label, &wake, &mut watches);
+        let pods = follow(Api::namespaced(client.clone(), namespace), label, &wake, &mut watches);
+        let ready = Arc::new(OnceLock::new());
+        let (listed, news) = (Arc::clone(&ready), Arc::clone(&wake));
+        let all = (services.clone(), sets.clone(), budgets.clone(), pods.clone());
         watches.spawn(async move {
-            if all.0.wait_until_ready().await.is_ok() && all.1.wait_until_ready().await.is_ok() {
+            let [one, two] = [all.0.wait_until_ready().await.is_ok(), all.1.wait_until_ready().await.is_ok()];
+            let [three, four] = [all.2.wait_until_ready().await.is_ok(), all.3.wait_until_ready().await.is_ok()];
+            if one && two && three && four {
                 let _ = listed.set(());
                 news.notify_one();
             }
         });
-        Self { namespace: namespace.to_owned(), services, sets, wake, ready, _watches: watches }
+        Self { namespace: namespace.to_owned(), services, sets, budgets, pods, wake, ready, _watches: watches }
     }
 
     /// Whether all are listed: before that, what is not here may be there.
@@ -51,16 +58,41 @@ impl Objects {
 
     /// The address of a Service; `None` where it has none, or is not there.
     pub fn address(&self, service: &str) -> Option<String> {
-        let found = self.services.get(&ObjectRef::new(service).within(&self.namespace))?;
+        let found = self.found(&self.services, service)?;
         found.spec.as_ref()?.cluster_ip.clone().filter(|address| !address.is_empty() && address != "None")
     }
 
-    /// What an annotation of a Service and of a StatefulSet of the same name says; nothing where it is not there.
-    pub fn notes(&self, name: &str, annotation: &str) -> [Option<String>; 2] {
-        let note = |annotations: &BTreeMap<String, String>| annotations.get(annotation).cloned();
-        let service = self.services.get(&ObjectRef::new(name).within(&self.namespace));
-        let set = self.sets.get(&ObjectRef::new(name).within(&self.namespace));
-        [service.and_then(|one| note(one.annotations())), set.and_then(|one| note(one.annotations()))]
+    /// What a Service selects pods by, of one label.
+    pub fn selects(&self, service: &str, label: &str) -> Option<String> {
+        self.found(&self.services, service)?.spec.as_ref()?.selector.as_ref()?.get(label).cloned()
+    }
+
+    /// What an annotation of an object says; nothing where it is not there.
+    pub fn note(&self, kind: &str, name: &str, annotation: &str) -> Option<String> {
+        let annotations = match kind {
+            "Service" => self.found(&self.services, name)?.metadata.annotations.clone(),
+            "StatefulSet" => self.found(&self.sets, name)?.metadata.annotations.clone(),
+            "PodDisruptionBudget" => self.found(&self.budgets, name)?.metadata.annotations.clone(),
+            _ => None,
+        };
+        annotations?.remove(annotation)
+    }
+
+    /// The labels of a pod; `None` where there is no pod.
+    pub fn labels(&self, pod: &str) -> Option<BTreeMap<String, String>> {
+        Some(self.found(&self.pods, pod)?.labels().clone())
+    }
+
+    /// What keeps a pod from running, in the words of Kubernetes.
+    pub fn trouble(&self, pod: &str) -> Option<String> {
+        trouble(self.found(&self.pods, pod)?.status.as_ref()?)
+    }
+
+    fn found<K>(&self, store: &Store<K>, name: &str) -> Option<Arc<K>>
+    where
+        K: Resource<DynamicType = ()> + Clone + 'static,
+    {
+        store.get(&ObjectRef::new(name).within(&self.namespace))
     }
 
     /// Returns when one of them changed. For one waiter.
@@ -85,4 +117,43 @@ where
         std::future::ready(())
     }));
     store
+}
+
+/// What is only a matter of time is no trouble.
+const PASSING: &[&str] = &["ContainerCreating", "PodInitializing"];
+
+fn trouble(status: &PodStatus) -> Option<String> {
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let waiting = containers.filter_map(|container| container.state.as_ref()?.waiting.as_ref());
+    let waiting = waiting.map(|waiting| (waiting.reason.clone(), waiting.message.clone()));
+    let unplaced = status.conditions.iter().flatten();
+    let unplaced = unplaced.filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    let unplaced = unplaced.map(|condition| (condition.reason.clone(), condition.message.clone()));
+    let mut all = unplaced.chain(waiting).filter_map(|(reason, message)| Some((reason?, message.unwrap_or_default())));
+    let (reason, message) = all.find(|(reason, _)| !PASSING.contains(&reason.as_str()))?;
+    Some(format!("its pod does not run: {reason}: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(status: &str) -> Option<String> {
+        trouble(&serde_yaml::from_str(status).unwrap())
+    }
+
+    #[test]
+    fn what_keeps_a_pod_from_running_is_told_and_what_passes_is_not() {
+        let waiting = |reason: &str| {
+            told(&format!(
+                "{{containerStatuses: [{{name: a, image: i, imageID: '', ready: false, restartCount: 0,
+                state: {{waiting: {{reason: {reason}, message: why}}}}}}]}}"
+            ))
+        };
+        assert_eq!(waiting("ImagePullBackOff").unwrap(), "its pod does not run: ImagePullBackOff: why");
+        assert_eq!(waiting("ContainerCreating"), None);
+        let unplaced = "{conditions: [{type: PodScheduled, status: 'False', reason: Unschedulable, message: no node}]}";
+        assert_eq!(told(unplaced).unwrap(), "its pod does not run: Unschedulable: no node");
+        assert_eq!(told("{conditions: [{type: PodScheduled, status: 'True'}]}"), None);
+    }
 }

@@ -15,6 +15,8 @@ use crate::model::orders::OPERATOR;
 const AUTHORITY_YEARS: i64 = 10;
 /// How long what it signs is good for (safety.md, law 15).
 const LEAF_DAYS: i64 = 365;
+/// A third of that: whoever could not renew it for twice as long has been told for most of a year.
+const RENEWED_AFTER_DAYS: i64 = LEAF_DAYS / 3;
 /// Whatever a clock is behind, a certificate is good at once.
 const BACKDATED_DAYS: i64 = 1;
 
@@ -42,6 +44,15 @@ pub enum NoCertificate {
     /// The date.
     #[error("the date is beyond what a certificate can hold")]
     Date(#[from] jiff::Error),
+}
+
+/// When what is signed now is to be signed anew.
+///
+/// # Errors
+/// When that is beyond what a date can hold.
+pub fn renew_after(now: Timestamp) -> Result<Timestamp, NoCertificate> {
+    let then = now.to_zoned(TimeZone::UTC).checked_add(Span::new().days(RENEWED_AFTER_DAYS))?;
+    Ok(then.timestamp())
 }
 
 /// Who signs for one topology.
@@ -75,13 +86,13 @@ impl Authority {
         &self.own
     }
 
-    /// A certificate for a server: both as whom it answers and as whom it asks others.
+    /// A certificate for a server: both as whom it answers, to clients under `others` too, and as whom it asks others.
     ///
     /// # Errors
-    /// When no key can be made.
-    pub fn node(&self, node: &NodeName, now: Timestamp) -> Result<Certified, NoCertificate> {
+    /// When no key can be made, or a name is none.
+    pub fn node(&self, node: &NodeName, others: Vec<String>, now: Timestamp) -> Result<Certified, NoCertificate> {
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(node.as_str(), usages, now)
+        self.sign(node.as_str(), others, usages, now)
     }
 
     /// A certificate for an operator.
@@ -89,17 +100,18 @@ impl Authority {
     /// # Errors
     /// When no key can be made.
     pub fn operator(&self, now: Timestamp) -> Result<Certified, NoCertificate> {
-        self.sign(OPERATOR, vec![ExtendedKeyUsagePurpose::ClientAuth], now)
+        self.sign(OPERATOR, Vec::new(), vec![ExtendedKeyUsagePurpose::ClientAuth], now)
     }
 
     fn sign(
         &self,
         name: &str,
+        others: Vec<String>,
         usages: Vec<ExtendedKeyUsagePurpose>,
         now: Timestamp,
     ) -> Result<Certified, NoCertificate> {
         let issuer = Issuer::new(authority(&self.name), KeyPair::from_pem(&self.own.key)?);
-        let mut params = CertificateParams::new(vec![name.to_owned()])?;
+        let mut params = CertificateParams::new([vec![name.to_owned()], others].concat())?;
         params.distinguished_name.push(DnType::CommonName, name);
         lasts(&mut params, now, Span::new().days(LEAF_DAYS))?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

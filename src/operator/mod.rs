@@ -1,6 +1,8 @@
 //! Watches, the straight line, leadership, shutdown.
 
+mod application;
 pub mod authority;
+mod certificates;
 pub mod clerk;
 pub mod clock;
 pub mod cluster;

@@ -6,24 +6,24 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
-use jiff::Timestamp;
-use k8s_openapi::ByteString;
 use kube::{Client, ResourceExt as _};
 use serde_json::Value;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::FIELD_MANAGER;
-use super::authority::{Authority, Certified, NoCertificate};
-use crate::act::pods::{NotMade, apply, secret};
+use super::application::{Login, NoLogin};
+use super::authority::NoCertificate;
+use super::certificates::Certificates;
+use crate::act::pods::{NotMade, apply, label};
 use crate::api::ReplicaTopology;
-use crate::model::pods::{Assignment, Pod, Pods};
+use crate::model::orders::Role;
+use crate::model::pods::{Assignment, Labels, Pod, Pods};
 use crate::model::{Automation, Desired, Management, NodeName};
-use crate::observe::{Agents, Credentials, MissingCredentials, NoAnswer, Objects};
+use crate::observe::{Agents, MissingCredentials, NoAnswer, Objects};
 use crate::plan::Deed;
-use crate::render;
-use crate::render::pods as rendered;
+use crate::render::{self, Wishes, clients, pods as rendered};
 
 /// Between two attempts at what failed, at first and at most.
 const REST_MIN: Duration = Duration::from_secs(1);
@@ -41,6 +41,12 @@ pub enum NotDone {
     /// A Secret of ours.
     #[error("Secret {0:?} has no text in {1:?}: delete it and what it is for, and both are made anew")]
     Broken(String, &'static str),
+    /// The Secret of the application.
+    #[error(transparent)]
+    Login(#[from] NoLogin),
+    /// Nobody signs yet.
+    #[error("the authority of this topology is not known yet")]
+    NoAuthority,
     /// Our own credentials.
     #[error(transparent)]
     Credentials(#[from] MissingCredentials),
@@ -63,7 +69,8 @@ pub struct Keeper {
     desired: Mutex<Option<Arc<Desired>>>,
     objects: OnceLock<Objects>,
     agents: Agents,
-    trust: OnceCell<Trust>,
+    certificates: Certificates,
+    login: Login,
     news: Notify,
     work: Mutex<Work>,
     /// What was said last of why something is not done.
@@ -77,12 +84,6 @@ struct Work {
     rest: Option<(Instant, Duration)>,
 }
 
-/// Who signs here, and who we are.
-struct Trust {
-    authority: Authority,
-    operator: Credentials,
-}
-
 impl Keeper {
     /// Nothing is watched before there is a pod.
     pub fn new(client: Client, topology: Arc<ReplicaTopology>, program: String, term: u64) -> Self {
@@ -94,7 +95,8 @@ impl Keeper {
             desired: Mutex::default(),
             objects: OnceLock::new(),
             agents: Agents::default(),
-            trust: OnceCell::new(),
+            certificates: Certificates::default(),
+            login: Login::default(),
             news: Notify::new(),
             work: Mutex::default(),
             told: Mutex::default(),
@@ -117,9 +119,10 @@ impl Keeper {
         let pods: Pods = nodes.into_iter().map(|node| (node.clone(), self.pod(&topology, node))).collect();
         let located = desired.clone().located(&pods);
         self.listen(&pods);
+        let wishes = self.wishes();
         let heard = |(node, pod): (NodeName, Pod)| {
             let account = self.agents.account(&node);
-            let is_current = account.as_ref().is_some_and(|account| render::is_current(&located, account, self.term));
+            let is_current = account.as_ref().is_some_and(|account| render::is_current(&located, account, &wishes));
             (node, Pod { account, is_current, ..pod })
         };
         let pods = pods.into_iter().map(heard).collect();
@@ -127,24 +130,46 @@ impl Keeper {
         pods
     }
 
-    /// What keeps the server of a node from being as it was ordered, as its agent says.
+    /// What every server is told alike.
+    fn wishes(&self) -> Wishes {
+        let postgres = self.topology().spec.postgres.clone().unwrap_or_default();
+        let (parameters, hba) = (postgres.parameters, postgres.hba);
+        Wishes { term: self.term, application: self.login.application(), parameters, hba }
+    }
+
+    /// What keeps the server of a node from being as it was ordered, as its agent says; or why there is no agent.
     pub fn trouble(&self, node: &NodeName) -> Option<String> {
-        self.agents.account(node).map(|account| account.trouble).filter(|trouble| !trouble.is_empty())
+        let told = self.agents.account(node).map(|account| account.trouble).filter(|trouble| !trouble.is_empty());
+        told.or_else(|| self.objects.get()?.trouble(&rendered::pod_name(&self.topology(), node)))
     }
 
     /// What Kubernetes has of a node.
     fn pod(&self, topology: &ReplicaTopology, node: &NodeName) -> Pod {
         let objects = self.objects(topology);
-        let name = rendered::name(topology, node);
-        let [service, set] = self.wanted(topology, node);
-        let wanted = [&service, &set].map(|object| rendered::note(object).map(str::to_owned));
+        let listed = objects.are_listed();
         // What is not listed yet may be there and as it is to be (law 8).
-        let is_made = !objects.are_listed() || objects.notes(&name, rendered::RENDERED) == wanted;
-        Pod { is_made, hostaddr: objects.address(&name), ..Pod::default() }
+        let is_made = !listed || are_as_wanted(objects, &self.wanted(topology, node));
+        let labels = objects.labels(&rendered::pod_name(topology, node));
+        let labelled = labels.map(|labels| clients::labels_of(|label| labels.get(label).cloned()));
+        Pod {
+            is_made,
+            hostaddr: objects.address(&rendered::name(topology, node)),
+            is_writer: listed.then(|| are_as_wanted(objects, &clients::objects(topology, node))),
+            labelled,
+            ..Pod::default()
+        }
     }
 
     fn wanted(&self, topology: &ReplicaTopology, node: &NodeName) -> [Value; 2] {
-        [rendered::service(topology, node), rendered::stateful_set(topology, node, &self.program)]
+        let role = if self.writer(topology).as_ref() == Some(node) { Role::Primary } else { Role::Standby };
+        [rendered::service(topology, node), rendered::stateful_set(topology, node, role, &self.program)]
+    }
+
+    /// To whom those that write are led; to the first, before they are to anybody.
+    fn writer(&self, topology: &ReplicaTopology) -> Option<NodeName> {
+        let led = self.objects(topology).selects(&clients::writes_name(topology), rendered::NODE_LABEL);
+        let led = led.and_then(|node| NodeName::new(&node).ok());
+        led.or_else(|| lock(&self.desired).as_ref()?.root()?.members.first().cloned())
     }
 
     fn objects(&self, topology: &ReplicaTopology) -> &Objects {
@@ -158,7 +183,7 @@ impl Keeper {
 
     /// Asks the agents of those that have an address, once it is known who we are.
     fn listen(&self, pods: &Pods) {
-        let Some(trust) = self.trust.get() else { return };
+        let Some(trust) = self.certificates.trust() else { return };
         let at = |(node, pod): (&NodeName, &Pod)| {
             let address: IpAddr = pod.hostaddr.as_ref()?.parse().ok()?;
             Some((node.clone(), SocketAddr::new(address, rendered::AGENT_PORT)))
@@ -166,44 +191,12 @@ impl Keeper {
         self.agents.watch(&pods.iter().filter_map(at).collect(), &trust.operator);
     }
 
-    /// The authority of this topology and our own credentials; made where they are not there.
-    async fn trust(&self, topology: &ReplicaTopology) -> Result<&Trust, NotDone> {
-        self.trust.get_or_try_init(|| self.make_trust(topology)).await
-    }
-
-    async fn make_trust(&self, topology: &ReplicaTopology) -> Result<Trust, NotDone> {
-        let scope = format!("{}/{}", topology.namespace().unwrap_or_default(), topology.name_any());
-        let now = Timestamp::now();
-        let name = rendered::authority_name(topology);
-        let Certified { certificate, key } = Authority::new(&scope, now)?.own().clone();
-        let content = BTreeMap::from([("ca.crt".to_owned(), certificate), ("ca.key".to_owned(), key)]);
-        let kept = self.keep(topology, &name, None, content).await?;
-        let text = |key: &'static str| text(&name, &kept, key);
-        let own = Certified { certificate: text("ca.crt")?, key: text("ca.key")? };
-        let authority = Authority::of(&scope, own);
-        let name = rendered::operator_name(topology);
-        let kept = self.keep(topology, &name, None, content_of(&authority, authority.operator(now)?)).await?;
-        Ok(Trust { authority, operator: Credentials::from_secret(&name, &kept)? })
-    }
-
-    async fn keep(
-        &self,
-        topology: &ReplicaTopology,
-        name: &str,
-        node: Option<&NodeName>,
-        content: BTreeMap<String, String>,
-    ) -> Result<BTreeMap<String, ByteString>, NotMade> {
-        let metadata = rendered::metadata(topology, name, node);
-        let content = content.into_iter().map(|(key, text)| (key, text.into_bytes())).collect();
-        secret(&self.client, FIELD_MANAGER, &metadata, content).await
-    }
-
     /// Begins to do what was decided, unless that of before is still being done: it is decided again at the next look. Nobody
     /// waits for it, as an API server that is slow must not be what keeps a tree from being healed.
     pub fn carry_out(self: &Arc<Self>, deeds: &[Deed]) {
         let Some(desired) = lock(&self.desired).clone() else { return };
         let mut work = lock(&self.work);
-        let nothing = deeds.is_empty() && self.trust.initialized();
+        let nothing = deeds.is_empty() && !self.certificates.is_due() && !self.login.is_due();
         let forbidden = desired.automation == Automation::Observe || desired.deleting;
         let rests = work.rest.is_some_and(|(until, _)| Instant::now() < until);
         if nothing || forbidden || rests || work.task.as_ref().is_some_and(|task| !task.is_finished()) {
@@ -234,17 +227,22 @@ impl Keeper {
     /// All of it at once; says what could not be done, and whether all could.
     async fn work(&self, desired: &Desired, deeds: &[Deed]) -> bool {
         let topology = self.topology();
-        if let Err(why) = self.trust(&topology).await {
-            self.tell(&topology, desired.nodes.keys().next(), &why);
-            return false;
+        let first = desired.nodes.keys().next();
+        let mut all = true;
+        for known in [self.certify(&topology, desired).await, self.login(&topology).await] {
+            if let Err(why) = known {
+                all = false;
+                self.tell(&topology, first, &why);
+            }
         }
         let work = deeds.iter().map(|deed| async {
             match deed {
                 Deed::Make { node } => (node, self.make(&topology, node).await),
                 Deed::Order { node, assignment } => (node, self.order(desired, node, assignment).await),
+                Deed::Publish { writer } => (writer, self.publish(&topology, writer).await),
+                Deed::Label { node, labels } => (node, self.label(&topology, node, *labels).await),
             }
         });
-        let mut all = true;
         for (node, done) in join_all(work).await {
             match done {
                 Ok(()) => drop(lock(&self.told).remove(node)),
@@ -257,11 +255,43 @@ impl Keeper {
         all
     }
 
+    /// Looks after certificates. Whoever is asked by those of before is asked anew.
+    async fn certify(&self, topology: &ReplicaTopology, desired: &Desired) -> Result<(), NotDone> {
+        let is_made = |node: &&NodeName| self.objects(topology).address(&rendered::name(topology, node)).is_some();
+        let nodes: Vec<&NodeName> = desired.nodes.keys().filter(is_made).collect();
+        if self.certificates.look(&self.client, topology, &nodes).await? {
+            self.agents.forget();
+        }
+        Ok(())
+    }
+
+    async fn login(&self, topology: &ReplicaTopology) -> Result<(), NotDone> {
+        match self.certificates.trust().filter(|_| self.login.is_due()) {
+            Some(trust) => Ok(self.login.look(&self.client, topology, trust.authority()).await?),
+            None => Ok(()),
+        }
+    }
+
+    async fn publish(&self, topology: &ReplicaTopology, writer: &NodeName) -> Result<(), NotDone> {
+        for object in clients::objects(topology, writer) {
+            apply(&self.client, FIELD_MANAGER, &object).await?;
+        }
+        tracing::info!(topology = topology.name_any(), %writer, "those that write are led to it");
+        Ok(())
+    }
+
+    async fn label(&self, topology: &ReplicaTopology, node: &NodeName, labels: Labels) -> Result<(), NotDone> {
+        let (namespace, pod) = (topology.namespace().unwrap_or_default(), rendered::pod_name(topology, node));
+        let texts = clients::label_texts(labels).into();
+        label(&self.client, FIELD_MANAGER, (&namespace, &pod), &texts).await?;
+        let Labels { role, reads, reads_in_group } = labels;
+        tracing::info!(topology = topology.name_any(), %node, ?role, reads, reads_in_group, "its pod is labelled");
+        Ok(())
+    }
+
     /// Its Secret is first: a pod without it does not start.
     async fn make(&self, topology: &ReplicaTopology, node: &NodeName) -> Result<(), NotDone> {
-        let authority = &self.trust(topology).await?.authority;
-        let content = content_of(authority, authority.node(node, Timestamp::now())?);
-        self.keep(topology, &rendered::certificate_name(topology, node), Some(node), content).await?;
+        self.certificates.make(&self.client, topology, node).await?;
         for object in self.wanted(topology, node) {
             apply(&self.client, FIELD_MANAGER, &object).await?;
         }
@@ -272,7 +302,7 @@ impl Keeper {
     async fn order(&self, desired: &Desired, node: &NodeName, assignment: &Assignment) -> Result<(), NotDone> {
         let caller = self.agents.caller(node).ok_or(NotDone::NoAgent)?;
         let account = self.agents.account(node);
-        let orders = render::orders(desired, node, assignment, self.term, account.as_ref());
+        let orders = render::orders(desired, node, assignment, &self.wishes(), account.as_ref());
         caller.order(&orders).await?;
         tracing::info!(%node, role = ?orders.role, sources = ?assignment.sources, "ordered");
         self.agents.poke(node);
@@ -309,16 +339,12 @@ impl Keeper {
     }
 }
 
-fn content_of(authority: &Authority, certified: Certified) -> BTreeMap<String, String> {
-    [("tls.crt", certified.certificate), ("tls.key", certified.key), ("ca.crt", authority.own().certificate.clone())]
-        .map(|(key, text)| (key.to_owned(), text))
-        .into()
-}
-
-fn text(secret: &str, content: &BTreeMap<String, ByteString>, key: &'static str) -> Result<String, NotDone> {
-    let bytes = content.get(key).map(|ByteString(bytes)| bytes.clone()).unwrap_or_default();
-    let text = String::from_utf8(bytes).ok().filter(|text| !text.is_empty());
-    text.ok_or_else(|| NotDone::Broken(secret.to_owned(), key))
+fn are_as_wanted(objects: &Objects, wanted: &[Value]) -> bool {
+    let text = |object: &Value, path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    wanted.iter().all(|object| {
+        let (kind, name) = (text(object, "/kind"), text(object, "/metadata/name"));
+        objects.note(&kind, &name, rendered::RENDERED).as_deref() == rendered::note(object)
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

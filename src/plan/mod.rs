@@ -7,6 +7,7 @@
 
 mod adopt;
 mod brake;
+mod clients;
 mod diagnose;
 mod disk;
 pub mod explain;
@@ -31,7 +32,7 @@ mod world;
 
 pub use adopt::{Adoption, adopt};
 pub use explain::{Candidate, Explanation, Intent, explain, fallbacks as installed_fallbacks, intents};
-pub use pods::Deed;
+pub use pods::{Deed, Remark};
 pub use record::record;
 pub use routes::ORDER_MILLISECONDS;
 pub use slots::TEARDOWN_MILLISECONDS;

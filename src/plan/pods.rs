@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::step::Plan;
 use crate::model::orders::{Account, Data, Role};
-use crate::model::pods::{Assignment, Pods};
+use crate::model::pods::{Assignment, Labels, Pods};
 use crate::model::primary::Primary;
 use crate::model::{Automation, Desired, NodeName, Observed};
 
@@ -26,6 +26,27 @@ pub enum Deed {
         /// What.
         assignment: Assignment,
     },
+    /// Make whatever clients find the tree by, and lead those that write to this node.
+    Publish {
+        /// Which node.
+        writer: NodeName,
+    },
+    /// Have its pod in Kubernetes say what it is.
+    Label {
+        /// Which node.
+        node: NodeName,
+        /// What.
+        labels: Labels,
+    },
+}
+
+/// What a server in a pod does not have as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remark {
+    /// Something is left out or fails, in these words.
+    Trouble(String),
+    /// It takes new values of these parameters at its next start.
+    RestartFor(Vec<String>),
 }
 
 /// Whose data the tree has, and who is to write them.
@@ -41,8 +62,10 @@ pub fn tend(desired: &Desired, observed: &Observed, pods: &Pods, plan: &mut Plan
     if desired.automation == Automation::Observe || desired.deleting || pods.is_empty() {
         return;
     }
+    plan.remarks = pods.iter().filter_map(|(node, pod)| Some((node.clone(), remark(pod.account.as_ref()?)?))).collect();
     let unmade = pods.iter().filter(|(_, pod)| !pod.is_made);
     plan.deeds.extend(unmade.map(|(node, _)| Deed::Make { node: node.clone() }));
+    super::clients::lead(desired, observed, pods, plan);
     let Some(identity) = identity(desired, observed, pods) else { return };
     let mut busy = cloned_from(pods);
     let world = World { desired, observed, pods, plan, identity };
@@ -55,6 +78,14 @@ pub fn tend(desired: &Desired, observed: &Observed, pods: &Pods, plan: &mut Plan
         }
     }
     plan.deeds.extend(orders);
+}
+
+fn remark(account: &Account) -> Option<Remark> {
+    match (&account.trouble, &account.restart_for) {
+        (trouble, _) if !trouble.is_empty() => Some(Remark::Trouble(trouble.clone())),
+        (_, names) if !names.is_empty() => Some(Remark::RestartFor(names.clone())),
+        _ => None,
+    }
 }
 
 /// What a decision about a node goes by.
@@ -101,7 +132,7 @@ fn identity<'a>(desired: &'a Desired, observed: &'a Observed, pods: &'a Pods) ->
     }
 }
 
-fn seen_primary(observed: &Observed) -> Option<&Primary> {
+pub(super) fn seen_primary(observed: &Observed) -> Option<&Primary> {
     observed.memory.sight.as_ref().map(|sight| &sight.primary)
 }
 
@@ -119,7 +150,7 @@ fn identifier(account: &Account) -> Option<&str> {
 }
 
 /// The one whose agent was ordered last to write, where it is one.
-fn ordered_to_write(pods: &Pods) -> Option<&NodeName> {
+pub(super) fn ordered_to_write(pods: &Pods) -> Option<&NodeName> {
     let writes = |account: &Account| account.orders.as_ref().is_some_and(|orders| orders.role == Role::Primary);
     let mut all = pods.iter().filter(|(_, pod)| pod.account.as_ref().is_some_and(writes)).map(|(node, _)| node);
     all.next().filter(|_| all.next().is_none())

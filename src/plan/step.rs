@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::pods::Deed;
+use super::pods::{Deed, Remark};
 use super::tolerates::Tolerates;
 use crate::model::rooted::Rooted;
 use crate::model::{ByNode, Conninfo, Finding, Lsn, NodeName, Route, Sight};
@@ -322,6 +322,10 @@ pub struct Plan {
     pub tolerates: Tolerates,
     /// What is done about pods.
     pub deeds: Vec<Deed>,
+    /// Where readers find no standby in a pod that is as fresh as it is to be, and are led to what there is.
+    pub all_too_stale: bool,
+    /// What servers in pods do not have as it was asked for, by node, as their agents say.
+    pub remarks: ByNode<Remark>,
     /// When to look again at the latest, in milliseconds.
     pub look_again_after_milliseconds: u64,
 }

@@ -8,18 +8,31 @@ use kube::{Resource as _, ResourceExt as _};
 use rustc_hash::FxHasher;
 use serde_json::{Value, json};
 
+use super::clients::label_texts;
 use super::way::CERTIFICATES;
 use crate::api::ReplicaTopology;
 use crate::model::NodeName;
+use crate::model::orders::Role;
+use crate::model::pods::Labels;
 
 /// The port of PostgreSQL.
 pub const POSTGRES_PORT: u16 = 5432;
 /// The port on which an agent takes orders.
 pub const AGENT_PORT: u16 = 8009;
+/// The port on which an agent says whether its PostgreSQL answers, and nothing else.
+const HEALTH_PORT: u16 = 8008;
 /// Which topology an object is of.
 pub const TOPOLOGY_LABEL: &str = "waltree.dev/topology";
 /// Which node an object is of.
 pub const NODE_LABEL: &str = "waltree.dev/node";
+/// What the server of a pod is: `primary` or `standby`.
+pub const ROLE_LABEL: &str = "waltree.dev/role";
+/// The group of a node.
+pub const GROUP_LABEL: &str = "waltree.dev/group";
+/// Whether readers are led to a pod who are led to any: `in` or `out`.
+pub const READS_LABEL: &str = "waltree.dev/reads";
+/// Whether readers are led to a pod who are led to those of its group.
+pub const GROUP_READS_LABEL: &str = "waltree.dev/reads-in-group";
 /// What an object was made from last.
 pub const RENDERED: &str = "waltree.dev/rendered";
 
@@ -38,6 +51,11 @@ const GRACE_SECONDS: i64 = 60;
 /// What the name of everything of a node begins with.
 pub fn name(topology: &ReplicaTopology, node: &NodeName) -> String {
     format!("{}-{node}", topology.name_any())
+}
+
+/// The pod of a node.
+pub fn pod_name(topology: &ReplicaTopology, node: &NodeName) -> String {
+    format!("{}-0", name(topology, node))
 }
 
 /// The Secret of its certificate.
@@ -100,7 +118,12 @@ pub fn service(topology: &ReplicaTopology, node: &NodeName) -> Value {
 }
 
 /// What runs a node. `program` is the image that our own program is copied from.
-pub fn stateful_set(topology: &ReplicaTopology, node: &NodeName, program: &str) -> Value {
+///
+/// `role` is for whoever is made anew while nobody of ours is there.
+pub fn stateful_set(topology: &ReplicaTopology, node: &NodeName, role: Role, program: &str) -> Value {
+    let mut of_pod = labels(topology, Some(node));
+    of_pod.extend(label_texts(Labels::first(role)).map(|(name, value)| (name.to_owned(), value.to_owned())));
+    of_pod.extend(node.as_str().rsplit_once('-').map(|(group, _)| (GROUP_LABEL.to_owned(), group.to_owned())));
     rendered(json!({
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
@@ -113,7 +136,7 @@ pub fn stateful_set(topology: &ReplicaTopology, node: &NodeName, program: &str) 
             "updateStrategy": {"type": "OnDelete"},
             "selector": {"matchLabels": selector(topology, node)},
             "template": {
-                "metadata": {"labels": labels(topology, Some(node))},
+                "metadata": {"labels": of_pod, "annotations": {"kubectl.kubernetes.io/default-container": "postgres"}},
                 "spec": pod(topology, node, program),
             },
             "volumeClaimTemplates": [{
@@ -161,8 +184,12 @@ fn pod(topology: &ReplicaTopology, node: &NodeName, program: &str) -> Value {
             "env": environment(),
             "ports": [
                 {"name": "postgres", "containerPort": POSTGRES_PORT}, {"name": "agent", "containerPort": AGENT_PORT},
+                {"name": "health", "containerPort": HEALTH_PORT},
             ],
-            "readinessProbe": {"tcpSocket": {"port": POSTGRES_PORT}, "periodSeconds": 1},
+            "readinessProbe": {
+                "httpGet": {"port": HEALTH_PORT, "path": "/readyz"},
+                "periodSeconds": 1, "timeoutSeconds": 1, "failureThreshold": 2,
+            },
             "securityContext": security,
             "volumeMounts": [
                 {"name": "data", "mountPath": VOLUME},
@@ -197,6 +224,7 @@ fn environment() -> Value {
         ("WALTREE_PORT", POSTGRES_PORT.to_string()),
         ("WALTREE_CERTIFICATES", CERTIFICATES.to_owned()),
         ("WALTREE_LISTEN", format!("0.0.0.0:{AGENT_PORT}")),
+        ("WALTREE_HEALTH", format!("0.0.0.0:{HEALTH_PORT}")),
     ];
     places.map(|(name, value)| json!({"name": name, "value": value})).into_iter().collect()
 }
@@ -214,11 +242,29 @@ fn spread(topology: &ReplicaTopology) -> Value {
 }
 
 /// With a note of what it was made from, by which it is known again: the API server adds to what it is given.
-fn rendered(mut object: Value) -> Value {
+pub(super) fn rendered(mut object: Value) -> Value {
     let mut hasher = FxHasher::default();
     hasher.write(object.to_string().as_bytes());
     object["metadata"]["annotations"] = json!({RENDERED: format!("{:016x}", hasher.finish())});
     object
+}
+
+/// When a certificate is to be made anew, as an annotation of its Secret.
+pub const RENEW_AFTER: &str = "waltree.dev/renew-after";
+
+/// What the Secret of a certificate for these `names` has beside what is in it.
+pub fn certificate_metadata(
+    topology: &ReplicaTopology,
+    name: &str,
+    node: Option<&NodeName>,
+    names: &[String],
+    renew_after: &str,
+) -> Value {
+    let mut hasher = FxHasher::default();
+    hasher.write(names.join(" ").as_bytes());
+    let mut described = metadata(topology, name, node);
+    described["annotations"] = json!({RENDERED: format!("{:016x}", hasher.finish()), RENEW_AFTER: renew_after});
+    described
 }
 
 /// What [`RENDERED`] says of an object.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::NodeName;
+use crate::model::parameters::{BadParameter, FIXED, FIXED_SINCE, check};
 
 /// What every server begins with, and users may set otherwise. Values and reasons: postgres-facts.md, "Recommended GUCs".
 const DEFAULTS: &[(&str, &str)] = &[
@@ -14,59 +15,6 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("hot_standby_feedback", "on"),
     ("max_connections", "100"),
     ("password_encryption", "scram-sha-256"),
-];
-
-/// What is the same everywhere, whoever asks. Each stands for a promise that would not hold otherwise.
-const FIXED: &[(&str, &str)] = &[
-    ("listen_addresses", "*"),
-    ("hot_standby", "on"),
-    ("wal_level", "replica"),
-    // Whoever was primary comes back by a rewind, which needs one of this and checksums (10).
-    ("wal_log_hints", "on"),
-    ("recovery_target_timeline", "latest"),
-    ("full_page_writes", "on"),
-    // An upstream that is frozen or gone without a word is left after this (1.5), less gives false alarms.
-    ("wal_receiver_timeout", "3s"),
-    ("wal_receiver_status_interval", "1s"),
-    ("wal_receiver_create_temp_slot", "off"),
-    ("wal_retrieve_retry_interval", "250ms"),
-    // Frees the slot of a child that is gone, which it needs when it comes back (2.2).
-    ("wal_sender_timeout", "5s"),
-    // Whoever can write to the socket is let in without a password.
-    ("unix_socket_permissions", "0700"),
-    ("log_destination", "stderr"),
-    ("logging_collector", "off"),
-];
-
-/// The same, of versions that have them: idle slots of standbys are there on purpose.
-const FIXED_SINCE: &[(u32, &str, &str)] =
-    &[(17, "allow_alter_system", "on"), (18, "idle_replication_slot_timeout", "0")];
-
-/// Set elsewhere, or by nobody: places of files, what recovery aims at, and what makes a standby of whom.
-const REFUSED: &[&str] = &[
-    "archive_cleanup_command",
-    "cluster_name",
-    "config_file",
-    "data_directory",
-    "external_pid_file",
-    "hba_file",
-    "ident_file",
-    // No parameters but directives, which would bring in whatever is refused here.
-    "include",
-    "include_dir",
-    "include_if_exists",
-    "max_replication_slots",
-    "max_wal_senders",
-    "port",
-    "primary_conninfo",
-    "primary_slot_name",
-    "promote_trigger_file",
-    "recovery_end_command",
-    "recovery_min_apply_delay",
-    "restart_after_crash",
-    "synchronous_standby_names",
-    "unix_socket_directories",
-    "unix_socket_group",
 ];
 
 /// What one server is, as far as its configuration goes.
@@ -83,26 +31,12 @@ pub struct Server<'a> {
     /// How many servers may ever be its children. The same for all of a tree: a standby does not start with less than its
     /// primary has.
     pub children_max: u32,
+    /// What some parameters may not be less than; a standby would not start.
+    pub floors: &'a BTreeMap<String, u64>,
     /// Its `primary_conninfo`; empty for one that has no upstream yet.
     pub route: &'a str,
     /// The folder of its certificate and of the authority's; `None` where there is no TLS.
     pub certificates: Option<&'a str>,
-}
-
-/// A parameter of users that cannot be written.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadParameter {
-    /// waltree sets it.
-    #[error("postgres.parameters: {0:?} is set by waltree and cannot be set here. Remove it")]
-    Ours(String),
-    /// No name of a parameter.
-    #[error(
-        "postgres.parameters: {0:?} is no name of a parameter. Write it as PostgreSQL's documentation does, as in work_mem"
-    )]
-    Name(String),
-    /// A value of more than one line.
-    #[error("postgres.parameters: the value of {0:?} holds a character that no setting can hold. Write it in one line")]
-    Value(String),
 }
 
 /// The text of the file. Senders and slots are for all children, and as many again for backups and what comes and goes.
@@ -136,29 +70,14 @@ pub fn settings(server: &Server<'_>, users: &BTreeMap<String, String>) -> Result
         ("primary_slot_name", if server.route.is_empty() { "" } else { server.node.slot() }),
     ];
     all.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    for (name, floor) in server.floors {
+        // What is no number is for PostgreSQL to refuse.
+        if all.get(name).is_none_or(|value| value.parse().is_ok_and(|value: u64| value < *floor)) {
+            all.insert(name.clone(), floor.to_string());
+        }
+    }
     all.extend(tls(server.certificates));
     Ok(lines(all.iter().map(|(name, value)| format!("{name} = {}", quoted(value)))))
-}
-
-/// Names are the same in any case. Those of extensions have a point.
-fn check(name: &str, value: &str) -> Result<String, BadParameter> {
-    let lower = name.to_ascii_lowercase();
-    let part = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-    };
-    if !lower.split('.').all(part) || lower.split('.').count() > 2 {
-        return Err(BadParameter::Name(name.to_owned()));
-    }
-    let fixed = FIXED.iter().map(|(fixed, _)| *fixed).chain(FIXED_SINCE.iter().map(|(_, fixed, _)| *fixed));
-    let ours = fixed.chain(REFUSED.iter().copied()).any(|ours| ours == lower);
-    if ours || lower.starts_with("recovery_target") || lower.starts_with("ssl") {
-        return Err(BadParameter::Ours(name.to_owned()));
-    }
-    if value.contains(['\n', '\r', '\0']) {
-        return Err(BadParameter::Value(name.to_owned()));
-    }
-    Ok(lower)
 }
 
 /// PostgreSQL's configuration reads a backslash as the begin of an escape.
@@ -181,8 +100,11 @@ fn lines(all: impl Iterator<Item = String>) -> String {
 mod tests {
     use super::*;
 
+    static NONE: BTreeMap<String, u64> = BTreeMap::new();
+
     fn server(node: &NodeName) -> Server<'_> {
         Server {
+            floors: &NONE,
             node,
             version: 18,
             port: 5432,
@@ -208,19 +130,25 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_given_no_less_than_its_primary_has() {
+        let floors = [("max_connections".to_owned(), 200), ("max_locks_per_transaction".to_owned(), 64)].into();
+        let node = NodeName::new("eu-1").unwrap();
+        let with = |value: &str| {
+            let users = [("max_connections".to_owned(), value.to_owned())].into();
+            settings(&Server { floors: &floors, ..server(&node) }, &users).unwrap()
+        };
+        for (asked, given) in [("100", "200"), ("300", "300"), ("many", "many")] {
+            let text = with(asked);
+            assert!(text.contains(&format!("max_connections = '{given}'\nmax_locks_per_transaction = '64'")), "{text}");
+        }
+    }
+
+    #[test]
     fn a_value_cannot_begin_a_line_or_leave_its_quotes() {
         let text = rendered(&[("search_path", r"a'; fsync = off\n#")]).unwrap();
         assert!(text.contains(r"search_path = 'a''; fsync = off\\n#'"), "{text}");
         assert_eq!(rendered(&[("work_mem", "1\nfsync = off")]), Err(vec![BadParameter::Value("work_mem".into())]));
         let name = "work_mem = 1\nfsync";
         assert_eq!(rendered(&[(name, "off")]), Err(vec![BadParameter::Name(name.into())]));
-    }
-
-    #[test]
-    fn what_waltree_sets_is_refused_by_name_and_all_at_once() {
-        let refused =
-            rendered(&[("Port", "1"), ("ssl_ca_file", "x"), ("recovery_target_lsn", "0/0"), ("work_mem", "1MB")]);
-        let ours = |name: &str| BadParameter::Ours(name.to_owned());
-        assert_eq!(refused, Err(vec![ours("Port"), ours("recovery_target_lsn"), ours("ssl_ca_file")]));
     }
 }

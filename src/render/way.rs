@@ -1,8 +1,9 @@
 //! How the servers of a topology reach each other, and the orders by which they do.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::model::orders::{Account, Data, Orders, STANDBY_ROLE, Source};
+use crate::model::orders::{Account, Application, Data, Orders, Role, STANDBY_ROLE, Source};
 use crate::model::pods::Assignment;
 use crate::model::{Conninfo, Desired, NodeName};
 
@@ -28,17 +29,41 @@ fn way(node: &NodeName, address: IpAddr) -> String {
     way.to_string()
 }
 
+/// What every server of a tree is told alike, whatever is decided about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wishes {
+    /// The term of whoever gives orders.
+    pub term: u64,
+    /// What the primary has for clients; `None` where that is not known.
+    pub application: Option<Application>,
+    /// Users' parameters of PostgreSQL.
+    pub parameters: BTreeMap<String, String>,
+    /// Users' lines of pg_hba.conf.
+    pub hba: Vec<String>,
+}
+
+impl Wishes {
+    /// What the orders of a node say of the application: nothing but what is known, and what was told before otherwise.
+    fn application(&self, role: Role, followed: Option<&Orders>) -> Option<Application> {
+        let told = || followed.and_then(|followed| followed.application.clone());
+        let is_told = |known: &Application| told().filter(|told| told.secret_version == known.secret_version);
+        let known = self.application.as_ref().map(|known| is_told(known).unwrap_or_else(|| known.clone()));
+        known.or_else(told).filter(|_| role == Role::Primary)
+    }
+}
+
 /// The orders of a node. Of one that has data it stays in them as it was whom they were cloned from, so that nothing changes
 /// while nothing is decided.
 pub fn orders(
     desired: &Desired,
     node: &NodeName,
     assignment: &Assignment,
-    term: u64,
+    wishes: &Wishes,
     account: Option<&Account>,
 ) -> Orders {
-    let followed = account.filter(|account| account.data != Data::None).and_then(|account| account.orders.as_ref());
-    let same = followed.filter(|followed| {
+    let followed = account.and_then(|account| account.orders.as_ref());
+    let same = followed.filter(|_| account.is_some_and(|account| account.data != Data::None));
+    let same = same.filter(|followed| {
         followed.sources.iter().map(|source| source.node.as_str()).eq(assignment.sources.iter().map(NodeName::as_str))
     });
     let sources: Vec<Source> = match same {
@@ -48,14 +73,15 @@ pub fn orders(
     let route = sources.first().map(|source| source.conninfo.clone()).unwrap_or_default();
     Orders {
         node: node.to_string(),
-        term,
+        term: wishes.term,
         children_max: children_max(desired),
         role: assignment.role,
         system_identifier: assignment.system_identifier.map(|identifier| identifier.to_string()),
         sources,
         route,
-        parameters: [].into(),
-        hba: Vec::new(),
+        application: wishes.application(assignment.role, followed),
+        parameters: wishes.parameters.clone(),
+        hba: wishes.hba.clone(),
     }
 }
 
@@ -66,15 +92,20 @@ fn source(desired: &Desired, node: &NodeName) -> Option<Source> {
 
 /// Whether the orders that a node follows are of this term and say of its server what the spec does now, and where to clone
 /// from as far as that is to be done, whatever was decided about it.
-pub fn is_current(desired: &Desired, account: &Account, term: u64) -> bool {
+pub fn is_current(desired: &Desired, account: &Account, wishes: &Wishes) -> bool {
     let Some(orders) = &account.orders else { return false };
     let there = |given: &Source| {
         let node = NodeName::new(&given.node).ok();
         node.and_then(|node| source(desired, &node)).as_ref() == Some(given)
     };
-    let settings =
-        orders.children_max == children_max(desired) && orders.parameters.is_empty() && orders.hba.is_empty();
-    orders.term == term && settings && (account.data != Data::None || orders.sources.iter().all(there))
+    let settings = orders.children_max == children_max(desired)
+        && orders.parameters == wishes.parameters
+        && orders.hba == wishes.hba;
+    let application = wishes.application(orders.role, Some(orders)) == orders.application;
+    orders.term == wishes.term
+        && application
+        && settings
+        && (account.data != Data::None || orders.sources.iter().all(there))
 }
 
 /// What a server may ever have to feed. The same for all, and generous: to raise it takes a restart of everybody.

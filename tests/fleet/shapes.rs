@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use waltree::model::check::check;
-use waltree::model::{Automation, ByNode, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
+use waltree::model::{
+    Automation, ByNode, Desired, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec, Reads,
+};
 
 use super::Fleet;
 
@@ -35,6 +37,7 @@ pub(crate) fn desired(shape: &Shape) -> Desired {
         acknowledged: BTreeSet::new(),
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 4, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 30, settle_seconds: 5 },
+        reads: Reads::default(),
         groups: Vec::new(),
         nodes: ByNode::default(),
     };

@@ -1,6 +1,6 @@
 //! The conditions: each judged from what is seen and planned, each with what to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Primary, View, changes, texts};
 use crate::api::conditions::{ConditionType, Truth, Verdict};
@@ -8,7 +8,7 @@ use crate::api::reason::{Plain, Reason};
 use crate::model::rooted::Rooted;
 use crate::model::tree::Edge;
 use crate::model::{Automation, Diagnosis, Finding, Group, Management, NodeName, about};
-use crate::plan::{Planned, Readiness, Step, TICK_MILLISECONDS, Wait, WaitReason};
+use crate::plan::{Planned, Readiness, Remark, Step, TICK_MILLISECONDS, Wait, WaitReason};
 
 const NOTHING: &str = "Nothing to do.";
 
@@ -90,6 +90,14 @@ fn serving(view: &View<'_>) -> Verdict {
     // A group that is surely down says more than one of which it is not known.
     groups.sort_by_key(|group| unclear(view, group).is_some());
     let Some(group) = groups.first() else {
+        if view.plan.all_too_stale {
+            let seconds = view.desired.reads.max_staleness_seconds;
+            let message = format!(
+                "No standby that readers could be led to is at most {seconds} s behind, so they are led to all that are of this \
+                 tree. See Rooted, and what keeps their replay."
+            );
+            return Verdict::new(Truth::False, Plain::AllTooStale, message);
+        }
         let message = format!("Every group has a node that is rooted and not lagging. {NOTHING}");
         return Verdict::new(Truth::True, Plain::EveryGroupServes, message);
     };
@@ -279,7 +287,35 @@ fn converged(view: &View<'_>) -> Verdict {
         let message = format!("{alone} receives from nobody at the moment and {what}");
         return Verdict::new(Truth::False, Plain::Waiting, message);
     }
-    Verdict::new(Truth::True, Plain::AsDeclared, format!("The tree is as declared. {NOTHING}"))
+    remarked(view)
+        .unwrap_or_else(|| Verdict::new(Truth::True, Plain::AsDeclared, format!("The tree is as declared. {NOTHING}")))
+}
+
+/// What servers in pods say themselves. What fails is before what only waits for a start.
+fn remarked(view: &View<'_>) -> Option<Verdict> {
+    let remarks = &view.plan.remarks;
+    let trouble = remarks.iter().find_map(|(node, remark)| match remark {
+        Remark::Trouble(trouble) => Some((node, trouble)),
+        Remark::RestartFor(_) => None,
+    });
+    if let Some((node, trouble)) = trouble {
+        let message = about(node.as_str(), &texts::sentence(trouble));
+        return Some(Verdict::new(Truth::False, Plain::NotAsOrdered, message));
+    }
+    let nodes = texts::names(remarks.keys().map(NodeName::as_str));
+    let names: BTreeSet<&str> = remarks
+        .values()
+        .flat_map(|remark| match remark {
+            Remark::RestartFor(names) => names.iter().map(String::as_str).collect::<Vec<_>>(),
+            Remark::Trouble(_) => Vec::new(),
+        })
+        .collect();
+    let message = format!(
+        "{nodes} will take new values of {} when started anew. Delete their pods one at a time: leaves first, then relays, \
+         the primary last.",
+        texts::names(names.into_iter())
+    );
+    (!remarks.is_empty()).then(|| Verdict::new(Truth::False, Plain::RestartNeeded, message))
 }
 
 /// Seen without a walreceiver for about a tick: one that is started anew is away for milliseconds.

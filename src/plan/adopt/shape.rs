@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::names;
 use crate::model::check::feeder_ranks;
-use crate::model::{Automation, Desired, Found, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec};
+use crate::model::{
+    Automation, Desired, Found, Group, GroupName, Healing, Limits, Management, NodeName, NodeSpec, Reads,
+};
 
 /// So many standbys that feed nobody stand beside the primary in the root group; more of them are readers rather than
 /// heirs, and each member of the root group has a slot on every other.
@@ -233,6 +235,7 @@ impl Writing<'_> {
             acknowledged: BTreeSet::new(),
             limits: LIMITS,
             healing: HEALING,
+            reads: Reads::default(),
             groups: self.groups,
             nodes: nodes.into_iter().collect(),
         };
