@@ -304,6 +304,13 @@ async fn an_application_gets_its_database_once_and_its_password_whenever_it_is_a
     follow(with("third", "3")).await;
     let databases = psql(&by_socket, "SELECT count(*) FROM pg_database WHERE datname = 'shop'");
     assert_eq!(databases, Ok("0".to_owned()));
+    // A role that somebody else has made keeps its password.
+    psql(&by_socket, "CREATE ROLE theirs LOGIN PASSWORD 'theirs'").unwrap();
+    let mut orders = with("ours", "4");
+    orders.application.as_mut().unwrap().owner = "theirs".to_owned();
+    follow(orders).await;
+    eventually("it is told", async || caller.account().await.unwrap().trouble.contains("COMMENT ON ROLE theirs")).await;
+    assert_eq!(psql(&with_password(&primary, "theirs", "theirs", "postgres"), "SELECT 1"), Ok("1".to_owned()));
     let log = fs::read_to_string(primary.folder.join("log")).unwrap();
     assert!(!log.contains("SCRAM-SHA-256$") && log.contains("the application's password is set"), "{log}");
 }
@@ -364,4 +371,29 @@ async fn another_certificate_is_shown_without_a_restart() {
     let certified = nodes.authority.node(&primary.name, vec!["later".to_owned()], Timestamp::now()).unwrap();
     nodes.keep("core-1-tls", &certified);
     eventually("it shows the new one", async || psql(&way("later"), started).as_ref() == Ok(&before)).await;
+}
+
+#[tokio::test]
+async fn a_parameter_with_which_it_does_not_come_up_is_left_out_after_some_starts() {
+    let nodes = Nodes::new();
+    let (primary, caller) = primary(&nodes).await;
+    let parameters = [("shared_preload_libraries", "no_such_library"), ("work_mem", "7MB")];
+    let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let orders = Orders { parameters: parameters.into(), ..primary.orders(Role::Primary) };
+    caller.order(&orders).await.unwrap();
+    let account = async || caller.account().await.unwrap();
+    eventually("it waits for a start", async || account().await.restart_for == ["shared_preload_libraries"]).await;
+
+    let pid = fs::read_to_string(primary.folder.join("pg/postmaster.pid")).unwrap();
+    primary.guarded.signal("KILL", pid.lines().next().unwrap().parse().unwrap());
+    eventually("it is told", async || account().await.trouble.contains("did not come up with postgres.parameters"))
+        .await;
+    let by_socket = format!("host={} port={} user=postgres dbname=postgres", primary.folder.display(), primary.port);
+    eventually("it runs", async || psql(&by_socket, "SHOW work_mem") == Ok("4MB".to_owned())).await;
+    eventually("it is the primary", async || account().await.as_ordered).await;
+
+    let parameters = [("work_mem".to_owned(), "7MB".to_owned())].into();
+    caller.order(&Orders { parameters, ..orders }).await.unwrap();
+    eventually("others are tried", async || psql(&by_socket, "SHOW work_mem") == Ok("7MB".to_owned())).await;
+    eventually("all is well", async || account().await.trouble.is_empty()).await;
 }

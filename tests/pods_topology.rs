@@ -12,7 +12,7 @@ use support::postgres::eventually;
 fn three(namespace: &Namespace) {
     namespace.apply(
         "{apiVersion: waltree.dev/v1alpha1, kind: ReplicaTopology, metadata: {name: orders}, spec: {
-           postgres: {image: 'waltree.test/postgres:15'}, groups: [{name: core, replicas: 3}]}}",
+           postgres: {image: 'waltree.test/postgres:15'}}}",
     );
 }
 

@@ -148,3 +148,16 @@ fn a_demo_that_finds_its_port_taken_says_which_and_touches_no_cluster() {
     assert!(!String::from_utf8_lossy(&ran.stdout).contains("applied"), "{ran:?}");
     assert_eq!(ran.status.code(), Some(1));
 }
+
+#[test]
+fn what_installs_all_is_all_that_installs_each() {
+    let repository = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let parts = ["crds/waltree.dev_replicatopologies.yaml", "deploy/rbac.yaml", "deploy/operator.yaml"];
+    let parts = parts.map(|file| std::fs::read_to_string(repository.join(file)).unwrap());
+    let whole = parts.map(|part| part.trim_start_matches("---\n").to_owned()).join("---\n");
+    let file = repository.join("deploy/install.yaml");
+    if std::env::var_os("WALTREE_BLESS").is_some() {
+        std::fs::write(&file, &whole).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap_or_default(), whole, "set WALTREE_BLESS=1");
+}

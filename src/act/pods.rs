@@ -29,17 +29,18 @@ pub enum NotMade {
     NoObject(String, #[source] serde_json::Error),
 }
 
-/// Applies one object as it is to be, as `manager`. What others have set beside it stays.
+/// Applies one object as it is to be, as `manager`. What others have set beside it stays. One that is not known to be `ours` is
+/// not taken from others who have set the same.
 ///
 /// # Errors
 /// When the API server does not take it.
-pub async fn apply(client: &Client, manager: &str, object: &Value) -> Result<(), NotMade> {
+pub async fn apply(client: &Client, manager: &str, object: &Value, ours: bool) -> Result<(), NotMade> {
     let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
     let (group, version) = version.split_once('/').unwrap_or(("", &version));
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &text("/metadata/namespace"), &resource);
-    let parameters = PatchParams::apply(manager).force();
+    let parameters = PatchParams { force: ours, ..PatchParams::apply(manager) };
     let patch = Patch::Apply(object);
     let request = api.patch(&name, &parameters, &patch);
     match tokio::time::timeout(REQUEST, request).await {
@@ -82,6 +83,19 @@ pub async fn secret(
     }
 }
 
+/// A Secret, where it is there.
+///
+/// # Errors
+/// When that cannot be told.
+pub async fn existing(client: &Client, metadata: &Value) -> Result<Option<Secret>, NotMade> {
+    let text = |field: &str| metadata[field].as_str().unwrap_or_default();
+    let (name, api) = (text("name"), Api::<Secret>::namespaced(client.clone(), text("namespace")));
+    match tokio::time::timeout(REQUEST, api.get_opt(name)).await {
+        Ok(there) => there.map_err(|error| NotMade::Refused("Secret".to_owned(), name.to_owned(), Box::new(error))),
+        Err(_) => Err(NotMade::Overdue("Secret".to_owned(), name.to_owned())),
+    }
+}
+
 /// Sets some of what is in a Secret, and leaves the rest as it is.
 ///
 /// # Errors
@@ -94,7 +108,8 @@ pub async fn amend(
 ) -> Result<(), NotMade> {
     let content: BTreeMap<&String, ByteString> =
         content.iter().map(|(key, bytes)| (key, ByteString(bytes.clone()))).collect();
-    apply(client, manager, &json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": content})).await
+    apply(client, manager, &json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": content}), true)
+        .await
 }
 
 /// Sets labels of a pod. One that is gone needs none: whoever takes its place has it from its StatefulSet.

@@ -10,6 +10,10 @@ use super::refused::Refused;
 use super::{NotAsOrdered, NotConfigured, Place, data, programs};
 use crate::model::orders::Orders;
 
+/// After so many starts in vain in a row nothing that users want is asked of it: not all that keeps it from coming up is seen
+/// before, a library that is not there for one.
+const PLAIN_AFTER: u32 = 3;
+
 /// What is known of them.
 #[derive(Default)]
 pub(super) struct Files {
@@ -23,14 +27,18 @@ pub(super) struct Files {
     refused: Refused,
     /// The certificates that it was told to read last.
     certificates: Vec<u8>,
-    /// Whether it did not come up last: whatever was written last may be why.
-    in_doubt: bool,
+    /// Whether something was written that it has not read: by this agent, or perhaps by the one before.
+    unread: bool,
+    /// How often in a row it did not come up: whatever was written last may be why.
+    failures: u32,
+    /// Whether nothing is asked of it that users want, as it did not come up with that.
+    plain: bool,
 }
 
 impl Files {
     /// There are other orders.
     pub(super) fn forget(&mut self) {
-        (self.refused, self.checked) = (Refused::default(), false);
+        (self.refused, self.checked, self.plain) = (Refused::default(), false, false);
     }
 
     /// The data may be others.
@@ -40,20 +48,41 @@ impl Files {
 
     /// PostgreSQL has ended.
     pub(super) fn ended(&mut self, came_up: bool) {
-        self.in_doubt = !came_up;
+        self.failures = if came_up { 0 } else { self.failures + 1 };
+        self.plain |= self.failures >= PLAIN_AFTER;
+    }
+
+    /// Whether something was written that it has not read.
+    pub(super) fn are_unread(&self) -> bool {
+        self.unread
+    }
+
+    /// It has read all, or is about to.
+    pub(super) fn were_read(&mut self) {
+        self.unread = false;
+    }
+
+    /// Somebody else may have written.
+    pub(super) fn may_be_unread(&mut self) {
+        self.unread = true;
     }
 
     /// What is left out, for people; empty where nothing is.
     pub(super) fn told(&self) -> String {
+        if self.plain {
+            return "PostgreSQL did not come up with postgres.parameters, several times: it is started without them until they \
+                    are others"
+                .to_owned();
+        }
         self.refused.told()
     }
 
-    /// Writes what differs; true where something did. PostgreSQL can tell of settings at any time, and of who is let in only
+    /// Writes what differs. PostgreSQL can tell of settings at any time, and of who is let in only
     /// while it runs: until it `answers` nobody new is.
     ///
     /// # Errors
     /// When it cannot be written, or PostgreSQL not be asked.
-    pub(super) async fn write(&mut self, place: &Place, orders: &Orders, answers: bool) -> Result<bool, NotAsOrdered> {
+    pub(super) async fn write(&mut self, place: &Place, orders: &Orders, answers: bool) -> Result<(), NotAsOrdered> {
         let version = match self.version {
             Some(version) => version,
             None => *self.version.insert(programs::version().await?),
@@ -63,35 +92,38 @@ impl Files {
             None => data::floors(&place.data).await?,
         };
         let floors = &*self.floors.insert(floors);
-        let there = if answers || self.in_doubt { Vec::new() } else { lines_there(&place.data) };
-        let mut changed = false;
+        let there = if answers || self.failures > 0 { Vec::new() } else { lines_there(&place.data) };
         loop {
             let mut wanted = self.refused.without(orders);
             wanted.hba.retain(|line| answers || there.contains(line));
-            let written = configure::write(place, &wanted, version, floors)?;
-            changed |= written;
-            if self.checked && !written {
-                return Ok(changed);
+            if self.plain {
+                wanted.parameters.clear();
             }
+            let written = configure::write(place, &wanted, version, floors)?;
+            // Before anything is waited for: whoever waits may be given up.
+            self.unread |= written;
+            if self.checked && !written {
+                return Ok(());
+            }
+            self.checked = false;
             match programs::faults(&place.data).await? {
                 None => self.checked = true,
-                Some(said) if self.refused.learn_parameters(&said, &orders.parameters) => self.checked = false,
+                Some(said) if self.refused.learn_parameters(&said, &orders.parameters) => {}
                 Some(said) => return Err(NotConfigured::Refused(said).into()),
             }
         }
     }
 
-    /// Whether the certificates are others than when this was asked last: Kubernetes puts new ones in their place.
-    pub(super) fn are_certificates_new(&mut self, place: &Place) -> bool {
+    /// Kubernetes puts new certificates in the place of those that are there.
+    pub(super) fn look_at_certificates(&mut self, place: &Place) {
         let read = |folder: &PathBuf| {
             let files = ["tls.crt", "tls.key", "ca.crt"].map(|file| fs::read(folder.join(file)));
             files.into_iter().collect::<Result<Vec<_>, _>>().map(|files| files.concat())
         };
         // What cannot be read now may be on its way.
-        let Some(Ok(now)) = place.certificates.as_ref().map(read) else { return false };
-        let is_new = !self.certificates.is_empty() && self.certificates != now;
+        let Some(Ok(now)) = place.certificates.as_ref().map(read) else { return };
+        self.unread |= !self.certificates.is_empty() && self.certificates != now;
         self.certificates = now;
-        is_new
     }
 
     /// Leaves out lines that PostgreSQL says these `faults` of.

@@ -109,7 +109,14 @@ enum NotAsOrdered {
 /// [`NotBegun`] when it cannot begin.
 pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), NotBegun> {
     let Settings { orders: file, place, listen, health } = settings;
-    let orders = orders::read(&file)?;
+    let orders = match orders::read(&file) {
+        // Whoever can be given others waits for them.
+        Err(why) if listen.is_some() => {
+            error!("{}", chain(&why));
+            None
+        }
+        read => read?,
+    };
     if orders.is_none() && listen.is_none() {
         return Err(NotBegun::Nothing(file));
     }
@@ -142,8 +149,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), NotB
         files: Files::default(),
         again: AGAIN_MIN,
         told: String::new(),
+        said: String::new(),
         open: false,
-        reload_owed: false,
         looks_for_restart: 0,
     };
     agent.live(reports, news, stop).await;
@@ -195,10 +202,10 @@ struct Agent {
     again: Duration,
     /// What was said last of why something is not as ordered.
     told: String,
+    /// What is not as it is to be though it is open.
+    said: String,
     /// Whether it was seen to be what it is to be.
     open: bool,
-    /// Whether files were written that it has not read: by this agent, or perhaps by the one before.
-    reload_owed: bool,
     /// At how many looks to come it is asked what it takes at its next start only: it takes a moment to know.
     looks_for_restart: u8,
 }
@@ -232,13 +239,19 @@ impl Agent {
         let now = Instant::now();
         self.postgres = match report {
             Report::Running(pid) => {
-                self.reload_owed |= self.postgres == Postgres::Unknown;
+                // Perhaps the agent before wrote what it has not read.
+                if self.postgres == Postgres::Unknown {
+                    self.files.may_be_unread();
+                }
                 Postgres::Runs(Pid::from_raw(pid), now)
             }
             Report::Stopped => Postgres::Stopped(now),
             Report::Ended(how) => {
                 let lived = matches!(self.postgres, Postgres::Runs(_, since) if now - since > AGAIN_MAX);
                 self.files.ended(self.open || lived);
+                if !self.open && !lived {
+                    self.told = format!("PostgreSQL has ended, {how}, before it answered. Read the log of its pod");
+                }
                 self.again = if lived { AGAIN_MIN } else { self.again };
                 let pause = if lived { Duration::ZERO } else { self.next_pause() };
                 warn!(?pause, "PostgreSQL has ended, {how}");
@@ -283,31 +296,37 @@ impl Agent {
         self.files.write(&self.place, orders, false).await?;
         configure::as_standby(&self.place.data)?;
         // What it reads at its start is what it has.
-        self.files.are_certificates_new(&self.place);
+        self.files.look_at_certificates(&self.place);
         info!(node = orders.node, "PostgreSQL is started");
         self.guard.give(Order::Start);
-        (self.postgres, self.reload_owed) = (Postgres::Ordered, false);
+        self.postgres = Postgres::Ordered;
+        self.files.were_read();
+        self.account.send_modify(|account| account.restart_for.clear());
         Ok(())
     }
 
     async fn keep(&mut self, orders: &Orders, postmaster: Pid) -> Result<(), NotAsOrdered> {
-        let open = if self.open { Ok(()) } else { server::open(&self.place, orders).await };
+        let open = if self.open { Ok(None) } else { server::open(&self.place, orders).await };
         let answers = !matches!(open, Err(NotOpen::NoAnswer(_)));
-        self.reload_owed |= self.files.write(&self.place, orders, answers).await?;
-        self.reload_owed |= self.files.are_certificates_new(&self.place);
+        self.files.write(&self.place, orders, answers).await?;
+        self.files.look_at_certificates(&self.place);
         // One that lets nobody in yet has no handler for the signal yet either, and would die of it.
-        if self.reload_owed && answers {
+        if self.files.are_unread() && answers {
             self.files.judge(&self.place, orders, server::refused_lines(&self.place).await?).await?;
             info!("the configuration is read anew");
             // The guard says when it has ended; until then the pid is its own.
             let _ = kill(postmaster, Signal::SIGHUP);
-            (self.reload_owed, self.looks_for_restart) = (false, 3);
+            self.files.were_read();
+            self.looks_for_restart = 3;
         } else if answers && self.looks_for_restart > 0 {
             self.looks_for_restart -= 1;
             let names = server::restart_for(&self.place).await?;
             self.account.send_modify(|account| account.restart_for = names);
         }
-        open?;
+        let said = open?;
+        if !self.open {
+            self.said = said.unwrap_or_default();
+        }
         self.open = true;
         Ok(())
     }
@@ -319,7 +338,8 @@ impl Agent {
             Ok(()) | Err(NotAsOrdered::Open(NotOpen::NoAnswer(_))) => {}
             Err(why) => say_once(&mut self.told, &why),
         }
-        let trouble = if self.told.is_empty() { self.files.told() } else { self.told.clone() };
+        let trouble = [self.told.clone(), self.files.told(), self.said.clone()];
+        let trouble = trouble.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
         let (orders, as_ordered) = (&self.orders, self.open);
         self.account.send_modify(|account| {
             (account.orders, account.as_ordered, account.trouble) = (orders.clone(), as_ordered, trouble);

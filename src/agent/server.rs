@@ -37,17 +37,18 @@ pub enum NotOpen {
     IsOpen,
 }
 
-/// Opens a server that is to be the primary and is a standby still, as every server is at its start.
+/// Opens a server that is to be the primary and is a standby still, as every server is at its start. Says what is not as it is
+/// to be all the same.
 ///
 /// # Errors
 /// When it cannot be asked, or refuses.
-pub(super) async fn open(place: &Place, orders: &Orders) -> Result<(), NotOpen> {
+pub(super) async fn open(place: &Place, orders: &Orders) -> Result<Option<String>, NotOpen> {
     let session = connect(place).await?;
     let no_answer = |error| NotOpen::NoAnswer(Some(error));
     let question = session.query_one("SELECT pg_is_in_recovery()", &[]);
     let answer = timeout(PATIENCE, question).await.map_err(|_| NotOpen::NoAnswer(None))?.map_err(no_answer)?;
     match (orders.role, answer.get::<_, bool>(0)) {
-        (Role::Standby, true) => return Ok(()),
+        (Role::Standby, true) => return Ok(None),
         (Role::Primary, false) => return let_in(&session, orders).await,
         (Role::Standby, false) => return Err(NotOpen::IsOpen),
         (Role::Primary, true) => {}
@@ -63,11 +64,11 @@ pub(super) async fn open(place: &Place, orders: &Orders) -> Result<(), NotOpen> 
 }
 
 /// Whoever has to get into a primary.
-async fn let_in(primary: &Client, orders: &Orders) -> Result<(), NotOpen> {
+async fn let_in(primary: &Client, orders: &Orders) -> Result<Option<String>, NotOpen> {
     roles::ensure(primary).await?;
     match &orders.application {
         Some(application) => application::ensure(primary, application).await,
-        None => Ok(()),
+        None => Ok(None),
     }
 }
 
@@ -101,6 +102,10 @@ pub(super) async fn connect(place: &Place) -> Result<Client, NotOpen> {
     let mut config = Config::new();
     config.host_path(&place.socket).port(place.port).user(SUPERUSER).dbname("postgres");
     config.application_name("waltree agent");
+    // What users set for their sessions is not for ours.
+    config.options(
+        "-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0 -c default_transaction_read_only=off",
+    );
     let connecting = timeout(PATIENCE, config.connect(NoTls)).await.map_err(|_| NotOpen::NoAnswer(None))?;
     let (session, connection) = connecting.map_err(|error| NotOpen::NoAnswer(Some(error)))?;
     tokio::spawn(connection);

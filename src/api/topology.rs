@@ -79,7 +79,7 @@ pub const SECRET_PATTERN: &str = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[x_kube(validation = Rule::new("self.groups[0].name == oldSelf.groups[0].name")
+#[x_kube(validation = Rule::new("(has(self.groups) ? self.groups[0].name : 'core') == (has(oldSelf.groups) ? oldSelf.groups[0].name : 'core')")
     .message("The first group is the root group; it cannot be removed or renamed. Make another topology instead.")
     .field_path(".groups"))]
 #[x_kube(validation = Rule::new("has(self.storage) == has(oldSelf.storage) && (!has(self.storage) || self.storage == oldSelf.storage)")
@@ -111,7 +111,8 @@ pub struct ReplicaTopologySpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage: Option<StorageSpec>,
     /// Groups of servers, top to bottom: a group names only groups written above it. The first is the root group: it has
-    /// no upstreams, and one of its servers is the primary.
+    /// no upstreams, and one of its servers is the primary. Default: core, of three replicas.
+    #[serde(default = "three")]
     #[x_kube(
         merge_strategy = ListMerge::Map(vec!["name".to_owned()]),
         validation = Rule::new("self.all(i, g, !has(g.upstreams) || g.upstreams.all(u, self.exists(j, h, j < i && h.name == u)))")
@@ -121,6 +122,11 @@ pub struct ReplicaTopologySpec {
     )]
     #[schemars(length(min = 1, max = GROUPS_MAX))]
     pub groups: Vec<GroupSpec>,
+}
+
+/// Whoever says nothing gets what survives the loss of any one server.
+fn three() -> Vec<GroupSpec> {
+    vec![GroupSpec { name: "core".to_owned(), replicas: Some(3), ..GroupSpec::default() }]
 }
 
 /// How much waltree does by itself.

@@ -23,7 +23,7 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
     let text = json!({"type": "string"});
     json!({
         "type": "object",
-        "required": ["metadata", "spec"],
+        "required": ["metadata"],
         // A status in a manifest is one that `kubectl get` printed; nobody reads it.
         "properties": {"apiVersion": text, "kind": text, "metadata": metadata, "spec": spec, "status": {}},
     })

@@ -13,9 +13,10 @@ pub const OPERATOR: &str = "operator.waltree.dev";
 /// The role that servers stream as from each other; it logs in with a certificate of its node.
 pub const STANDBY_ROLE: &str = "waltree_standby";
 
-/// The orders of one node, as the operator decided them. The agent carries them out and decides nothing about them.
+/// The orders of one node, as the operator decided them. The agent carries them out and decides nothing about them. Either may
+/// be newer than the other, so what one does not know is left alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Orders {
     /// The node's name.
     pub node: String,
@@ -48,7 +49,7 @@ pub struct Orders {
 
 /// The database that is made for an application, and the role that owns it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Application {
     /// The database.
     pub database: String,
@@ -71,7 +72,7 @@ pub enum Role {
 
 /// A server to clone from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Source {
     /// Its name.
     pub node: String,

@@ -62,6 +62,11 @@ pub enum BadParameter {
     /// No name of a parameter.
     #[error("{0:?} is no name of a parameter. Write it as PostgreSQL's documentation does, as in work_mem")]
     Name(String),
+    /// A value that is no plain number.
+    #[error(
+        "the value of {0:?} is no number in plain digits, and a server must not have less than its primary. Write one"
+    )]
+    Number(String),
     /// A value of more than one line.
     #[error("the value of {0:?} holds a character that no setting can hold. Write it in one line")]
     Value(String),
@@ -89,8 +94,16 @@ pub fn check(name: &str, value: &str) -> Result<String, BadParameter> {
     if value.contains(['\n', '\r', '\0']) {
         return Err(BadParameter::Value(name.to_owned()));
     }
+    if AT_LEAST_AS_THE_PRIMARY.contains(&lower.as_str()) && value.parse::<u32>().is_err() {
+        return Err(BadParameter::Number(name.to_owned()));
+    }
     Ok(lower)
 }
+
+/// What a standby must not have less of than its primary, of what users may set (postgres-facts.md 8). They are compared, and
+/// PostgreSQL reads more as a number than we do.
+const AT_LEAST_AS_THE_PRIMARY: &[&str] =
+    &["max_connections", "max_locks_per_transaction", "max_prepared_transactions", "max_worker_processes"];
 
 /// What begins a line of pg_hba.conf about whoever comes over the network.
 const HBA_BEGINS: &[&str] = &["host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"];
@@ -122,6 +135,7 @@ mod tests {
             assert_eq!(check(name, "1"), Err(BadParameter::Ours(name.to_owned())));
         }
         assert_eq!(check("Work_Mem", "1MB"), Ok("work_mem".to_owned()));
+        assert_eq!(check("max_connections", "0x20"), Err(BadParameter::Number("max_connections".to_owned())));
         assert_eq!(check("a.b.c", "1"), Err(BadParameter::Name("a.b.c".to_owned())));
     }
 

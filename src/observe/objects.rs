@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Pod, PodStatus, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::Api;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -69,13 +70,21 @@ impl Objects {
 
     /// What an annotation of an object says; nothing where it is not there.
     pub fn note(&self, kind: &str, name: &str, annotation: &str) -> Option<String> {
-        let annotations = match kind {
-            "Service" => self.found(&self.services, name)?.metadata.annotations.clone(),
-            "StatefulSet" => self.found(&self.sets, name)?.metadata.annotations.clone(),
-            "PodDisruptionBudget" => self.found(&self.budgets, name)?.metadata.annotations.clone(),
+        self.metadata(kind, name)?.annotations?.remove(annotation)
+    }
+
+    /// The uid of what an object belongs to; nothing where it is not there.
+    pub fn owner(&self, kind: &str, name: &str) -> Option<String> {
+        self.metadata(kind, name)?.owner_references?.into_iter().next().map(|owner| owner.uid)
+    }
+
+    fn metadata(&self, kind: &str, name: &str) -> Option<ObjectMeta> {
+        match kind {
+            "Service" => Some(self.found(&self.services, name)?.metadata.clone()),
+            "StatefulSet" => Some(self.found(&self.sets, name)?.metadata.clone()),
+            "PodDisruptionBudget" => Some(self.found(&self.budgets, name)?.metadata.clone()),
             _ => None,
-        };
-        annotations?.remove(annotation)
+        }
     }
 
     /// The labels of a pod; `None` where there is no pod.

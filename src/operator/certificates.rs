@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::FIELD_MANAGER;
 use super::authority::{Authority, Certified, NoCertificate, renew_after};
 use super::pods::NotDone;
-use crate::act::pods::{amend, secret};
+use crate::act::pods::{amend, existing, secret};
 use crate::api::ReplicaTopology;
 use crate::model::NodeName;
 use crate::model::orders::OPERATOR;
@@ -59,20 +59,11 @@ impl Certificates {
         lock(&self.round).0.is_none_or(|begun| begun.elapsed() >= ROUND)
     }
 
-    /// Looks at the Secrets of the authority, of the operator, and of the nodes whose turn it is, of `nodes` that are made.
-    /// Says whether the operator's is another.
+    /// Looks at the Secrets of the authority and of the operator. Says whether the operator's is another than it was.
     ///
     /// # Errors
-    /// The first that could not be looked at or made; what was known stays so.
-    pub(super) async fn look(
-        &self,
-        client: &Client,
-        topology: &ReplicaTopology,
-        nodes: &[&NodeName],
-    ) -> Result<bool, NotDone> {
-        if !self.is_due() {
-            return Ok(false);
-        }
+    /// What could not be looked at or made; what was known stays so.
+    pub(super) async fn look(&self, client: &Client, topology: &ReplicaTopology) -> Result<bool, NotDone> {
         let known = self.trust();
         let scope = format!("{}/{}", topology.namespace().unwrap_or_default(), topology.name_any());
         let name = rendered::authority_name(topology);
@@ -84,6 +75,14 @@ impl Certificates {
         let content = [("ca.crt", own.certificate), ("ca.key", own.key)];
         let content = content.map(|(key, text)| (key.to_owned(), text.into_bytes())).into();
         let described = rendered::metadata(topology, &name, None);
+        // Whoever was signed by one that is lost would be refused by whoever is signed by another.
+        let operators = rendered::metadata(topology, &rendered::operator_name(topology), None);
+        let is_lost = known.is_none()
+            && existing(client, &described).await?.is_none()
+            && existing(client, &operators).await?.is_some();
+        if is_lost {
+            return Err(NotDone::AuthorityLost(name));
+        }
         let kept = secret(client, FIELD_MANAGER, &described, content).await?.data.unwrap_or_default();
         let own = Certified { certificate: text(&name, &kept, "ca.crt")?, key: text(&name, &kept, "ca.key")? };
         let signing = Signing { client, topology, authority: Authority::of(&scope, own) };
@@ -93,11 +92,24 @@ impl Certificates {
         if changed {
             *lock(&self.trust) = Some(Arc::new(Trust { authority: signing.authority.clone(), operator }));
         }
-        for node in self.turns(nodes) {
-            signing.node(node).await?;
-        }
-        lock(&self.round).0 = Some(Instant::now());
         Ok(changed && known.is_some())
+    }
+
+    /// Looks at the Secrets of the nodes whose turn it is, of `nodes` that are made.
+    ///
+    /// # Errors
+    /// The first that could not be looked at or made.
+    pub(super) async fn look_at_nodes(
+        &self,
+        client: &Client,
+        topology: &ReplicaTopology,
+        nodes: &[&NodeName],
+    ) -> Result<(), NotDone> {
+        lock(&self.round).0 = Some(Instant::now());
+        for node in self.turns(nodes) {
+            self.make(client, topology, node).await?;
+        }
+        Ok(())
     }
 
     /// Makes the certificate of a node, where it has none that is good.
@@ -160,6 +172,10 @@ impl Signing<'_> {
         let described = rendered::certificate_metadata(self.topology, name, node, names, &after);
         let content = self.content(sign(now)?);
         let there = secret(self.client, FIELD_MANAGER, &described, content.clone()).await?;
+        let signer = there.data.as_ref().and_then(|data| data.get("ca.crt")).map(|ByteString(bytes)| bytes);
+        if signer.is_some_and(|signer| *signer != self.authority.own().certificate.as_bytes()) {
+            return Err(NotDone::OtherAuthority(name.to_owned()));
+        }
         if is_good(there.annotations(), &described, now) {
             return Ok(there.data.unwrap_or_default());
         }

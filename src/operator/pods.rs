@@ -44,6 +44,14 @@ pub enum NotDone {
     /// The Secret of the application.
     #[error(transparent)]
     Login(#[from] NoLogin),
+    /// The authority's key is gone.
+    #[error(
+        "Secret {0:?} is gone, and servers are there that it has signed for: bring it back from a backup. To begin anew with another authority delete the operator's and the servers' Secrets too; they part from each other until all have theirs"
+    )]
+    AuthorityLost(String),
+    /// The authority is another.
+    #[error("Secret {0:?} was signed by another authority than there is now: bring that back, or delete this Secret")]
+    OtherAuthority(String),
     /// Nobody signs yet.
     #[error("the authority of this topology is not known yet")]
     NoAuthority,
@@ -154,7 +162,11 @@ impl Keeper {
         Pod {
             is_made,
             hostaddr: objects.address(&rendered::name(topology, node)),
-            is_writer: listed.then(|| are_as_wanted(objects, &clients::objects(topology, node))),
+            // A person may have led them elsewhere by hand.
+            is_writer: listed.then(|| {
+                self.led_to(topology).as_ref() == Some(node)
+                    && are_as_wanted(objects, &clients::objects(topology, node))
+            }),
             labelled,
             ..Pod::default()
         }
@@ -165,11 +177,14 @@ impl Keeper {
         [rendered::service(topology, node), rendered::stateful_set(topology, node, role, &self.program)]
     }
 
+    fn led_to(&self, topology: &ReplicaTopology) -> Option<NodeName> {
+        let led = self.objects(topology).selects(&clients::writes_name(topology), rendered::NODE_LABEL);
+        led.and_then(|node| NodeName::new(&node).ok())
+    }
+
     /// To whom those that write are led; to the first, before they are to anybody.
     fn writer(&self, topology: &ReplicaTopology) -> Option<NodeName> {
-        let led = self.objects(topology).selects(&clients::writes_name(topology), rendered::NODE_LABEL);
-        let led = led.and_then(|node| NodeName::new(&node).ok());
-        led.or_else(|| lock(&self.desired).as_ref()?.root()?.members.first().cloned())
+        self.led_to(topology).or_else(|| lock(&self.desired).as_ref()?.root()?.members.first().cloned())
     }
 
     fn objects(&self, topology: &ReplicaTopology) -> &Objects {
@@ -198,7 +213,7 @@ impl Keeper {
         let mut work = lock(&self.work);
         let nothing = deeds.is_empty() && !self.certificates.is_due() && !self.login.is_due();
         let forbidden = desired.automation == Automation::Observe || desired.deleting;
-        let rests = work.rest.is_some_and(|(until, _)| Instant::now() < until);
+        let rests = work.rest.is_some_and(|(until, _)| Instant::now() < until) && !deeds.iter().any(is_urgent);
         if nothing || forbidden || rests || work.task.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
@@ -228,19 +243,26 @@ impl Keeper {
     async fn work(&self, desired: &Desired, deeds: &[Deed]) -> bool {
         let topology = self.topology();
         let first = desired.nodes.keys().next();
-        let mut all = true;
+        // Clients wait for nothing else.
+        let (urgent, deeds): (Vec<&Deed>, Vec<&Deed>) = deeds.iter().partition(|deed| is_urgent(deed));
+        let mut all = self.deeds(&topology, desired, &urgent).await;
         for known in [self.certify(&topology, desired).await, self.login(&topology).await] {
             if let Err(why) = known {
                 all = false;
                 self.tell(&topology, first, &why);
             }
         }
+        self.deeds(&topology, desired, &deeds).await && all
+    }
+
+    async fn deeds(&self, topology: &ReplicaTopology, desired: &Desired, deeds: &[&Deed]) -> bool {
+        let mut all = true;
         let work = deeds.iter().map(|deed| async {
             match deed {
-                Deed::Make { node } => (node, self.make(&topology, node).await),
+                Deed::Make { node } => (node, self.make(topology, node).await),
                 Deed::Order { node, assignment } => (node, self.order(desired, node, assignment).await),
-                Deed::Publish { writer } => (writer, self.publish(&topology, writer).await),
-                Deed::Label { node, labels } => (node, self.label(&topology, node, *labels).await),
+                Deed::Publish { writer } => (writer, self.publish(topology, writer).await),
+                Deed::Label { node, labels } => (node, self.label(topology, node, *labels).await),
             }
         });
         for (node, done) in join_all(work).await {
@@ -248,7 +270,7 @@ impl Keeper {
                 Ok(()) => drop(lock(&self.told).remove(node)),
                 Err(why) => {
                     all = false;
-                    self.tell(&topology, Some(node), &why);
+                    self.tell(topology, Some(node), &why);
                 }
             }
         }
@@ -259,10 +281,13 @@ impl Keeper {
     async fn certify(&self, topology: &ReplicaTopology, desired: &Desired) -> Result<(), NotDone> {
         let is_made = |node: &&NodeName| self.objects(topology).address(&rendered::name(topology, node)).is_some();
         let nodes: Vec<&NodeName> = desired.nodes.keys().filter(is_made).collect();
-        if self.certificates.look(&self.client, topology, &nodes).await? {
+        if !self.certificates.is_due() {
+            return Ok(());
+        }
+        if self.certificates.look(&self.client, topology).await? {
             self.agents.forget();
         }
-        Ok(())
+        self.certificates.look_at_nodes(&self.client, topology, &nodes).await
     }
 
     async fn login(&self, topology: &ReplicaTopology) -> Result<(), NotDone> {
@@ -273,9 +298,7 @@ impl Keeper {
     }
 
     async fn publish(&self, topology: &ReplicaTopology, writer: &NodeName) -> Result<(), NotDone> {
-        for object in clients::objects(topology, writer) {
-            apply(&self.client, FIELD_MANAGER, &object).await?;
-        }
+        self.apply(topology, &clients::objects(topology, writer)).await?;
         tracing::info!(topology = topology.name_any(), %writer, "those that write are led to it");
         Ok(())
     }
@@ -292,10 +315,19 @@ impl Keeper {
     /// Its Secret is first: a pod without it does not start.
     async fn make(&self, topology: &ReplicaTopology, node: &NodeName) -> Result<(), NotDone> {
         self.certificates.make(&self.client, topology, node).await?;
-        for object in self.wanted(topology, node) {
-            apply(&self.client, FIELD_MANAGER, &object).await?;
-        }
+        self.apply(topology, &self.wanted(topology, node)).await?;
         tracing::info!(topology = topology.name_any(), %node, "its Service and its StatefulSet are made");
+        Ok(())
+    }
+
+    /// What is there and not ours is left to whom it belongs.
+    async fn apply(&self, topology: &ReplicaTopology, objects: &[Value]) -> Result<(), NotDone> {
+        let known = self.objects(topology);
+        for object in objects {
+            let (kind, name) = kind_and_name(object);
+            let ours = known.owner(&kind, &name).is_some() && known.owner(&kind, &name) == topology.uid();
+            apply(&self.client, FIELD_MANAGER, object, ours).await?;
+        }
         Ok(())
     }
 
@@ -339,10 +371,19 @@ impl Keeper {
     }
 }
 
+/// What those that write, and readers, are led by.
+fn is_urgent(deed: &Deed) -> bool {
+    matches!(deed, Deed::Publish { .. } | Deed::Label { .. })
+}
+
+fn kind_and_name(object: &Value) -> (String, String) {
+    let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    (text("/kind"), text("/metadata/name"))
+}
+
 fn are_as_wanted(objects: &Objects, wanted: &[Value]) -> bool {
-    let text = |object: &Value, path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
     wanted.iter().all(|object| {
-        let (kind, name) = (text(object, "/kind"), text(object, "/metadata/name"));
+        let (kind, name) = kind_and_name(object);
         objects.note(&kind, &name, rendered::RENDERED).as_deref() == rendered::note(object)
     })
 }

@@ -22,13 +22,9 @@ async fn install() {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let archive = run(&mut Command::new(repository.join("tests/pods/program")));
     cluster().bring(Path::new(archive.trim()));
-    let deployment = std::fs::read_to_string(repository.join("deploy/operator.yaml")).unwrap();
-    assert!(deployment.contains("waltree:0.1.0"));
-    let deployment = deployment.replace("waltree:0.1.0", "waltree.test/waltree:1");
-    for file in ["crds/waltree.dev_replicatopologies.yaml", "deploy/rbac.yaml"] {
-        apply(&std::fs::read_to_string(repository.join(file)).unwrap());
-    }
-    apply(&deployment);
+    let all = std::fs::read_to_string(repository.join("deploy/install.yaml")).unwrap();
+    assert!(all.contains("waltree:0.1.0"));
+    apply(&all.replace("waltree:0.1.0", "waltree.test/waltree:1"));
     let wait = ["--namespace", "waltree-system", "rollout", "status", "deployment/waltree-operator", "--timeout=120s"];
     let done = cluster().kubectl(&wait, "");
     assert!(done.status.success(), "{}\n{}", String::from_utf8_lossy(&done.stderr), log_of_operators());
