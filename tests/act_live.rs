@@ -53,6 +53,7 @@ fn desired(tree: &Tree, automation: Automation) -> Desired {
         automation,
         deleting: false,
         acknowledged: BTreeSet::new(),
+        leaving: BTreeSet::new(),
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 1000, lag_seconds: 30, settle_seconds: 1 },
         reads: Reads::default(),

@@ -135,6 +135,7 @@ impl Node {
             application: None,
             parameters: [].into(),
             hba: Vec::new(),
+            restart: None,
         }
     }
 
@@ -335,7 +336,7 @@ async fn what_postgresql_does_not_take_is_left_out_and_told_and_what_it_takes_at
     })
     .await;
     eventually("and what waits for a start", async || account().await.restart_for == ["max_connections"]).await;
-    assert!(account().await.as_ordered);
+    primary.is_as_ordered(&caller).await;
     let by_socket = format!("host={} port={} user=postgres dbname=postgres", primary.folder.display(), primary.port);
     let settings = "SELECT current_setting('work_mem'), current_setting('log_min_messages'),
                     (SELECT count(*) FROM pg_hba_file_rules WHERE error IS NOT NULL OR address = '192.0.2.1')";
@@ -355,6 +356,45 @@ async fn what_postgresql_does_not_take_is_left_out_and_told_and_what_it_takes_at
     caller.order(&Orders { parameters, hba: Vec::new(), ..orders }).await.unwrap();
     eventually("what was wrong is corrected", async || account().await.trouble.is_empty()).await;
     assert_eq!(psql(&by_socket, "SHOW max_connections"), Ok("150".to_owned()));
+}
+
+#[tokio::test]
+async fn a_start_that_is_to_be_followed_by_another_is_and_no_other() {
+    let nodes = Nodes::new();
+    let (primary, caller) = primary(&nodes).await;
+    let parameters = [("max_connections".to_owned(), "150".to_owned())];
+    let orders = Orders { parameters: parameters.into(), ..primary.orders(Role::Primary) };
+    caller.order(&orders).await.unwrap();
+    let account = async || caller.account().await.unwrap();
+    eventually("it waits for a start", async || account().await.restart_for == ["max_connections"]).await;
+    primary.is_as_ordered(&caller).await;
+    let first = account().await.postmaster.unwrap();
+    let by_socket = format!("host={} port={} user=postgres dbname=postgres", primary.folder.display(), primary.port);
+    assert_eq!(psql(&by_socket, "CREATE TABLE kept AS SELECT 42 AS row"), Ok(String::new()));
+
+    let other = Orders { restart: Some(format!("{first}0")), ..orders.clone() };
+    caller.order(&other).await.unwrap();
+    eventually("they are followed", async || account().await.orders.as_ref() == Some(&other)).await;
+    primary.is_as_ordered(&caller).await;
+    assert_eq!(account().await.postmaster.as_ref(), Some(&first), "that start was another's");
+
+    let this = Orders { restart: Some(first.clone()), ..orders };
+    caller.order(&this).await.unwrap();
+    eventually("another runs", async || {
+        let account = account().await;
+        account.as_ordered && account.postmaster.is_some_and(|postmaster| postmaster != first)
+    })
+    .await;
+    let second = account().await;
+    assert_eq!((second.restart_for.len(), second.trouble.as_str()), (0, ""));
+    let has = "SELECT current_setting('max_connections'), pg_is_in_recovery(), (SELECT row FROM kept)";
+    assert_eq!(psql(&by_socket, has), Ok("150|f|42".to_owned()));
+    // The same orders again, by an operator that was not told that they were followed.
+    caller.order(&Orders { children_max: 9, ..this }).await.unwrap();
+    eventually("they are followed", async || account().await.orders.is_some_and(|orders| orders.children_max == 9))
+        .await;
+    eventually("it waits for the next start", async || !account().await.restart_for.is_empty()).await;
+    assert_eq!(account().await.postmaster, second.postmaster);
 }
 
 #[tokio::test]

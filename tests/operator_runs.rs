@@ -129,15 +129,37 @@ async fn reasons(client: &Client) -> Vec<String> {
 /// Pods get no further than their objects there.
 async fn pods_without_anybody_who_runs_them(server: &ApiServer) {
     let pods = "{apiVersion: waltree.dev/v1alpha1, kind: ReplicaTopology, metadata: {name: pods},
-                 spec: {groups: [{name: core, replicas: 1}]}}";
+                 spec: {groups: [{name: core, replicas: 2}]}}";
     assert!(server.kubectl(&["apply", "-n", "default", "-f", "-"], pods).status.success());
     eventually("its objects are made", async || server.deeds().contains(&deed("apps", "statefulsets", "patch"))).await;
     // Nobody makes the pod here, and whoever made it has it say what it is not.
     let pod = "{apiVersion: v1, kind: Pod, metadata: {name: pods-core-1-0, labels: {waltree.dev/topology: pods,
-               waltree.dev/node: core-1, waltree.dev/role: standby}}, spec: {automountServiceAccountToken: false, containers: [{name: postgres, image: none}]}}";
+               waltree.dev/node: core-1, waltree.dev/role: standby}, annotations: {waltree.dev/image: none}}, spec: {automountServiceAccountToken: false, containers: [{name: postgres, image: none}]}}";
     apply(server, "default", "{apiVersion: v1, kind: ServiceAccount, metadata: {name: default}}");
     apply(server, "default", pod);
     eventually("its label is set right", async || server.deeds().contains(&deed("", "pods", "patch"))).await;
+    // Nor is it made anew by itself when it does not run, made from an image that is not named any more.
+    let status = |kind: &str, name: &str, status: &str| {
+        let patch = ["patch", kind, name, "-n", "default", "--subresource=status", "--type=merge", "-p", status];
+        assert!(server.kubectl(&patch, "").status.success());
+    };
+    status("statefulset", "pods-core-1", r#"{"status": {"observedGeneration": 1, "replicas": 1}}"#);
+    let waits = r#"{"name": "postgres", "image": "none", "imageID": "", "ready": false, "restartCount": 0,
+                    "state": {"waiting": {"reason": "ErrImagePull"}}}"#;
+    status("pod", "pods-core-1-0", &format!(r#"{{"status": {{"containerStatuses": [{waits}]}}}}"#));
+    eventually("it is deleted", async || server.deeds().contains(&deed("", "pods", "delete"))).await;
+    // Nobody was ever seen, so nobody needs what is taken out.
+    let secret = ["wait", "--for=create", "secret/pods-core-2-tls", "-n", "default", "--timeout=60s"];
+    assert!(server.kubectl(&secret, "").status.success());
+    assert!(
+        server
+            .kubectl(&["apply", "-n", "default", "-f", "-"], &pods.replace("replicas: 2", "replicas: 1"))
+            .status
+            .success()
+    );
+    for (group, kind) in [("apps", "statefulsets"), ("", "services"), ("", "secrets")] {
+        eventually(kind, async || server.deeds().contains(&deed(group, kind, "delete"))).await;
+    }
     // A password of somebody's own choice: the rest of the Secret follows.
     let password = r#"{"stringData": {"password": "chosen"}}"#;
     let changed = ["patch", "secret", "pods-app", "-n", "default", "--type=merge", "-p", password];

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use waltree::api::ReplicaTopologySpec;
 use waltree::model::orders::{Account, Data, Orders, Role, Source};
-use waltree::model::pods::{Assignment, Labels, Pod, Pods};
+use waltree::model::pods::{Assignment, Labels, MadeFrom, Pod, Pods};
 use waltree::model::primary::Primary;
 use waltree::model::rooted::Rooted;
 use waltree::model::{ByNode, Desired, Diagnosis, Finding, Memory, NodeName, Observed, Sight};
 use waltree::plan::pods::tend;
-use waltree::plan::{Deed, Plan, Remark};
+use waltree::plan::{Deed, Plan};
 
 const IDENTIFIER: u64 = 7_000_000_000_000_000_001;
 
@@ -62,6 +62,7 @@ fn orders(node: &str, role: Role, sources: &[&str]) -> Orders {
         application: None,
         parameters: [].into(),
         hba: Vec::new(),
+        restart: None,
     }
 }
 
@@ -70,11 +71,16 @@ fn heard(node: &str, data: Data, orders: Option<Orders>) -> (NodeName, Pod) {
     let account = Account { data, orders, ..Account::default() };
     let pod = Pod {
         is_made: true,
+        is_taken_in: true,
         hostaddr: Some("192.0.2.1".to_owned()),
         account: Some(account),
         is_current: true,
         is_writer: Some(node == "core-1"),
         labelled: Some(Some(Labels::first(if node == "core-1" { Role::Primary } else { Role::Standby }))),
+        made_from: MadeFrom::Now("uid".to_owned()),
+        is_ready: true,
+        stuck: None,
+        undone: None,
     };
     (name(node), pod)
 }
@@ -95,7 +101,8 @@ fn deeds(desired: &Desired, observed: &Observed, pods: impl Into<Pods>, rooted: 
 
 fn order(node: &str, role: Role, identifier: Option<u64>, sources: &[&str]) -> Deed {
     let sources = sources.iter().map(|source| name(source)).collect();
-    Deed::Order { node: name(node), assignment: Assignment { role, system_identifier: identifier, sources } }
+    let assignment = Assignment { role, system_identifier: identifier, sources, restart: None };
+    Deed::Order { node: name(node), assignment }
 }
 
 #[test]
@@ -256,18 +263,14 @@ fn before_anybody_writes_clients_are_led_to_who_is_to() {
 }
 
 #[test]
-fn what_an_agent_says_of_its_server_is_remarked() {
+fn what_an_agent_says_of_its_server_and_what_could_not_be_done_about_it_is_told() {
     let mut pods = three();
-    let says = |pods: &mut Pods, node: &str, change: &dyn Fn(&mut Account)| {
-        change(pods.get_mut(&name(node)).unwrap().account.as_mut().unwrap());
-    };
-    says(&mut pods, "core-2", &|account| account.restart_for = vec!["max_connections".to_owned()]);
-    says(&mut pods, "core-3", &|account| account.trouble = "no place".to_owned());
+    pods.get_mut(&name("core-2")).unwrap().undone = Some("forbidden".to_owned());
+    pods.get_mut(&name("core-3")).unwrap().account.as_mut().unwrap().trouble = "no place".to_owned();
     let mut plan = Plan::default();
     tend(&desired(""), &known("core-1", true), &pods, &mut plan);
-    let remarks: Vec<_> = plan.remarks.values().cloned().collect();
-    let restart = Remark::RestartFor(vec!["max_connections".to_owned()]);
-    assert_eq!(remarks, [restart, Remark::Trouble("no place".to_owned())]);
+    let told = [("core-2", "forbidden"), ("core-3", "no place")].map(|(node, why)| (name(node), why.to_owned()));
+    assert_eq!(plan.troubles.into_iter().collect::<Vec<_>>(), told);
 }
 
 /// What the labels of three pods become, of whom core-2 and core-3 are so rooted and were labelled so.

@@ -7,7 +7,7 @@ mod fleet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use fleet::Fleet;
+use fleet::{Fleet, SEGMENT};
 use waltree::model::memory::{FailedStep, Namesake};
 use waltree::model::{
     Automation, ByNode, Desired, Diagnosis, Facts, Group, GroupName, Healing, Limits, Lsn, Management, Memory, Millis,
@@ -15,7 +15,6 @@ use waltree::model::{
 };
 use waltree::plan::{Done, Outcome, Plan, Planned, Readiness, Step, StepKind, Why, plan, record};
 
-const SEGMENT: u64 = 16 << 20;
 const BOUND: u64 = 128 << 20;
 
 fn name(text: &str) -> NodeName {
@@ -28,6 +27,7 @@ fn desired() -> Desired {
         automation: Automation::Heal,
         deleting: false,
         acknowledged: BTreeSet::new(),
+        leaving: BTreeSet::new(),
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: BOUND },
         healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 3_600, settle_seconds: 5 },
         reads: Reads::default(),

@@ -6,8 +6,7 @@ mod fleet;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::rc::Rc;
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use fleet::{Fleet, SEGMENT};
 use waltree::model::{
@@ -26,6 +25,7 @@ fn desired(groups: &[(&str, usize, usize, &[&str])], fan_out: usize, zones: bool
         automation: Automation::Heal,
         deleting: false,
         acknowledged: BTreeSet::new(),
+        leaving: BTreeSet::new(),
         limits: Limits { fan_out, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 30, settle_seconds: 5 },
         reads: Reads::default(),

@@ -9,11 +9,31 @@ use support::nodes::{Namespace, cluster, runs_pods};
 use support::pods::{converged, installed, sql};
 use support::postgres::eventually;
 
-fn three(namespace: &Namespace) {
-    namespace.apply(
-        "{apiVersion: waltree.dev/v1alpha1, kind: ReplicaTopology, metadata: {name: orders}, spec: {
-           postgres: {image: 'waltree.test/postgres:15'}}}",
-    );
+const IMAGE: &str = "waltree.test/postgres:15";
+const UID: &str = ".metadata.uid";
+
+fn three(namespace: &Namespace, image: &str) {
+    namespace.apply(&format!(
+        "{{apiVersion: waltree.dev/v1alpha1, kind: ReplicaTopology, metadata: {{name: orders}}, spec: {{
+           postgres: {{image: '{image}'}}}}}}"
+    ));
+}
+
+/// The same pods made from another image: the standbys before the primary, and nobody is cloned again.
+fn an_image_is_rolled_out(namespace: &Namespace) {
+    let of_pods = |field: &str| {
+        ["core-2", "core-3", "core-1"].map(|node| namespace.field(&format!("pod/orders-{node}-0"), field))
+    };
+    let (before, other) = (of_pods(UID), "waltree.test/postgres:other");
+    cluster().name_image(IMAGE, other);
+    three(namespace, other);
+    converged(namespace, "orders");
+    assert_eq!(of_pods(".spec.containers[0].image"), [other; 3]);
+    let made = of_pods(".metadata.creationTimestamp");
+    assert!(made.is_sorted() && of_pods(UID).iter().all(|uid| !before.contains(uid)), "{made:?}");
+    let sources = ["core-1", "core-2", "core-3"].map(|node| source(namespace, &format!("orders-{node}-0")));
+    assert_eq!(sources, [const { None }; 3]);
+    assert_eq!(sql(namespace, "orders-core-1-0", "SELECT row FROM kept"), "42");
 }
 
 /// The pods behind a Service that are ready.
@@ -62,13 +82,13 @@ async fn clients_find_it(namespace: &Namespace) {
 }
 
 #[tokio::test]
-async fn three_pods_begin_from_nothing_and_one_that_is_deleted_comes_back_with_its_data() {
+async fn three_pods_begin_from_nothing_and_come_back_with_their_data() {
     if !runs_pods() {
         return;
     }
     installed().await;
     let namespace = cluster().namespace("three");
-    three(&namespace);
+    three(&namespace, IMAGE);
     converged(&namespace, "orders");
 
     let ready = ".status.conditions[?(@.type==\"Ready\")].status";
@@ -97,6 +117,8 @@ async fn three_pods_begin_from_nothing_and_one_that_is_deleted_comes_back_with_i
     let log = namespace.kubectl(&["logs", "orders-core-2-0"], "");
     let log = String::from_utf8_lossy(&log.stdout).into_owned();
     assert!(log.contains("PostgreSQL is started") && !log.contains("cloning"), "{log}");
+
+    an_image_is_rolled_out(&namespace);
 }
 
 /// Whom a server was cloned from, by the log of its pod; nobody where its volume was there.
@@ -138,4 +160,74 @@ async fn a_region_grows_from_its_relay_and_its_leaves_are_fed_while_that_is_made
         eventually(pod, async || sql(&namespace, pod, "SELECT row FROM written") == "42").await;
     }
     assert_eq!(source(&namespace, "orders-eu-1-0"), None, "its volume was there");
+}
+
+/// A relay and its two leaves below a primary.
+fn tree(namespace: &Namespace, image: &str, parameters: &str, replicas: u32) {
+    namespace.apply(&format!(
+        "{{apiVersion: waltree.dev/v1alpha1, kind: ReplicaTopology, metadata: {{name: orders}}, spec: {{
+           postgres: {{image: '{image}', parameters: {{{parameters}}}}}, groups: [
+             {{name: core, replicas: 1}}, {{name: eu, replicas: {replicas}, relays: 1, upstreams: [core]}}]}}}}"
+    ));
+}
+
+/// Of each pod of that tree, in the order in which they are to be started anew: what a field of it is.
+fn of_pods(namespace: &Namespace, field: &str) -> [String; 4] {
+    ["eu-2", "eu-3", "eu-1", "core-1"].map(|node| namespace.field(&format!("pod/orders-{node}-0"), field))
+}
+
+/// A parameter that is taken at a start only: all have it, and were started in their order, in the pods that they had.
+fn parameters_are_rolled_out(namespace: &Namespace) {
+    let pods = of_pods(namespace, UID);
+    tree(namespace, IMAGE, "max_connections: '150'", 3);
+    converged(namespace, "orders");
+    let started = ["eu-2", "eu-3", "eu-1", "core-1"].map(|node| {
+        let said = sql(namespace, &format!("orders-{node}-0"), "SELECT pg_postmaster_start_time() AT TIME ZONE 'UTC'");
+        let has = sql(namespace, &format!("orders-{node}-0"), "SHOW max_connections");
+        assert_eq!(has, "150", "{node}");
+        said
+    });
+    assert!(started.is_sorted(), "{started:?}");
+    assert_eq!(of_pods(namespace, UID), pods);
+}
+
+/// An image that does not exist costs one leaf, until another is named.
+async fn a_wrong_image_stops_at_the_first(namespace: &Namespace) {
+    let pods = of_pods(namespace, UID);
+    tree(namespace, "waltree.test/postgres:none", "max_connections: '150'", 3);
+    let message = ".status.conditions[?(@.type==\"Converged\")].message";
+    let pull = ".status.containerStatuses[0].state.waiting.reason";
+    eventually("the first has no image", async || of_pods(namespace, pull)[0].contains("Image")).await;
+    eventually("it is told", async || namespace.field("rtopo/orders", message).contains("Image")).await;
+    assert_eq!(of_pods(namespace, UID)[1..], pods[1..]);
+    sql(namespace, "orders-core-1-0", "CREATE TABLE meanwhile AS SELECT 42 AS row");
+    eventually("the others go on", async || sql(namespace, "orders-eu-3-0", "SELECT row FROM meanwhile") == "42").await;
+    tree(namespace, IMAGE, "max_connections: '150'", 3);
+    eventually("its row is there", async || sql(namespace, "orders-eu-2-0", "SELECT row FROM meanwhile") == "42").await;
+    converged(namespace, "orders");
+    assert_eq!(of_pods(namespace, UID)[1..], pods[1..]);
+}
+
+#[tokio::test]
+async fn what_needs_a_start_is_rolled_out_from_the_leaves_up_and_what_is_taken_out_goes() {
+    if !runs_pods() {
+        return;
+    }
+    installed().await;
+    let namespace = cluster().namespace("rollout");
+    tree(&namespace, IMAGE, "", 3);
+    converged(&namespace, "orders");
+    parameters_are_rolled_out(&namespace);
+    a_wrong_image_stops_at_the_first(&namespace).await;
+
+    tree(&namespace, IMAGE, "max_connections: '150'", 2);
+    let gone = ["wait", "--for=delete", "pod/orders-eu-3-0", "service/orders-eu-3", "secret/orders-eu-3-tls"];
+    assert!(namespace.kubectl(&[&gone[..], &["--timeout=60s"]].concat(), "").status.success());
+    converged(&namespace, "orders");
+    assert_eq!(namespace.field("rtopo/orders", ".status.summary.nodes"), "3/3");
+    assert_eq!(namespace.field("pvc/data-orders-eu-3-0", ".status.phase"), "Bound", "a volume is a person's to delete");
+    for pod in ["orders-core-1-0", "orders-eu-1-0"] {
+        let slots = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE '%eu%3'";
+        eventually("its slots are dropped", async || sql(&namespace, pod, slots) == "0").await;
+    }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Pod, Secret};
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
+use kube::api::{
+    Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams, Preconditions,
+};
 use kube::{Client, ResourceExt as _};
 use serde_json::{Value, json};
 
@@ -16,10 +18,10 @@ const REQUEST: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum NotMade {
     /// The API server said no, or nothing that can be understood.
-    #[error("{0} {1} is not made")]
+    #[error("{0} {1} is not as it is to be")]
     Refused(String, String, #[source] Box<kube::Error>),
     /// It said nothing.
-    #[error("{0} {1} is not made: no answer within {REQUEST:?}")]
+    #[error("{0} {1} is not as it is to be: no answer within {REQUEST:?}")]
     Overdue(String, String),
     /// It is another's, or what is left of one that was deleted, which is removed in a while.
     #[error("{0} {1} is there and belongs to another object; delete it if nobody needs it")]
@@ -35,11 +37,7 @@ pub enum NotMade {
 /// # Errors
 /// When the API server does not take it.
 pub async fn apply(client: &Client, manager: &str, object: &Value, ours: bool) -> Result<(), NotMade> {
-    let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
-    let (group, version) = version.split_once('/').unwrap_or(("", &version));
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
-    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &text("/metadata/namespace"), &resource);
+    let (api, kind, name) = place(client, object);
     let parameters = PatchParams { force: ours, ..PatchParams::apply(manager) };
     let patch = Patch::Apply(object);
     let request = api.patch(&name, &parameters, &patch);
@@ -48,6 +46,28 @@ pub async fn apply(client: &Client, manager: &str, object: &Value, ours: bool) -
         Ok(Err(error)) => Err(NotMade::Refused(kind, name, Box::new(error))),
         Err(_) => Err(NotMade::Overdue(kind, name)),
     }
+}
+
+/// Deletes an object, and what belongs to it. One that is gone already is as it is to be.
+///
+/// # Errors
+/// When the API server does not take it.
+pub async fn delete(client: &Client, object: &Value) -> Result<(), NotMade> {
+    let (api, kind, name) = place(client, object);
+    match tokio::time::timeout(REQUEST, api.delete(&name, &DeleteParams::background())).await {
+        Ok(Err(kube::Error::Api(answer))) if answer.code == 404 => Ok(()),
+        Ok(done) => done.map(drop).map_err(|error| NotMade::Refused(kind, name, Box::new(error))),
+        Err(_) => Err(NotMade::Overdue(kind, name)),
+    }
+}
+
+/// Where an object is, with its kind and its name.
+fn place(client: &Client, object: &Value) -> (Api<DynamicObject>, String, String) {
+    let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
+    let (group, version) = version.split_once('/').unwrap_or(("", &version));
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
+    (Api::namespaced_with(client.clone(), &text("/metadata/namespace"), &resource), kind, name)
 }
 
 /// A Secret that is made once: what is there stays. `metadata` is all of it but what is in it.
@@ -110,6 +130,22 @@ pub async fn amend(
         content.iter().map(|(key, bytes)| (key, ByteString(bytes.clone()))).collect();
     apply(client, manager, &json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": content}), true)
         .await
+}
+
+/// Deletes this very pod, and gives it its time to stop. One that is gone already is as it is to be.
+///
+/// # Errors
+/// When the API server does not take it.
+pub async fn delete_pod(client: &Client, (namespace, pod): (&str, &str), uid: &str) -> Result<(), NotMade> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let preconditions = Preconditions { uid: Some(uid.to_owned()), ..Preconditions::default() };
+    let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+    match tokio::time::timeout(REQUEST, api.delete(pod, &parameters)).await {
+        // 409: another one has its name by now.
+        Ok(Err(kube::Error::Api(answer))) if matches!(answer.code, 404 | 409) => Ok(()),
+        Ok(done) => done.map(drop).map_err(|error| NotMade::Refused("Pod".to_owned(), pod.to_owned(), Box::new(error))),
+        Err(_) => Err(NotMade::Overdue("Pod".to_owned(), pod.to_owned())),
+    }
 }
 
 /// Sets labels of a pod. One that is gone needs none: whoever takes its place has it from its StatefulSet.

@@ -36,9 +36,10 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// There are other orders.
-    pub(super) fn forget(&mut self) {
-        (self.refused, self.checked, self.plain) = (Refused::default(), false, false);
+    /// There are other orders, perhaps of other `parameters`: those of before are not tried again.
+    pub(super) fn forget(&mut self, parameters: bool) {
+        (self.refused, self.checked) = (Refused::default(), false);
+        self.plain &= !parameters;
     }
 
     /// The data may be others.

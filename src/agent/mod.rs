@@ -152,6 +152,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), NotB
         said: String::new(),
         open: false,
         looks_for_restart: 0,
+        restarts: false,
     };
     agent.live(reports, news, stop).await;
     Ok(())
@@ -208,6 +209,8 @@ struct Agent {
     open: bool,
     /// At how many looks to come it is asked what it takes at its next start only: it takes a moment to know.
     looks_for_restart: u8,
+    /// Whether PostgreSQL was told to stop, to be started anew.
+    restarts: bool,
 }
 
 impl Agent {
@@ -248,18 +251,24 @@ impl Agent {
             Report::Stopped => Postgres::Stopped(now),
             Report::Ended(how) => {
                 let lived = matches!(self.postgres, Postgres::Runs(_, since) if now - since > AGAIN_MAX);
-                self.files.ended(self.open || lived);
-                if !self.open && !lived {
+                let came_up = self.open || lived || self.restarts;
+                self.files.ended(came_up);
+                if !came_up {
                     self.told = format!("PostgreSQL has ended, {how}, before it answered. Read the log of its pod");
                 }
                 self.again = if lived { AGAIN_MIN } else { self.again };
-                let pause = if lived { Duration::ZERO } else { self.next_pause() };
-                warn!(?pause, "PostgreSQL has ended, {how}");
+                let pause = if lived || self.restarts { Duration::ZERO } else { self.next_pause() };
+                if self.restarts {
+                    info!("PostgreSQL has ended, {how}, and is started anew");
+                } else {
+                    warn!(?pause, "PostgreSQL has ended, {how}");
+                }
                 Postgres::Stopped(now + pause)
             }
             Report::Deadline(_) => return,
         };
-        self.open = false;
+        (self.open, self.restarts) = (false, false);
+        self.account.send_modify(|account| (account.as_ordered, account.postmaster) = (false, None));
     }
 
     fn ordered(&mut self, orders: Orders) {
@@ -268,8 +277,9 @@ impl Agent {
         self.account.send_modify(|account| {
             (account.orders, account.as_ordered) = (Some(orders.clone()), false);
         });
+        let others = self.orders.as_ref().is_none_or(|known| known.parameters != orders.parameters);
         (self.orders, self.open, self.again) = (Some(orders), false, AGAIN_MIN);
-        self.files.forget();
+        self.files.forget(others);
         if let Postgres::Stopped(until) = &mut self.postgres {
             *until = Instant::now();
         }
@@ -327,8 +337,28 @@ impl Agent {
         if !self.open {
             self.said = said.unwrap_or_default();
         }
+        if !self.open {
+            let which = postmaster_of(&self.place, postmaster);
+            self.account.send_modify(|account| account.postmaster = which);
+        }
         self.open = true;
+        self.restart(orders).await;
         Ok(())
+    }
+
+    /// Stops PostgreSQL where this start of it is to be followed by another.
+    async fn restart(&mut self, orders: &Orders) {
+        let is_this = orders.restart.is_some() && orders.restart == self.account.borrow().postmaster;
+        if !is_this || self.restarts {
+            return;
+        }
+        // The less there is to write at its end, the shorter it is away.
+        if let Err(why) = server::checkpoint(&self.place).await {
+            warn!("{}", chain(&why));
+        }
+        info!("PostgreSQL is stopped, to be started anew as ordered");
+        self.restarts = true;
+        self.guard.give(Order::Stop(Stop::Fast));
     }
 
     fn tell(&mut self, done: Result<(), NotAsOrdered>) {
@@ -340,7 +370,8 @@ impl Agent {
         }
         let trouble = [self.told.clone(), self.files.told(), self.said.clone()];
         let trouble = trouble.into_iter().find(|text| !text.is_empty()).unwrap_or_default();
-        let (orders, as_ordered) = (&self.orders, self.open);
+        // Before it was asked what it has to be started anew for, nobody knows what it lacks.
+        let (orders, as_ordered) = (&self.orders, self.open && self.looks_for_restart == 0 && !self.restarts);
         self.account.send_modify(|account| {
             (account.orders, account.as_ordered, account.trouble) = (orders.clone(), as_ordered, trouble);
         });
@@ -401,6 +432,14 @@ async fn hear(reports: &mut Reports, news: &mut watch::Receiver<Option<Orders>>,
 async fn changed(news: &mut watch::Receiver<Option<Orders>>) -> Option<Orders> {
     news.changed().await.ok()?;
     news.borrow_and_update().clone()
+}
+
+/// Which start of PostgreSQL it is whose first process has this pid: when it began beside it, as pids come again.
+fn postmaster_of(place: &Place, pid: Pid) -> Option<String> {
+    let text = std::fs::read_to_string(place.data.join("postmaster.pid")).ok()?;
+    let mut lines = text.lines();
+    let is_it = lines.next()?.trim() == pid.to_string();
+    lines.nth(1).filter(|_| is_it).map(|began| format!("{pid}-{}", began.trim()))
 }
 
 /// An error with all that it comes from.

@@ -16,6 +16,8 @@ use crate::model::orders::{Orders, Role};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a promotion may take: `pg_promote` itself gives up after a minute.
 const PROMOTION: Duration = Duration::from_secs(90);
+/// How long what is in memory may be written before it is stopped all the same.
+const CHECKPOINT: Duration = Duration::from_secs(60);
 
 /// Why a server is not open, or is when it is not to be.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +92,16 @@ pub(super) async fn refused_lines(place: &Place) -> Result<Vec<(String, String)>
 pub(super) async fn restart_for(place: &Place) -> Result<Vec<String>, NotOpen> {
     let names = ask(place, "SELECT name FROM pg_settings WHERE pending_restart ORDER BY name").await?;
     Ok(names.iter().map(|name| name.get(0)).collect())
+}
+
+/// Has it write what is in its memory, as far as that is done in a while: the rest is written when it stops.
+///
+/// # Errors
+/// When it cannot be asked.
+pub(super) async fn checkpoint(place: &Place) -> Result<(), NotOpen> {
+    let session = connect(place).await?;
+    let writing = timeout(CHECKPOINT, session.batch_execute("CHECKPOINT")).await;
+    writing.unwrap_or(Ok(())).map_err(|error| NotOpen::NoAnswer(Some(error)))
 }
 
 async fn ask(place: &Place, sql: &str) -> Result<Vec<Row>, NotOpen> {

@@ -64,8 +64,17 @@ impl TryFrom<&ReplicaTopologySpec> for Desired {
             Some(AutomationMode::Heal) | None => Automation::Heal,
         };
         let nodes = nodes.into_iter().collect();
-        let desired =
-            Self { automation, deleting: false, acknowledged: BTreeSet::new(), limits, healing, reads, groups, nodes };
+        let desired = Self {
+            automation,
+            deleting: false,
+            acknowledged: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            limits,
+            healing,
+            reads,
+            groups,
+            nodes,
+        };
         // A group whose name cannot be read is missing from `desired`, so every other check would only mislead.
         if reader.rejections.is_empty() {
             reader.rejections = check(&desired);

@@ -65,8 +65,8 @@ pub enum Plain {
     ObserveOnly,
     /// A server in a pod is not as it was asked for; the message says what PostgreSQL or its agent says.
     NotAsOrdered,
-    /// A server in a pod takes a new value of a parameter at its next start.
-    RestartNeeded,
+    /// Servers in pods are started anew one after the other, for another image or for parameters that are taken at a start only.
+    RollingOut,
     /// The topology is being deleted.
     Deleting,
     /// There is nothing to do.
@@ -111,7 +111,7 @@ impl Reason {
                 Plain::GroupDown | Plain::AllTooStale => &[Ready, Serving],
                 Plain::AllRooted | Plain::Unrooted => &[Rooted],
                 Plain::Unproven | Plain::NoFallbacks | Plain::NotReady | Plain::TooFew => &[FallbacksReady],
-                Plain::StepFailed | Plain::ObserveOnly | Plain::NotAsOrdered | Plain::RestartNeeded => &[Converged],
+                Plain::StepFailed | Plain::ObserveOnly | Plain::NotAsOrdered | Plain::RollingOut => &[Converged],
                 Plain::Working | Plain::Waiting | Plain::Blocked => &[Converged, Progressing],
                 Plain::Deleting | Plain::Idle => &[Progressing],
                 Plain::OnFallback => &[],

@@ -33,6 +33,7 @@ fn desired(groups: Vec<Group>) -> Desired {
         automation: Automation::Heal,
         deleting: false,
         acknowledged: BTreeSet::new(),
+        leaving: BTreeSet::new(),
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 2, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 2000, lag_seconds: 30, settle_seconds: 60 },
         reads: Reads::default(),

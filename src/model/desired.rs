@@ -146,6 +146,8 @@ pub struct Desired {
     pub deleting: bool,
     /// Nodes whose past a person has just taken note of: it is not held against them any more.
     pub acknowledged: BTreeSet<NodeName>,
+    /// Nodes that are about to be started anew: their children are moved where there is room.
+    pub leaving: BTreeSet<NodeName>,
     /// What no node may exceed.
     pub limits: Limits,
     /// When a node counts as failed, and as well again.

@@ -45,6 +45,9 @@ pub struct Orders {
     /// Users' lines of pg_hba.conf for whoever comes over the network, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hba: Vec<String>,
+    /// Its PostgreSQL is to be started anew if it still is this one ([`Account::postmaster`]): any other has read all already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<String>,
 }
 
 /// The database that is made for an application, and the role that owns it.
@@ -94,6 +97,9 @@ pub struct Account {
     /// Parameters whose new values it takes at its next start.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub restart_for: Vec<String>,
+    /// Which start of PostgreSQL it is that answers: another one has another. `None` while none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postmaster: Option<String>,
     /// What keeps it from that, or from a part of it, in words; empty where nothing does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub trouble: String,

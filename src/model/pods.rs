@@ -10,9 +10,12 @@ pub type Pods = BTreeMap<NodeName, Pod>;
 
 /// One node that is to be a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Pod {
     /// Whether its objects in Kubernetes are there and as they are to be.
     pub is_made: bool,
+    /// Whether whoever makes pods in Kubernetes has taken in what they are to be.
+    pub is_taken_in: bool,
     /// The IP that stays the same whatever becomes of the pod: its Service's. `None` until there is one.
     pub hostaddr: Option<String>,
     /// What its agent says; `None` where it is not heard.
@@ -24,6 +27,36 @@ pub struct Pod {
     pub is_writer: Option<bool>,
     /// What the labels of its pod in Kubernetes say; `None` where there is no pod, and `Some(None)` where they say nothing.
     pub labelled: Option<Option<Labels>>,
+    /// What its pod in Kubernetes was made from.
+    pub made_from: MadeFrom,
+    /// Whether Kubernetes says that its server answers, and it is not on its way out.
+    pub is_ready: bool,
+    /// What keeps that pod from running, in the words of Kubernetes; `None` where nothing does.
+    pub stuck: Option<String>,
+    /// Why what was decided about it last is not done; `None` where it is.
+    pub undone: Option<String>,
+}
+
+impl Pod {
+    /// What keeps its server from being as it was asked for, or from a part of it.
+    pub fn trouble(&self) -> Option<&str> {
+        let told = self.account.as_ref().map(|account| account.trouble.as_str());
+        self.undone.as_deref().or(told.filter(|trouble| !trouble.is_empty()))
+    }
+}
+
+/// What a pod in Kubernetes was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum MadeFrom {
+    /// There is none, or it is not known.
+    #[default]
+    Unknown,
+    /// It is on its way out.
+    Leaving,
+    /// What the spec says now; the uid of the pod.
+    Now(String),
+    /// What it said before; the uid of the pod.
+    Before(String),
 }
 
 /// By what Services find a pod.
@@ -53,6 +86,8 @@ pub struct Assignment {
     pub system_identifier: Option<u64>,
     /// Whom it may be cloned from, the best first.
     pub sources: Vec<NodeName>,
+    /// Which start of its PostgreSQL is to be followed by another one, as [`Account::postmaster`] calls it.
+    pub restart: Option<String>,
 }
 
 impl Desired {

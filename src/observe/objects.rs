@@ -1,6 +1,6 @@
 //! The objects of Kubernetes that one topology's pods are made of, as a watch knows them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::{Arc, OnceLock};
@@ -87,6 +87,17 @@ impl Objects {
         }
     }
 
+    /// The values of a label of StatefulSets and Services that belong to the object with this uid; nothing before all are
+    /// listed.
+    pub fn of_label(&self, label: &str, owner: &str) -> BTreeSet<String> {
+        let sets = self.sets.state().into_iter().map(|set| set.metadata.clone());
+        let services = self.services.state().into_iter().map(|service| service.metadata.clone());
+        // What is on its way out is done with.
+        let stay = sets.chain(services).filter(|metadata| metadata.deletion_timestamp.is_none() && self.are_listed());
+        let is_his = |metadata: &ObjectMeta| metadata.owner_references.iter().flatten().any(|of| of.uid == owner);
+        stay.filter(is_his).filter_map(|metadata| metadata.labels?.remove(label)).collect()
+    }
+
     /// The labels of a pod; `None` where there is no pod.
     pub fn labels(&self, pod: &str) -> Option<BTreeMap<String, String>> {
         Some(self.found(&self.pods, pod)?.labels().clone())
@@ -95,6 +106,32 @@ impl Objects {
     /// What keeps a pod from running, in the words of Kubernetes.
     pub fn trouble(&self, pod: &str) -> Option<String> {
         trouble(self.found(&self.pods, pod)?.status.as_ref()?)
+    }
+
+    /// The uid of a pod, and what an annotation of it says; `None` where there is no pod.
+    pub fn pod(&self, pod: &str, annotation: &str) -> Option<(String, Option<String>)> {
+        let pod = self.found(&self.pods, pod)?;
+        Some((pod.uid()?, pod.annotations().get(annotation).cloned()))
+    }
+
+    /// Whether a pod is on its way out.
+    pub fn is_leaving(&self, pod: &str) -> bool {
+        self.found(&self.pods, pod).is_some_and(|pod| pod.metadata.deletion_timestamp.is_some())
+    }
+
+    /// Whether a pod is ready.
+    pub fn is_ready(&self, pod: &str) -> bool {
+        let pod = self.found(&self.pods, pod);
+        let conditions = pod.as_ref().and_then(|pod| pod.status.as_ref()).and_then(|status| status.conditions.as_ref());
+        conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    }
+
+    /// Whether whoever makes pods from a StatefulSet has taken in what it says now.
+    pub fn is_known_to_its_controller(&self, set: &str) -> bool {
+        let set = self.found(&self.sets, set);
+        set.is_some_and(|set| {
+            set.status.as_ref().and_then(|status| status.observed_generation) >= set.metadata.generation
+        })
     }
 
     fn found<K>(&self, store: &Store<K>, name: &str) -> Option<Arc<K>>

@@ -1,9 +1,10 @@
 //! The only seam: what the straight line asks of the world. The live cluster and the simulated one implement it.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 
 use crate::model::pods::Pods;
-use crate::model::{Desired, Millis, Observed};
+use crate::model::{Desired, Millis, NodeName, Observed};
 use crate::plan::{Outcome, Plan};
 
 /// A world in which a tree lives.
@@ -15,6 +16,12 @@ pub trait Cluster {
     fn pods(&self, desired: &Desired) -> impl Future<Output = Pods> + Send {
         let _ = desired;
         std::future::ready(Pods::new())
+    }
+
+    /// Nodes that have objects in Kubernetes and are not to be pods by `desired`.
+    fn left_over(&self, desired: &Desired) -> impl Future<Output = BTreeSet<NodeName>> + Send {
+        let _ = desired;
+        std::future::ready(BTreeSet::new())
     }
 
     /// Looks at every node of `desired`. Never fails: what cannot be seen is [`crate::model::Unseen`].

@@ -1,6 +1,6 @@
 //! The live cluster: real servers, watched by `observe` and written to by `act`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -126,6 +126,10 @@ impl Cluster for LiveCluster {
 
     async fn pods(&self, desired: &Desired) -> Pods {
         self.keeper.as_ref().map(|keeper| keeper.pods(desired)).unwrap_or_default()
+    }
+
+    async fn left_over(&self, desired: &Desired) -> BTreeSet<NodeName> {
+        self.keeper.as_ref().map(|keeper| keeper.left_over(desired)).unwrap_or_default()
     }
 
     async fn observe(&self, desired: &Desired) -> Observed {

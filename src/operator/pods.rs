@@ -1,13 +1,13 @@
 //! The pods of one topology: what is known of them, and what is done about them. It makes no decision: `plan` has made them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use kube::{Client, ResourceExt as _};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -16,10 +16,10 @@ use super::FIELD_MANAGER;
 use super::application::{Login, NoLogin};
 use super::authority::NoCertificate;
 use super::certificates::Certificates;
-use crate::act::pods::{NotMade, apply, label};
+use crate::act::pods::{NotMade, apply, delete, delete_pod, existing, label};
 use crate::api::ReplicaTopology;
 use crate::model::orders::Role;
-use crate::model::pods::{Assignment, Labels, Pod, Pods};
+use crate::model::pods::{Assignment, Labels, MadeFrom, Pod, Pods};
 use crate::model::{Automation, Desired, Management, NodeName};
 use crate::observe::{Agents, MissingCredentials, NoAnswer, Objects};
 use crate::plan::Deed;
@@ -81,8 +81,8 @@ pub struct Keeper {
     login: Login,
     news: Notify,
     work: Mutex<Work>,
-    /// What was said last of why something is not done.
-    told: Mutex<BTreeMap<NodeName, String>>,
+    /// Why something is not done, about one node or all of them, as it was said last.
+    told: Mutex<BTreeMap<Option<NodeName>, String>>,
 }
 
 /// What was decided last, as long as it is being done; and until when nothing is begun, as it failed.
@@ -138,6 +138,15 @@ impl Keeper {
         pods
     }
 
+    /// Nodes that have objects of ours and are to be no pods.
+    pub fn left_over(&self, desired: &Desired) -> BTreeSet<NodeName> {
+        let owner = self.topology().uid().unwrap_or_default();
+        let there =
+            self.objects.get().map(|objects| objects.of_label(rendered::NODE_LABEL, &owner)).unwrap_or_default();
+        let there = there.into_iter().filter_map(|node| NodeName::new(&node).ok());
+        there.filter(|node| !desired.nodes.contains_key(node)).collect()
+    }
+
     /// What every server is told alike.
     fn wishes(&self) -> Wishes {
         let postgres = self.topology().spec.postgres.clone().unwrap_or_default();
@@ -157,10 +166,12 @@ impl Keeper {
         let listed = objects.are_listed();
         // What is not listed yet may be there and as it is to be (law 8).
         let is_made = !listed || are_as_wanted(objects, &self.wanted(topology, node));
+        let is_taken_in = objects.is_known_to_its_controller(&rendered::name(topology, node));
         let labels = objects.labels(&rendered::pod_name(topology, node));
         let labelled = labels.map(|labels| clients::labels_of(|label| labels.get(label).cloned()));
         Pod {
             is_made,
+            is_taken_in,
             hostaddr: objects.address(&rendered::name(topology, node)),
             // A person may have led them elsewhere by hand.
             is_writer: listed.then(|| {
@@ -168,7 +179,28 @@ impl Keeper {
                     && are_as_wanted(objects, &clients::objects(topology, node))
             }),
             labelled,
+            made_from: self.made_from(topology, node),
+            is_ready: objects.is_ready(&rendered::pod_name(topology, node)),
+            stuck: objects.trouble(&rendered::pod_name(topology, node)),
+            undone: self.undone(node),
             ..Pod::default()
+        }
+    }
+
+    fn undone(&self, node: &NodeName) -> Option<String> {
+        let told = lock(&self.told);
+        told.get(&Some(node.clone())).or_else(|| told.get(&None)).cloned()
+    }
+
+    /// A pod that was made by another program of ours is not another: what the spec says is the same.
+    fn made_from(&self, topology: &ReplicaTopology, node: &NodeName) -> MadeFrom {
+        let objects = self.objects(topology);
+        let name = rendered::pod_name(topology, node);
+        match objects.pod(&name, rendered::IMAGE_NOTE) {
+            Some(_) if objects.is_leaving(&name) => MadeFrom::Leaving,
+            Some((uid, Some(image))) if image != rendered::image(topology) => MadeFrom::Before(uid),
+            Some((uid, _)) => MadeFrom::Now(uid),
+            None => MadeFrom::Unknown,
         }
     }
 
@@ -210,6 +242,9 @@ impl Keeper {
     /// waits for it, as an API server that is slow must not be what keeps a tree from being healed.
     pub fn carry_out(self: &Arc<Self>, deeds: &[Deed]) {
         let Some(desired) = lock(&self.desired).clone() else { return };
+        // What is not to be done any more does not fail any more.
+        lock(&self.told)
+            .retain(|node, _| node.as_ref().is_none_or(|node| deeds.iter().any(|deed| deed.node() == node)));
         let mut work = lock(&self.work);
         let nothing = deeds.is_empty() && !self.certificates.is_due() && !self.login.is_due();
         let forbidden = desired.automation == Automation::Observe || desired.deleting;
@@ -242,14 +277,15 @@ impl Keeper {
     /// All of it at once; says what could not be done, and whether all could.
     async fn work(&self, desired: &Desired, deeds: &[Deed]) -> bool {
         let topology = self.topology();
-        let first = desired.nodes.keys().next();
         // Clients wait for nothing else.
         let (urgent, deeds): (Vec<&Deed>, Vec<&Deed>) = deeds.iter().partition(|deed| is_urgent(deed));
         let mut all = self.deeds(&topology, desired, &urgent).await;
-        for known in [self.certify(&topology, desired).await, self.login(&topology).await] {
-            if let Err(why) = known {
+        let certified = self.certify(&topology, desired).await;
+        match certified.and(self.login(&topology).await) {
+            Ok(()) => drop(lock(&self.told).remove(&None)),
+            Err(why) => {
                 all = false;
-                self.tell(&topology, first, &why);
+                self.tell(&topology, None, &why);
             }
         }
         self.deeds(&topology, desired, &deeds).await && all
@@ -262,15 +298,19 @@ impl Keeper {
                 Deed::Make { node } => (node, self.make(topology, node).await),
                 Deed::Order { node, assignment } => (node, self.order(desired, node, assignment).await),
                 Deed::Publish { writer } => (writer, self.publish(topology, writer).await),
+                Deed::Remove { node } => (node, self.remove(topology, node).await),
+                Deed::Replace { node, pod } => (node, self.replace(topology, node, pod).await),
                 Deed::Label { node, labels } => (node, self.label(topology, node, *labels).await),
             }
         });
-        for (node, done) in join_all(work).await {
-            match done {
-                Ok(()) => drop(lock(&self.told).remove(node)),
-                Err(why) => {
+        let done = join_all(work).await;
+        for (node, _) in &done {
+            let fails = done.iter().find_map(|(of, done)| done.as_ref().err().filter(|_| of == node));
+            match fails {
+                None => drop(lock(&self.told).remove(&Some((*node).clone()))),
+                Some(why) => {
                     all = false;
-                    self.tell(topology, Some(node), &why);
+                    self.tell(topology, Some(node), why);
                 }
             }
         }
@@ -312,6 +352,31 @@ impl Keeper {
         Ok(())
     }
 
+    /// Its volume stays: it is a person's to delete.
+    async fn remove(&self, topology: &ReplicaTopology, node: &NodeName) -> Result<(), NotDone> {
+        let [service, set] = self.wanted(topology, node);
+        let name = rendered::certificate_name(topology, node);
+        let metadata = rendered::metadata(topology, &name, Some(node));
+        let secret = existing(&self.client, &metadata).await?;
+        let owner = secret.and_then(|secret| Some(secret.owner_references().first()?.uid.clone()));
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata});
+        let is_ours = |object: &Value| self.is_ours(topology, object);
+        // What is found again when this is cut off is last.
+        let objects = [(owner == topology.uid(), secret), (is_ours(&set), set), (is_ours(&service), service)];
+        for (_, object) in objects.iter().filter(|(is_ours, _)| *is_ours) {
+            delete(&self.client, object).await?;
+        }
+        tracing::info!(topology = topology.name_any(), %node, "not in the spec any more: all of it but its volume is deleted");
+        Ok(())
+    }
+
+    async fn replace(&self, topology: &ReplicaTopology, node: &NodeName, pod: &str) -> Result<(), NotDone> {
+        let (namespace, name) = (topology.namespace().unwrap_or_default(), rendered::pod_name(topology, node));
+        delete_pod(&self.client, (&namespace, &name), pod).await?;
+        tracing::info!(topology = topology.name_any(), %node, "its pod is deleted; another one takes its place");
+        Ok(())
+    }
+
     /// Its Secret is first: a pod without it does not start.
     async fn make(&self, topology: &ReplicaTopology, node: &NodeName) -> Result<(), NotDone> {
         self.certificates.make(&self.client, topology, node).await?;
@@ -322,13 +387,16 @@ impl Keeper {
 
     /// What is there and not ours is left to whom it belongs.
     async fn apply(&self, topology: &ReplicaTopology, objects: &[Value]) -> Result<(), NotDone> {
-        let known = self.objects(topology);
         for object in objects {
-            let (kind, name) = kind_and_name(object);
-            let ours = known.owner(&kind, &name).is_some() && known.owner(&kind, &name) == topology.uid();
-            apply(&self.client, FIELD_MANAGER, object, ours).await?;
+            apply(&self.client, FIELD_MANAGER, object, self.is_ours(topology, object)).await?;
         }
         Ok(())
+    }
+
+    fn is_ours(&self, topology: &ReplicaTopology, object: &Value) -> bool {
+        let (kind, name) = kind_and_name(object);
+        let owner = self.objects(topology).owner(&kind, &name);
+        owner.is_some() && owner == topology.uid()
     }
 
     async fn order(&self, desired: &Desired, node: &NodeName, assignment: &Assignment) -> Result<(), NotDone> {
@@ -357,12 +425,12 @@ impl Keeper {
     }
 
     fn tell(&self, topology: &ReplicaTopology, node: Option<&NodeName>, why: &NotDone) {
-        let Some(node) = node else { return };
         let error = std::iter::successors(Some(why as &dyn std::error::Error), |why| why.source());
         let error = error.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        let told = lock(&self.told).insert(node.clone(), error.clone());
+        let told = lock(&self.told).insert(node.cloned(), error.clone());
         if told.as_ref() != Some(&error) {
-            tracing::warn!(topology = topology.name_any(), %node, error, "not done; it is tried again");
+            let node = node.map_or("", NodeName::as_str);
+            tracing::warn!(topology = topology.name_any(), node, error, "not done; it is tried again");
         }
     }
 

@@ -82,8 +82,12 @@ pub async fn walk<C: Cluster>(
     let located = (!pods.is_empty()).then(|| desired.clone().located(&pods));
     let desired = located.as_ref().unwrap_or(desired);
     let observed = cluster.observe(desired).await;
+    let leaving = plan::rollout::leaving(desired, &observed, &pods);
+    let without = (!leaving.is_empty()).then(|| Desired { leaving, ..desired.clone() });
+    let desired = without.as_ref().unwrap_or(desired);
     let mut plan = plan(desired, &observed, cluster.now());
     plan::pods::tend(desired, &observed, &pods, &mut plan);
+    plan::removed::remove(desired, &observed, &pods, &cluster.left_over(desired).await, &mut plan);
     let outcome = cluster.carry_out(&plan).await;
     let mut status = status(desired, &observed, &plan, &outcome, previous, generation, wall);
 

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeSet;
 
+use super::rollout::{self, Due, Rollout};
 use super::step::Plan;
 use crate::model::orders::{Account, Data, Role};
 use crate::model::pods::{Assignment, Labels, Pods};
 use crate::model::primary::Primary;
-use crate::model::{Automation, Desired, NodeName, Observed};
+use crate::model::{Desired, NodeName, Observed};
 
 /// One deed about one node. Each is idempotent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,18 @@ pub enum Deed {
         /// Which node.
         writer: NodeName,
     },
+    /// Delete its pod, so that another one takes its place that is made from what the spec says now. Its volume stays.
+    Replace {
+        /// Which node.
+        node: NodeName,
+        /// The uid of the pod: any other is left alone.
+        pod: String,
+    },
+    /// Delete all of it but its volume: it is not in the spec any more.
+    Remove {
+        /// Which node.
+        node: NodeName,
+    },
     /// Have its pod in Kubernetes say what it is.
     Label {
         /// Which node.
@@ -40,13 +53,18 @@ pub enum Deed {
     },
 }
 
-/// What a server in a pod does not have as it was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Remark {
-    /// Something is left out or fails, in these words.
-    Trouble(String),
-    /// It takes new values of these parameters at its next start.
-    RestartFor(Vec<String>),
+impl Deed {
+    /// The node that it is about.
+    pub fn node(&self) -> &NodeName {
+        match self {
+            Self::Make { node }
+            | Self::Order { node, .. }
+            | Self::Replace { node, .. }
+            | Self::Remove { node }
+            | Self::Label { node, .. } => node,
+            Self::Publish { writer } => writer,
+        }
+    }
 }
 
 /// Whose data the tree has, and who is to write them.
@@ -59,33 +77,33 @@ struct Identity<'a> {
 
 /// Fills in the deeds of a plan that is made already.
 pub fn tend(desired: &Desired, observed: &Observed, pods: &Pods, plan: &mut Plan) {
-    if desired.automation == Automation::Observe || desired.deleting || pods.is_empty() {
+    if !rollout::may_restart(desired) || pods.is_empty() {
         return;
     }
-    plan.remarks = pods.iter().filter_map(|(node, pod)| Some((node.clone(), remark(pod.account.as_ref()?)?))).collect();
+    plan.troubles = pods.iter().filter_map(|(node, pod)| Some((node.clone(), pod.trouble()?.to_owned()))).collect();
+    plan.pending.extend(pods.iter().filter_map(|(node, pod)| Some((node.clone(), rollout::pending(node, pod)?))));
     let unmade = pods.iter().filter(|(_, pod)| !pod.is_made);
     plan.deeds.extend(unmade.map(|(node, _)| Deed::Make { node: node.clone() }));
     super::clients::lead(desired, observed, pods, plan);
+    plan.rollout = rollout::rollout(desired, observed, pods, &plan.sight);
+    let next = plan.rollout.as_ref().and_then(Rollout::next);
+    let next = next.filter(|due| !rollout::is_still_needed(desired, plan, &due.node)).cloned();
+    plan.deeds.extend(next.as_ref().and_then(Due::replaced));
     let Some(identity) = identity(desired, observed, pods) else { return };
     let mut busy = cloned_from(pods);
     let world = World { desired, observed, pods, plan, identity };
     let mut orders = Vec::new();
     for (node, pod) in pods {
         let Some(account) = &pod.account else { continue };
-        let Some(assignment) = assignment(&world, node, account, &mut busy) else { continue };
+        let Some(mut assignment) = assignment(&world, node, account, &mut busy) else { continue };
+        // What was ordered once stays in the orders: it says nothing about any other start.
+        let ordered = account.orders.as_ref().and_then(|orders| orders.restart.clone());
+        assignment.restart = next.as_ref().and_then(|next| next.restarted(node)).or(ordered);
         if !pod.is_current || !follows(account, &assignment) {
             orders.push(Deed::Order { node: node.clone(), assignment });
         }
     }
     plan.deeds.extend(orders);
-}
-
-fn remark(account: &Account) -> Option<Remark> {
-    match (&account.trouble, &account.restart_for) {
-        (trouble, _) if !trouble.is_empty() => Some(Remark::Trouble(trouble.clone())),
-        (_, names) if !names.is_empty() => Some(Remark::RestartFor(names.clone())),
-        _ => None,
-    }
 }
 
 /// What a decision about a node goes by.
@@ -191,7 +209,7 @@ fn assignment(
         }
     };
     busy.extend(sources.first().cloned().filter(|_| account.data == Data::None));
-    Some(Assignment { role, system_identifier, sources })
+    Some(Assignment { role, system_identifier, sources, restart: None })
 }
 
 /// Whom it is cloned from. A region grows from its own servers, and the primary gives what nobody else has: who has to wait
@@ -237,6 +255,7 @@ fn follows(account: &Account, assignment: &Assignment) -> bool {
         let identifier = assignment.system_identifier.map(|identifier| identifier.to_string());
         orders.role == assignment.role
             && orders.system_identifier == identifier
+            && orders.restart == assignment.restart
             && sources.eq(assignment.sources.iter().map(NodeName::as_str))
     })
 }

@@ -270,6 +270,8 @@ fn reason(world: &World<'_>, node: At<'_>, wanted: &RouteAt<'_>, urgent: bool) -
         Why::Unrooted
     } else if old.entries.iter().any(lost) {
         Why::Rearm
+    } else if old.first().is_some_and(|first| world.desired.leaving.contains(first.name)) {
+        Why::UpstreamRestarts
     } else if old.first().is_some_and(|first| world.standing(first) == Standing::Lagging) {
         Why::UpstreamLags
     } else if old.first() != wanted.first() {

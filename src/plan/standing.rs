@@ -19,7 +19,8 @@ pub enum Standing {
     Keeps,
     /// It failed a short while ago: it keeps the children that receive from it now.
     Settling,
-    /// It has a path and is too far behind, and its upstream is not: its children are moved where there is room.
+    /// It has a path and is too far behind, and its upstream is not; or it is about to be started anew: its children are moved
+    /// where there is room.
     Lagging,
     /// It is of no use for longer than the patience.
     Failed,
@@ -36,7 +37,7 @@ pub(super) fn standing(world: &World<'_>, node: At<'_>) -> Standing {
     };
     if barred(world, node.name, facts) {
         Standing::Barred
-    } else if failed && world.is_rooted(node) {
+    } else if (failed && world.is_rooted(node)) || (!failed && world.desired.leaving.contains(node.name)) {
         Standing::Lagging
     } else if failed {
         Standing::Failed

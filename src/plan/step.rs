@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::pods::{Deed, Remark};
+use super::pods::Deed;
+use super::rollout::Rollout;
 use super::tolerates::Tolerates;
 use crate::model::rooted::Rooted;
 use crate::model::{ByNode, Conninfo, Finding, Lsn, NodeName, Route, Sight};
@@ -179,6 +180,8 @@ pub enum Why {
     Unrooted,
     /// Its upstream lags.
     UpstreamLags,
+    /// Its upstream is about to be started anew.
+    UpstreamRestarts,
     /// An upstream of its route failed; the fallbacks are arranged anew.
     Rearm,
     /// No declared upstream has room for it: a sibling stands in as a relay.
@@ -324,8 +327,12 @@ pub struct Plan {
     pub deeds: Vec<Deed>,
     /// Where readers find no standby in a pod that is as fresh as it is to be, and are led to what there is.
     pub all_too_stale: bool,
-    /// What servers in pods do not have as it was asked for, by node, as their agents say.
-    pub remarks: ByNode<Remark>,
+    /// What keeps servers in pods from being as it was asked for, or from a part of it, as their agents or Kubernetes say.
+    pub troubles: ByNode<String>,
+    /// What comes by itself of nodes that are pods, or were, as a sentence each.
+    pub pending: BTreeMap<NodeName, String>,
+    /// Servers that are to be started anew, and who is next; `None` where none is.
+    pub rollout: Option<Rollout>,
     /// When to look again at the latest, in milliseconds.
     pub look_again_after_milliseconds: u64,
 }

@@ -33,6 +33,10 @@ pub const GROUP_LABEL: &str = "waltree.dev/group";
 pub const READS_LABEL: &str = "waltree.dev/reads";
 /// Whether readers are led to a pod who are led to those of its group.
 pub const GROUP_READS_LABEL: &str = "waltree.dev/reads-in-group";
+/// The container of PostgreSQL.
+pub const CONTAINER: &str = "postgres";
+/// The image that a pod was asked for with: who mirrors registries may have put another in its place.
+pub const IMAGE_NOTE: &str = "waltree.dev/image";
 /// What an object was made from last.
 pub const RENDERED: &str = "waltree.dev/rendered";
 
@@ -136,7 +140,9 @@ pub fn stateful_set(topology: &ReplicaTopology, node: &NodeName, role: Role, pro
             "updateStrategy": {"type": "OnDelete"},
             "selector": {"matchLabels": selector(topology, node)},
             "template": {
-                "metadata": {"labels": of_pod, "annotations": {"kubectl.kubernetes.io/default-container": "postgres"}},
+                "metadata": {"labels": of_pod, "annotations": {
+                    "kubectl.kubernetes.io/default-container": CONTAINER, IMAGE_NOTE: image(topology),
+                }},
                 "spec": pod(topology, node, program),
             },
             "volumeClaimTemplates": [{
@@ -177,7 +183,7 @@ fn pod(topology: &ReplicaTopology, node: &NodeName, program: &str) -> Value {
             "volumeMounts": [{"name": "program", "mountPath": PROGRAM}],
         }],
         "containers": [{
-            "name": "postgres",
+            "name": CONTAINER,
             "image": image(topology),
             "imagePullPolicy": "IfNotPresent",
             "command": [format!("{PROGRAM}/waltree"), "guard", "--", "postgres", "-D", format!("{VOLUME}/pg")],

@@ -82,6 +82,7 @@ pub fn orders(
         application: wishes.application(assignment.role, followed),
         parameters: wishes.parameters.clone(),
         hba: wishes.hba.clone(),
+        restart: assignment.restart.clone(),
     }
 }
 

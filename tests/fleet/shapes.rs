@@ -35,6 +35,7 @@ pub(crate) fn desired(shape: &Shape) -> Desired {
         automation: Automation::Heal,
         deleting: false,
         acknowledged: BTreeSet::new(),
+        leaving: BTreeSet::new(),
         limits: Limits { fan_out: 8, depth: 4, cross_region_streams: 4, retained_wal_bytes: 10 << 30 },
         healing: Healing { suspect_after_milliseconds: 2_000, lag_seconds: 30, settle_seconds: 5 },
         reads: Reads::default(),

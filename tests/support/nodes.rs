@@ -95,11 +95,20 @@ impl Cluster {
 
     /// Brings an image to every node.
     pub fn bring(&self, archive: &Path) {
+        self.on_images(&["import", archive.to_str().expect("a path of ours")]);
+    }
+
+    /// Gives an image another name on every node.
+    pub fn name_image(&self, image: &str, name: &str) {
+        self.on_images(&["tag", image, name]);
+    }
+
+    fn on_images(&self, arguments: &[&str]) {
         let nodes = fs::read_to_string(self.state.join("nodes")).expect("it has nodes");
         for node in 1..=nodes.trim().parse().expect("a number") {
             let socket = self.state.join(format!("node-{node}/containerd.sock"));
-            let mut import = Command::new("ctr");
-            run(import.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images", "import"]).arg(archive));
+            let mut ctr = Command::new("ctr");
+            run(ctr.arg("--address").arg(socket).args(["--namespace", "k8s.io", "images"]).args(arguments));
         }
     }
 

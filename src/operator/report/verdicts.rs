@@ -8,7 +8,7 @@ use crate::api::reason::{Plain, Reason};
 use crate::model::rooted::Rooted;
 use crate::model::tree::Edge;
 use crate::model::{Automation, Diagnosis, Finding, Group, Management, NodeName, about};
-use crate::plan::{Planned, Readiness, Remark, Step, TICK_MILLISECONDS, Wait, WaitReason};
+use crate::plan::{Planned, Readiness, Step, TICK_MILLISECONDS, Wait, WaitReason, What};
 
 const NOTHING: &str = "Nothing to do.";
 
@@ -287,35 +287,37 @@ fn converged(view: &View<'_>) -> Verdict {
         let message = format!("{alone} receives from nobody at the moment and {what}");
         return Verdict::new(Truth::False, Plain::Waiting, message);
     }
-    remarked(view)
+    of_pods(view)
         .unwrap_or_else(|| Verdict::new(Truth::True, Plain::AsDeclared, format!("The tree is as declared. {NOTHING}")))
 }
 
-/// What servers in pods say themselves. What fails is before what only waits for a start.
-fn remarked(view: &View<'_>) -> Option<Verdict> {
-    let remarks = &view.plan.remarks;
-    let trouble = remarks.iter().find_map(|(node, remark)| match remark {
-        Remark::Trouble(trouble) => Some((node, trouble)),
-        Remark::RestartFor(_) => None,
-    });
-    if let Some((node, trouble)) = trouble {
-        let message = about(node.as_str(), &texts::sentence(trouble));
+/// What servers in pods do not have yet. What fails is before what only takes its time.
+fn of_pods(view: &View<'_>) -> Option<Verdict> {
+    let rollout = view.plan.rollout.as_ref();
+    if let Some((node, trouble)) = view.plan.troubles.first() {
+        let held = rollout.map(|_| " Nobody is started anew until that is over.").unwrap_or_default();
+        let message = format!("{}{held}", about(node.as_str(), &texts::sentence(trouble)));
         return Some(Verdict::new(Truth::False, Plain::NotAsOrdered, message));
     }
-    let nodes = texts::names(remarks.keys().map(NodeName::as_str));
-    let names: BTreeSet<&str> = remarks
-        .values()
-        .flat_map(|remark| match remark {
-            Remark::RestartFor(names) => names.iter().map(String::as_str).collect::<Vec<_>>(),
-            Remark::Trouble(_) => Vec::new(),
-        })
-        .collect();
-    let message = format!(
-        "{nodes} will take new values of {} when started anew. Delete their pods one at a time: leaves first, then relays, \
-         the primary last.",
-        texts::names(names.into_iter())
-    );
-    (!remarks.is_empty()).then(|| Verdict::new(Truth::False, Plain::RestartNeeded, message))
+    let Some(rollout) = rollout else {
+        let what = view.plan.pending.values().next()?;
+        let message = format!("{} {NOTHING}", texts::sentence(what));
+        return Some(Verdict::new(Truth::False, Plain::Waiting, message));
+    };
+    let nodes = texts::names(rollout.left.iter().map(|due| due.node.as_str()));
+    let what = rollout.left.iter().flat_map(|due| match &due.what {
+        What::Image => vec!["another image"],
+        What::Parameters(names) => names.iter().map(String::as_str).collect(),
+    });
+    let what: BTreeSet<&str> = what.collect();
+    let what = texts::names(what);
+    let message = match &rollout.waits {
+        None => format!("Started anew one after the other, for {what}: {nodes}. {NOTHING}"),
+        Some(why) => {
+            format!("To be started anew, for {what}: {nodes}. That waits: {}", texts::sentence(why))
+        }
+    };
+    Some(Verdict::new(Truth::False, Plain::RollingOut, message))
 }
 
 /// Seen without a walreceiver for about a tick: one that is started anew is away for milliseconds.

@@ -233,6 +233,7 @@ impl Writing<'_> {
             automation: Automation::Heal,
             deleting: false,
             acknowledged: BTreeSet::new(),
+            leaving: BTreeSet::new(),
             limits: LIMITS,
             healing: HEALING,
             reads: Reads::default(),
