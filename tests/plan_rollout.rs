@@ -203,7 +203,7 @@ fn pods_of_another_image_are_replaced_in_the_same_order() {
 #[test]
 fn while_anybody_is_not_well_nobody_is_started_anew() {
     type Change = fn(&mut Tree);
-    let changes: [(Change, &str); 11] = [
+    let changes: [(Change, &str); 12] = [
         (|tree| tree.pod("eu-1").account = None, "the agent of eu-1 is not heard"),
         (|tree| tree.account("eu-1").trouble = "no place".to_owned(), "eu-1 has a trouble of its own: no place"),
         (|tree| tree.account("eu-1").as_ordered = false, "eu-1 is not as it was ordered yet"),
@@ -212,6 +212,7 @@ fn while_anybody_is_not_well_nobody_is_started_anew() {
         (|tree| tree.pod("eu-1").made_from = MadeFrom::Unknown, "eu-1 has no pod"),
         (|tree| tree.pod("eu-1").is_ready = false, "eu-1 has a pod that is not ready"),
         (|tree| drop(tree.sight.edges.swap_remove(&name("eu-1"))), "eu-1 is not seen"),
+        (|tree| drop(tree.sight.edges.insert(name("eu-1"), Edge::None)), "eu-1 receives from nobody"),
         (|tree| tree.lags("eu-1", 31_000), "eu-1 is far behind the primary"),
         (|tree| drop(tree.sight.rooted.swap_remove(&name("eu-1"))), "eu-1 has no path to the primary"),
         (|tree| tree.sight.primary = Primary::NotSeen, "no primary is seen"),
@@ -236,7 +237,8 @@ fn a_relay_is_started_anew_when_its_children_are_elsewhere_or_have_no_other_plac
     let leaving = |tree: &Tree| rollout::leaving(&tree.desired, &tree.observed(), &tree.pods);
     let relay = BTreeSet::from([name("eu-1")]);
     assert_eq!(leaving(&tree), relay);
-    assert_eq!(tree.next(&elsewhere), (vec![], None), "they are moved first");
+    let waits = "the children of eu-1 are moved away first".to_owned();
+    assert_eq!(tree.next(&elsewhere), (vec![], Some(waits)));
     assert_eq!(tree.next(&EDGES), (vec!["restart eu-1".to_owned()], None), "there is no other place");
     for leaf in ["eu-2", "eu-3"] {
         tree.sight.edges.insert(name(leaf), Edge::Both(name("core-2")));
@@ -247,8 +249,12 @@ fn a_relay_is_started_anew_when_its_children_are_elsewhere_or_have_no_other_plac
     tree.account("eu-1").as_ordered = false;
     assert_eq!(leaving(&tree), relay);
     // Another one that feeds somebody is away: its place is needed.
-    tree.sight.rooted.insert(name("core-2"), Rooted::No("away".to_owned()));
-    assert_eq!(leaving(&tree), BTreeSet::new());
+    let away = NodeMemory { unrooted_since: Some(Millis(1_000)), ..NodeMemory::default() };
+    tree.memory.nodes.insert(name("core-2"), away);
+    for (at, expected) in [(2_999, &relay), (3_000, &BTreeSet::new())] {
+        tree.memory.at = Millis(at);
+        assert_eq!(leaving(&tree), *expected, "for a moment it changes nothing");
+    }
     // Whoever takes its pod away, its children go.
     let mut tree = Tree::new();
     tree.pod("eu-1").made_from = MadeFrom::Leaving;
@@ -330,15 +336,50 @@ fn a_relay_waits_for_who_was_away_a_short_while_ago_and_the_primary_does_not() {
 }
 
 #[test]
-fn a_trouble_of_somebody_who_is_well_makes_nobody_broken() {
+fn a_trouble_of_somebody_who_is_well_makes_nobody_broken_and_one_of_the_new_image_holds_the_rest() {
     let mut tree = Tree::new().wants_another_image();
     for node in ORDER {
         // Orders of another operator have just come, and a line of hba is refused as before.
         let account = tree.account(node);
         (account.as_ordered, account.trouble) = (false, "postgres.hba: no".to_owned());
     }
-    let waits = "core-1 has a trouble of its own: postgres.hba: no".to_owned();
+    assert_eq!(tree.next(&EDGES), (vec![], Some("core-1 is not as it was ordered yet".to_owned())));
+    for node in ORDER {
+        tree.account(node).as_ordered = true;
+    }
+    assert_eq!(tree.next(&EDGES), (vec!["replace eu-2 uid of eu-2".to_owned()], None), "the other may take it");
+    tree.pod("eu-2").made_from = MadeFrom::Now("another".to_owned());
+    let waits = "eu-2 has a trouble of its own: postgres.hba: no".to_owned();
     assert_eq!(tree.next(&EDGES), (vec![], Some(waits)));
+}
+
+#[test]
+fn a_primary_that_does_not_come_up_with_its_image_is_replaced_when_another_is_named() {
+    let mut tree = Tree::new().wants_another_image();
+    tree.sight.primary = Primary::NotSeen;
+    for rooted in tree.sight.rooted.values_mut() {
+        *rooted = Rooted::No("no primary".to_owned());
+    }
+    let account = tree.account("core-1");
+    (account.as_ordered, account.postmaster, account.starts_in_vain) = (false, None, 3);
+    assert_eq!(tree.next(&EDGES), (vec![], Some("no primary is seen".to_owned())));
+    tree.account("core-1").starts_in_vain = 4;
+    assert_eq!(tree.next(&EDGES), (vec!["replace core-1 uid of core-1".to_owned()], None));
+}
+
+#[test]
+fn an_order_to_start_anew_is_taken_back_when_others_are_not_well_before_it_is_followed() {
+    let mut tree = Tree::new().wants_restarts();
+    let account = tree.account("eu-2");
+    account.orders.as_mut().unwrap().restart = account.postmaster.clone();
+    account.as_ordered = false;
+    let taken_back = |tree: &Tree| {
+        let none = |deed: &Deed| matches!(deed, Deed::Order { node, assignment } if *node == name("eu-2") && assignment.restart.is_none());
+        tree.plan(&EDGES).deeds.iter().any(none)
+    };
+    assert!(!taken_back(&tree), "it is being followed");
+    tree.pod("core-2").is_ready = false;
+    assert!(taken_back(&tree));
 }
 
 #[test]
@@ -356,6 +397,9 @@ fn the_pod_of_an_agent_that_does_not_say_which_start_it_is_is_replaced() {
     let mut tree = Tree::new().wants_restarts();
     tree.account("eu-2").postmaster = None;
     assert_eq!(tree.next(&EDGES), (vec!["replace eu-2 uid of eu-2".to_owned()], None));
+    // It has ended, and begins again by itself.
+    tree.account("eu-2").as_ordered = false;
+    assert_eq!(tree.next(&EDGES), (vec![], Some("eu-2 is not as it was ordered yet".to_owned())));
 }
 
 /// What becomes of a node that is not in the spec any more.

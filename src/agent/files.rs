@@ -53,6 +53,11 @@ impl Files {
         self.plain |= self.failures >= PLAIN_AFTER;
     }
 
+    /// How often in a row it did not come up.
+    pub(super) fn starts_in_vain(&self) -> u32 {
+        self.failures
+    }
+
     /// Whether something was written that it has not read.
     pub(super) fn are_unread(&self) -> bool {
         self.unread

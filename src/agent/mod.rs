@@ -268,7 +268,12 @@ impl Agent {
             Report::Deadline(_) => return,
         };
         (self.open, self.restarts) = (false, false);
-        self.account.send_modify(|account| (account.as_ordered, account.postmaster) = (false, None));
+        let starts_in_vain = self.files.starts_in_vain();
+        self.account.send_modify(|account| {
+            // Whatever starts next has read all.
+            account.restart_for.clear();
+            (account.as_ordered, account.postmaster, account.starts_in_vain) = (false, None, starts_in_vain);
+        });
     }
 
     fn ordered(&mut self, orders: Orders) {
@@ -339,7 +344,7 @@ impl Agent {
         }
         if !self.open {
             let which = postmaster_of(&self.place, postmaster);
-            self.account.send_modify(|account| account.postmaster = which);
+            self.account.send_modify(|account| (account.postmaster, account.starts_in_vain) = (which, 0));
         }
         self.open = true;
         self.restart(orders).await;

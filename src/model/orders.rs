@@ -100,6 +100,9 @@ pub struct Account {
     /// Which start of PostgreSQL it is that answers: another one has another. `None` while none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postmaster: Option<String>,
+    /// How often in a row PostgreSQL did not come up.
+    #[serde(default)]
+    pub starts_in_vain: u32,
     /// What keeps it from that, or from a part of it, in words; empty where nothing does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub trouble: String,

@@ -103,15 +103,17 @@ impl Objects {
         Some(self.found(&self.pods, pod)?.labels().clone())
     }
 
-    /// What keeps a pod from running, in the words of Kubernetes.
-    pub fn trouble(&self, pod: &str) -> Option<String> {
-        trouble(self.found(&self.pods, pod)?.status.as_ref()?)
+    /// What keeps these containers of a pod from running, in the words of Kubernetes. What others have put in it is theirs.
+    pub fn trouble(&self, pod: &str, containers: &[&str]) -> Option<String> {
+        trouble(self.found(&self.pods, pod)?.status.as_ref()?, containers)
     }
 
-    /// The uid of a pod, and what an annotation of it says; `None` where there is no pod.
-    pub fn pod(&self, pod: &str, annotation: &str) -> Option<(String, Option<String>)> {
+    /// The uid of a pod, and what an annotation of it says, or else the image of a container; `None` where there is no pod.
+    pub fn pod(&self, pod: &str, annotation: &str, container: &str) -> Option<(String, String)> {
         let pod = self.found(&self.pods, pod)?;
-        Some((pod.uid()?, pod.annotations().get(annotation).cloned()))
+        let containers = &pod.spec.as_ref()?.containers;
+        let image = || containers.iter().find(|known| known.name == container)?.image.clone();
+        Some((pod.uid()?, pod.annotations().get(annotation).cloned().or_else(image)?))
     }
 
     /// Whether a pod is on its way out.
@@ -168,8 +170,9 @@ where
 /// What is only a matter of time is no trouble.
 const PASSING: &[&str] = &["ContainerCreating", "PodInitializing"];
 
-fn trouble(status: &PodStatus) -> Option<String> {
+fn trouble(status: &PodStatus, ours: &[&str]) -> Option<String> {
     let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let containers = containers.filter(|container| ours.contains(&container.name.as_str()));
     let waiting = containers.filter_map(|container| container.state.as_ref()?.waiting.as_ref());
     let waiting = waiting.map(|waiting| (waiting.reason.clone(), waiting.message.clone()));
     let unplaced = status.conditions.iter().flatten();
@@ -185,7 +188,7 @@ mod tests {
     use super::*;
 
     fn told(status: &str) -> Option<String> {
-        trouble(&serde_yaml::from_str(status).unwrap())
+        trouble(&serde_yaml::from_str(status).unwrap(), &["a"])
     }
 
     #[test]

@@ -29,6 +29,9 @@ use crate::render::{self, Wishes, clients, pods as rendered};
 const REST_MIN: Duration = Duration::from_secs(1);
 const REST_MAX: Duration = Duration::from_secs(30);
 
+/// How long a decision to end a server is good for.
+const GOOD_FOR: Duration = Duration::from_secs(2);
+
 /// Why a deed was not done. All of it is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum NotDone {
@@ -157,7 +160,7 @@ impl Keeper {
     /// What keeps the server of a node from being as it was ordered, as its agent says; or why there is no agent.
     pub fn trouble(&self, node: &NodeName) -> Option<String> {
         let told = self.agents.account(node).map(|account| account.trouble).filter(|trouble| !trouble.is_empty());
-        told.or_else(|| self.objects.get()?.trouble(&rendered::pod_name(&self.topology(), node)))
+        told.or_else(|| self.objects.get()?.trouble(&rendered::pod_name(&self.topology(), node), rendered::CONTAINERS))
     }
 
     /// What Kubernetes has of a node.
@@ -181,7 +184,7 @@ impl Keeper {
             labelled,
             made_from: self.made_from(topology, node),
             is_ready: objects.is_ready(&rendered::pod_name(topology, node)),
-            stuck: objects.trouble(&rendered::pod_name(topology, node)),
+            stuck: objects.trouble(&rendered::pod_name(topology, node), rendered::CONTAINERS),
             undone: self.undone(node),
             ..Pod::default()
         }
@@ -196,9 +199,9 @@ impl Keeper {
     fn made_from(&self, topology: &ReplicaTopology, node: &NodeName) -> MadeFrom {
         let objects = self.objects(topology);
         let name = rendered::pod_name(topology, node);
-        match objects.pod(&name, rendered::IMAGE_NOTE) {
+        match objects.pod(&name, rendered::IMAGE_NOTE, rendered::CONTAINER) {
             Some(_) if objects.is_leaving(&name) => MadeFrom::Leaving,
-            Some((uid, Some(image))) if image != rendered::image(topology) => MadeFrom::Before(uid),
+            Some((uid, image)) if image != rendered::image(topology) => MadeFrom::Before(uid),
             Some((uid, _)) => MadeFrom::Now(uid),
             None => MadeFrom::Unknown,
         }
@@ -252,9 +255,9 @@ impl Keeper {
         if nothing || forbidden || rests || work.task.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        let (this, deeds) = (Arc::clone(self), deeds.to_vec());
+        let (this, deeds, decided) = (Arc::clone(self), deeds.to_vec(), Instant::now());
         work.task = Some(tokio::spawn(async move {
-            let done = this.work(&desired, &deeds).await;
+            let done = this.work(&desired, &deeds, decided).await;
             this.rest(done);
         }));
     }
@@ -275,7 +278,7 @@ impl Keeper {
     }
 
     /// All of it at once; says what could not be done, and whether all could.
-    async fn work(&self, desired: &Desired, deeds: &[Deed]) -> bool {
+    async fn work(&self, desired: &Desired, deeds: &[Deed], decided: Instant) -> bool {
         let topology = self.topology();
         // Clients wait for nothing else.
         let (urgent, deeds): (Vec<&Deed>, Vec<&Deed>) = deeds.iter().partition(|deed| is_urgent(deed));
@@ -288,6 +291,9 @@ impl Keeper {
                 self.tell(&topology, None, &why);
             }
         }
+        // What ends servers rests on what was seen; if that was long ago, it is decided anew.
+        let ends = |deed: &&Deed| matches!(deed, Deed::Replace { .. } | Deed::Remove { .. });
+        let deeds: Vec<&Deed> = deeds.into_iter().filter(|deed| !ends(deed) || decided.elapsed() < GOOD_FOR).collect();
         self.deeds(&topology, desired, &deeds).await && all
     }
 

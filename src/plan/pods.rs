@@ -87,7 +87,11 @@ pub fn tend(desired: &Desired, observed: &Observed, pods: &Pods, plan: &mut Plan
     super::clients::lead(desired, observed, pods, plan);
     plan.rollout = rollout::rollout(desired, observed, pods, &plan.sight);
     let next = plan.rollout.as_ref().and_then(Rollout::next);
-    let next = next.filter(|due| !rollout::is_still_needed(desired, plan, &due.node)).cloned();
+    let needed = next.filter(|due| rollout::is_still_needed(desired, plan, &due.node)).map(|due| due.node.clone());
+    let next = next.filter(|_| needed.is_none()).cloned();
+    if let (Some(node), Some(rollout)) = (needed, &mut plan.rollout) {
+        rollout.waits = Some(format!("the children of {node} are moved away first"));
+    }
     plan.deeds.extend(next.as_ref().and_then(Due::replaced));
     let Some(identity) = identity(desired, observed, pods) else { return };
     let mut busy = cloned_from(pods);
@@ -98,6 +102,10 @@ pub fn tend(desired: &Desired, observed: &Observed, pods: &Pods, plan: &mut Plan
         let Some(mut assignment) = assignment(&world, node, account, &mut busy) else { continue };
         // What was ordered once stays in the orders: it says nothing about any other start.
         let ordered = account.orders.as_ref().and_then(|orders| orders.restart.clone());
+        let is_due = |restart: &String| account.postmaster.as_ref() == Some(restart);
+        let ordered = ordered.filter(|restart| {
+            !is_due(restart) || !rollout::is_withdrawn(desired, observed, pods, &world.plan.sight, node)
+        });
         assignment.restart = next.as_ref().and_then(|next| next.restarted(node)).or(ordered);
         if !pod.is_current || !follows(account, &assignment) {
             orders.push(Deed::Order { node: node.clone(), assignment });

@@ -25,10 +25,15 @@ pub fn remove(desired: &Desired, observed: &Observed, pods: &Pods, left: &BTreeS
 
 /// Why a node cannot go yet: whoever is not known to do without it may need it (law 8).
 fn needed(desired: &Desired, observed: &Observed, pods: &Pods, node: &NodeName, plan: &Plan) -> Option<String> {
+    // Whoever has no data follows nobody. That somebody was never seen says nothing: we may have begun a moment ago.
+    let is_empty = |other: &NodeName| {
+        let has_none = |pod: &Pod| pod.account.as_ref().is_some_and(|account| account.data == Data::None);
+        pods.get(other).is_some_and(|pod| has_none(pod) || (pod.labelled.is_none() && pod.is_writer.is_some()))
+    };
     let memory = &observed.memory;
     let Primary::Known { name: primary, .. } = &plan.sight.primary else {
-        let has_data = |pod: &Pod| pod.account.as_ref().is_some_and(|account| account.data != Data::None);
-        if memory.system_identifier.is_none() && memory.primary.is_none() && !pods.values().any(has_data) {
+        let was_none = memory.system_identifier.is_none() && memory.primary.is_none();
+        if was_none && desired.nodes.keys().all(is_empty) {
             return None; // Nobody was ever seen: there is no tree yet that could need it.
         }
         return Some("no primary is seen among those that are in the spec".to_owned());
@@ -41,11 +46,6 @@ fn needed(desired: &Desired, observed: &Observed, pods: &Pods, node: &NodeName, 
     if let Some((clone, _)) = pods.iter().find(|(_, pod)| is_cloned(pod)) {
         return Some(format!("{clone} is being cloned from it"));
     }
-    // Whoever has no data follows nobody. That somebody was never seen says nothing: we may have begun a moment ago.
-    let is_empty = |other: &NodeName| {
-        let has_none = |pod: &Pod| pod.account.as_ref().is_some_and(|account| account.data == Data::None);
-        pods.get(other).is_some_and(|pod| has_none(pod) || (pod.labelled.is_none() && pod.is_writer.is_some()))
-    };
     let mut others = desired.nodes.keys().filter(|other| *other != primary && !is_empty(other));
     let follows_nobody = others.find(|other| plan.sight.upstream(other).is_none());
     follows_nobody.map(|other| format!("{other} is not seen to receive from another, and may from it"))

@@ -36,6 +36,10 @@ pub struct Due {
     pub how: How,
 }
 
+/// After so many starts in vain in a row it is not users' parameters that keep PostgreSQL from coming up: without those it was
+/// tried already.
+const STARTS_IN_VAIN_MIN: u32 = 4;
+
 /// What a server takes at its next start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
@@ -105,8 +109,9 @@ pub fn leaving(desired: &Desired, observed: &Observed, pods: &Pods) -> BTreeSet<
     let going = pods.iter().filter(|(_, pod)| pod.made_from == MadeFrom::Leaving).map(|(node, _)| node.clone());
     let first = rollout(desired, observed, pods, sight).and_then(|rollout| rollout.left.into_iter().next());
     let first = first.map(|due| due.node).filter(|first| {
-        let mut feeders = desired.nodes.keys().filter(|node| *node != first && world.is_feeder(node));
-        feeders.all(|node| sight.is_rooted(node))
+        let mut feeders = pods.keys().filter(|node| *node != first && world.is_feeder(node));
+        let (memory, patience) = (&observed.memory, desired.healing.suspect_after_milliseconds);
+        feeders.all(|node| memory.unrooted_for(node).is_none_or(|milliseconds| milliseconds < patience))
     });
     going.chain(first).filter(|node| !world.is_primary(node)).collect()
 }
@@ -119,11 +124,26 @@ pub(super) fn may_restart(desired: &Desired) -> bool {
 /// Whether a child of a node is to be moved away from it and was not yet.
 pub(super) fn is_still_needed(desired: &Desired, plan: &Plan, node: &NodeName) -> bool {
     let is_child = |(child, edge): (&NodeName, &Edge)| {
-        let is_moved = desired.group_of(child).is_some_and(|group| group.management.sets_routes());
+        let waits = plan.waits.iter().any(|wait| wait.node == *child && !wait.reason.comes_by_itself());
+        let fails = plan.postponed.iter().any(|planned| planned.step.owner() == child);
+        let is_moved = desired.group_of(child).is_some_and(|group| group.management.sets_routes()) && !waits && !fails;
         let to = plan.wanted.get(child).and_then(|route| route.first());
         is_moved && edge.upstream() == Some(node) && to.is_some_and(|to| to != node)
     };
     desired.leaving.contains(node) && plan.sight.edges.iter().any(is_child)
+}
+
+/// Whether an order to start a node anew that it has not followed yet is to be taken back: others are not well by now.
+pub(super) fn is_withdrawn(
+    desired: &Desired,
+    observed: &Observed,
+    pods: &Pods,
+    sight: &Sight,
+    node: &NodeName,
+) -> bool {
+    let world = World { desired, observed, pods, sight };
+    let what = What::Parameters(Vec::new());
+    pods.iter().any(|(other, pod)| other != node && world.unwell(other, pod, &what).is_some())
 }
 
 fn due(node: &NodeName, pod: &Pod) -> Option<Due> {
@@ -135,11 +155,13 @@ fn due(node: &NodeName, pod: &Pod) -> Option<Due> {
             (uid, What::Parameters(Some(names).filter(|names| !names.is_empty())?.clone()))
         }
     };
-    let postmaster = pod.account.as_ref().and_then(|account| account.postmaster.clone());
-    let how = match (&what, postmaster) {
+    let account = pod.account.as_ref();
+    let how = match (&what, account.and_then(|account| account.postmaster.clone())) {
+        (What::Image, _) => How::Replace(uid.clone()),
         (What::Parameters(_), Some(postmaster)) => How::Restart(postmaster),
-        // An agent of before, too, does not say which start it is: with the pod it is another.
-        (What::Parameters(_), None) | (What::Image, _) => How::Replace(uid.clone()),
+        // An agent of before does not say which start it is: with the pod it is another. One that is stopped begins by itself.
+        (What::Parameters(_), None) if account.is_some_and(|account| account.as_ordered) => How::Replace(uid.clone()),
+        (What::Parameters(_), None) => return None,
     };
     Some(Due { node: node.clone(), what, how })
 }
@@ -181,9 +203,9 @@ impl World<'_> {
     /// there may be us (law 8), and who is well all the same is not broken.
     fn is_broken(&self, due: &Due) -> bool {
         let fails = |pod: &Pod| {
-            let says =
-                |account: &Account| account.postmaster.is_none() && !account.as_ordered && !account.trouble.is_empty();
-            pod.stuck.is_some() || pod.account.as_ref().is_some_and(says)
+            let in_vain =
+                |account: &Account| account.postmaster.is_none() && account.starts_in_vain >= STARTS_IN_VAIN_MIN;
+            pod.stuck.is_some() || pod.account.as_ref().is_some_and(in_vain)
         };
         due.what == What::Image && !self.sight.is_rooted(&due.node) && self.pods.get(&due.node).is_some_and(fails)
     }
@@ -191,8 +213,8 @@ impl World<'_> {
     /// Whether it runs and follows nobody, and nobody loses anything when it is started anew.
     fn is_lame(&self, due: &Due) -> bool {
         let node = &due.node;
-        let has_data = |account: &Account| matches!(account.data, Data::Of(_));
-        let runs = |pod: &Pod| pod.is_made && pod.is_current && pod.account.as_ref().is_some_and(has_data);
+        let is_no_clone = |account: &Account| account.data != Data::None;
+        let runs = |pod: &Pod| pod.is_made && pod.is_current && pod.account.as_ref().is_some_and(is_no_clone);
         !self.sight.is_rooted(node)
             && !self.is_primary(node)
             && !self.feeds(node)
@@ -210,20 +232,22 @@ impl World<'_> {
             return Some("no primary is seen".to_owned());
         }
         let others = self.pods.iter().filter(|(node, _)| **node != first.node || !self.is_lame(first));
-        if let Some(why) = others.into_iter().find_map(|(node, pod)| self.unwell(node, pod)) {
+        if let Some(why) = others.into_iter().find_map(|(node, pod)| self.unwell(node, pod, &first.what)) {
             return Some(why);
         }
         // Its children need another place meanwhile, and one that failed a short while ago is none. The primary's have none.
         let has_children = self.feeds(&first.node) && !self.is_primary(&first.node);
-        let settles = |node: &&NodeName| has_children && self.observed.memory.is_settling(node);
+        let settles = |node: &&NodeName| has_children && self.is_feeder(node) && self.observed.memory.is_settling(node);
         let settling = self.desired.nodes.keys().find(settles);
         settling.map(|node| format!("{node} was away a short while ago"))
     }
 
     /// What a server does not have that is to be well while another one is away.
-    fn unwell(&self, node: &NodeName, pod: &Pod) -> Option<String> {
+    fn unwell(&self, node: &NodeName, pod: &Pod, what: &What) -> Option<String> {
         let Some(account) = &pod.account else { return Some(format!("the agent of {node} is not heard")) };
-        if !account.trouble.is_empty() {
+        // What another image would cure is nothing to wait for.
+        let is_old = *what == What::Image && matches!(pod.made_from, MadeFrom::Before(_));
+        if !account.trouble.is_empty() && !is_old {
             return Some(format!("{node} has a trouble of its own: {}", account.trouble));
         }
         let patience = self.desired.reads.max_staleness_seconds.saturating_mul(1000);
@@ -234,6 +258,7 @@ impl World<'_> {
         let follows = [
             // That it has a path may be what was seen of it last.
             (self.sight.edges.contains_key(node), "is not seen"),
+            (self.is_primary(node) || self.sight.upstream(node).is_some(), "receives from nobody"),
             (is_rooted, "has no path to the primary"),
             (is_fresh, "is far behind the primary"),
         ];

@@ -274,6 +274,13 @@ pub enum WaitReason {
     Blind,
 }
 
+impl WaitReason {
+    /// Whether what is waited for comes by itself, as far as the planner knows.
+    pub fn comes_by_itself(self) -> bool {
+        matches!(self, Self::MovesUnderWay | Self::SlotNotReady | Self::UpstreamBehind | Self::WouldRing)
+    }
+}
+
 /// How sure it is that a fallback would work (law 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::Display)]
 pub enum Readiness {

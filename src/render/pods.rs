@@ -35,6 +35,8 @@ pub const READS_LABEL: &str = "waltree.dev/reads";
 pub const GROUP_READS_LABEL: &str = "waltree.dev/reads-in-group";
 /// The container of PostgreSQL.
 pub const CONTAINER: &str = "postgres";
+/// The containers that we put in a pod.
+pub const CONTAINERS: &[&str] = &["program", CONTAINER];
 /// The image that a pod was asked for with: who mirrors registries may have put another in its place.
 pub const IMAGE_NOTE: &str = "waltree.dev/image";
 /// What an object was made from last.

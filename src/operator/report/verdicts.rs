@@ -224,9 +224,7 @@ fn fallbacks_ready(view: &View<'_>) -> Verdict {
 
 /// What comes by itself, as far as the planner knows. Where nothing is ever written, nothing does.
 fn comes_by_itself(view: &View<'_>, wait: &Wait) -> bool {
-    use WaitReason::{MovesUnderWay, SlotNotReady, UpstreamBehind, WouldRing};
-    let writes = view.desired.automation != Automation::Observe;
-    writes && matches!(wait.reason, MovesUnderWay | SlotNotReady | UpstreamBehind | WouldRing)
+    view.desired.automation != Automation::Observe && wait.reason.comes_by_itself()
 }
 
 fn steps_text(steps: &[&Planned]) -> String {
