@@ -293,7 +293,9 @@ fn converged(view: &View<'_>) -> Verdict {
 fn of_pods(view: &View<'_>) -> Option<Verdict> {
     let rollout = view.plan.rollout.as_ref();
     if let Some((node, trouble)) = view.plan.troubles.first() {
-        let held = rollout.map(|_| " Nobody is started anew until that is over.").unwrap_or_default();
+        // What an image of before cannot do does not hold another one.
+        let waits = rollout.is_some_and(|rollout| rollout.waits.is_some());
+        let held = if waits { " Nobody is started anew until all are well." } else { "" };
         let message = format!("{}{held}", about(node.as_str(), &texts::sentence(trouble)));
         return Some(Verdict::new(Truth::False, Plain::NotAsOrdered, message));
     }
